@@ -1,0 +1,118 @@
+package connectors
+
+import (
+	"encoding/json"
+	"time"
+
+	"github.com/stepworker/stepworker/credentials"
+	"github.com/stepworker/stepworker/hooks"
+)
+
+// Call is one call of a method.
+type Call struct {
+	Definition *Definition
+	Method     *Method
+	Credential *credentials.Credential
+	// ExecutionID fills idempotency_header; "" for a login or a test call.
+	ExecutionID string
+	Parameters  map[string]json.RawMessage // the step's
+	Body        json.RawMessage            // the step's; nil: the method's
+	Script      string                     // the step's source; "" without
+	Cycle       Cycle
+	// ActionData as the last attempt left it; nil is {}.
+	ActionData json.RawMessage
+	Timeout    time.Duration
+	// Urgent calls (a login, a test) have hook hosts reserved.
+	Urgent bool
+}
+
+// Cycle is the step's place in its flow.
+type Cycle struct {
+	CycleID       string                     `json:"cycle_id,omitempty"`
+	CycleStepID   string                     `json:"cycle_step_id,omitempty"`
+	TransactionID string                     `json:"transaction_id,omitempty"`
+	Variables     map[string]json.RawMessage `json:"variables,omitempty"`
+}
+
+// Answer is a call that ran to its end.
+type Answer struct {
+	StatusCode      int
+	Content         json.RawMessage // nil: none
+	ContentEncoding string          // "base64" for binary content
+	Fields          json.RawMessage // object, nil without response fields
+	Exit            *bool
+	Warning         string // set: status "warning"
+	Session         map[string]string
+	Ran             bool // a script ran or a request was sent
+	Logs            []string
+}
+
+// AuthError is a credential that shows that it is dead: the script threw
+// AuthRefreshException or AuthSessionException, refresh_on matched, or the
+// request needs a session that the credential does not have yet.
+type AuthError struct {
+	Kind    credentials.Kind
+	Version int64 // the version this attempt used
+	Text    string
+	At      string
+	Status  int
+	Detail  string // the API's answer, capped, masked
+	// ActionData as it stood at the throw. Session: properties set by the
+	// script before AuthSessionException: the new session, without a login.
+	ActionData json.RawMessage
+	Session    map[string]string
+	// NoRenewal: nothing can be renewed on this connector. Missing names the
+	// setting; if the connector has a test method the caller tries it once.
+	NoRenewal bool
+	Missing   string
+	// Unsent: no request was sent (a session was needed first).
+	Unsent bool
+	Ran    bool // a script ran or a request was sent
+	Logs   []string
+}
+
+func (e *AuthError) Error() string { return e.Text }
+
+// CallError is every other way in which a call fails. Kind is the result's
+// error.kind: http network script limit rate input auth.
+type CallError struct {
+	Kind       string
+	Message    string // one sentence a person can act on, masked
+	Detail     string // the API's answer, capped, masked
+	At         string // file:line:col of a script
+	StatusCode int
+	// Repeat: a fault of network, time or server, and the call may be repeated.
+	Repeat bool
+	// Defer: 429, 503 with Retry-After, RetryLaterException: not a failure,
+	// try again after RetryAfter (0 for a 429 without the header).
+	Defer      bool
+	RetryAfter time.Duration
+	ActionData json.RawMessage
+	Ran        bool // a script ran or a request was sent
+	Logs       []string
+}
+
+func (e *CallError) Error() string { return e.Message }
+
+// CallerConfig is what a Caller needs.
+type CallerConfig struct {
+	Engine *hooks.Engine
+	// Partner settings by connector name.
+	Partner map[string]PartnerSettings
+	// AllowPrivate lets APIs be on loopback and private addresses;
+	// AllowNetworks (CIDR) opens single networks; Forbidden (host:port) are
+	// always refused: Redis and the worker's own --http address.
+	AllowPrivate  bool
+	AllowNetworks []string
+	Forbidden     []string
+	MaxResponse   int64         // bytes; 0: 10 MiB
+	CallTimeout   time.Duration // 0: 60 s
+	// AuthStyles remembers what auth_style: auto learned; nil: in memory only.
+	AuthStyles AuthStyles
+}
+
+// AuthStyles keeps the client authentication style that worked for a connector.
+type AuthStyles interface {
+	AuthStyle(connector string) (style string, err error)
+	SetAuthStyle(connector, style string) error
+}

@@ -1,0 +1,135 @@
+package credentials
+
+import (
+	"encoding/json"
+	"time"
+)
+
+// State of a credential.
+type State string
+
+const (
+	Active        State = "active"
+	Refreshing    State = "refreshing" // active, and somebody holds its lease
+	Revoked       State = "revoked"
+	Misconfigured State = "misconfigured"
+)
+
+// Kind of a refresh.
+type Kind string
+
+const (
+	OAuth2  Kind = "oauth2"
+	Session Kind = "session"
+)
+
+// Credential is one account's installed connector, opened. It never prints a secret.
+type Credential struct {
+	ID                string
+	Connector         string
+	AccountID         string
+	ExternalAccountID string
+	Version           int64
+	Secrets           Secrets
+	Meta              Meta
+}
+
+// Secrets is the sealed part. Its String, GoString, Format, MarshalText and
+// LogValue methods print [redacted]; only Seal encodes it.
+type Secrets struct {
+	Properties   map[string]json.RawMessage // account properties as given, and session properties as found
+	Session      map[string]string          // session properties, filled by the login method
+	ClientID     string
+	ClientSecret Secret
+	OAuth2       *Token
+	APIKey       Secret
+	Username     string
+	Password     Secret
+	HasBasic     bool
+	Fields       map[string]Secret
+	// TokenRaw is the token endpoint's whole last answer, extra members kept.
+	TokenRaw json.RawMessage
+	// Opened says that the first token or session was obtained and the login
+	// and test methods have run (contract: "after that the login method and
+	// then the test method run once").
+	Opened bool
+}
+
+// Token is an OAuth 2 token (RFC 6749 section 5.1).
+type Token struct {
+	AccessToken  Secret
+	RefreshToken Secret
+	TokenType    string
+	Expiry       time.Time // zero: not known
+}
+
+// Meta is what stands in clear beside the sealed part.
+type Meta struct {
+	State State
+	Since time.Time
+	// Expiry and Issued are of the token or session; zero: not known.
+	Expiry, Issued time.Time
+	// Refused is true when this version is known refused by the API;
+	// RefusedKind says what kind of refresh it asked for.
+	Refused     bool
+	RefusedKind Kind
+	// Fresh is true until a token just issued was used once.
+	LastRefresh *LastRefresh
+	LastError   string // masked
+	Failures    int    // transient failures in a row, of this version
+	NextTry     time.Time
+	LeaseUntil  time.Time
+	HeldUntil   time.Time
+	Waiting     int64
+	OldestWait  time.Time
+	// Unhelped is by method: refreshes in a row that did not help.
+	Unhelped map[string]Unhelped
+}
+
+// LastRefresh tells of the last refresh that ended.
+type LastRefresh struct {
+	At      time.Time `json:"at"`
+	Kind    Kind      `json:"kind"`
+	Verdict Verdict   `json:"verdict"`
+	Status  int       `json:"status,omitempty"`
+}
+
+// Unhelped counts refreshes that were made for a method's refused executions
+// and did not help them (promise 5).
+type Unhelped struct {
+	Count   int
+	Version int64     // the newest version that was refused after a refresh
+	Until   time.Time // refused executions of the method fail at once until then
+	Blocks  int       // how many times Until was set in a row
+}
+
+// Verdict on a refresh.
+type Verdict string
+
+const (
+	Renewed              Verdict = "renewed"
+	Transient            Verdict = "transient"
+	VerdictRevoked       Verdict = "revoked"
+	VerdictMisconfigured Verdict = "misconfigured"
+	Unknown              Verdict = "unknown"
+)
+
+// RefreshError is a refresh refused or failed, already free of secrets.
+type RefreshError struct {
+	Verdict    Verdict
+	Status     int           // HTTP status, 0 without an answer
+	Text       string        // one sentence, masked, what to do about it
+	RetryAfter time.Duration // 0: not told
+}
+
+func (e *RefreshError) Error() string { return e.Text }
+
+// Renewal is what a successful refresh brings; nil members keep what is stored.
+type Renewal struct {
+	Token    *Token
+	TokenRaw json.RawMessage
+	Session  map[string]string // laid over the stored session, all together
+	Expiry   time.Time         // of the session, when Session has session_expires
+	Opened   bool
+	Status   int
+}

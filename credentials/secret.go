@@ -1,0 +1,4 @@
+package credentials
+
+// Secret is text that cannot be printed.
+type Secret struct{ s string }
