@@ -1,14 +1,500 @@
 package hooks
 
 import (
+	"bufio"
 	"context"
+	"crypto/sha256"
+	"encoding/json"
 	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/exec"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
 )
 
-// Engine is a pool of hook hosts.
-type Engine struct{}
+// Config of an Engine; zero values mean the defaults given.
+type Config struct {
+	Hosts       int           // events at once, and hosts kept ready: number of cores
+	MaxHosts    int           // hosts at most, those that wait for http_request included: 256
+	Reserved    int           // more hosts, for Urgent events: 4
+	Timeout     time.Duration // of one event: 60 s
+	Memory      int64         // of one host's data segment, in bytes: 512 MiB
+	MaxRequests int           // http_requests of one event: 50
+	Logger      *slog.Logger
+	// OnEvent, if set, is told of each event's duration.
+	OnEvent func(event string, d time.Duration)
+}
 
-// Run runs one event.
+// MaxSource is the largest script, in bytes.
+const MaxSource = 64 << 10
+
+// eventsPerHost is after how many events a host is replaced.
+const eventsPerHost = 5000
+
+// Engine is a pool of hook hosts. It is safe for concurrent use.
+type Engine struct {
+	cfg    Config
+	exe    string
+	slots  chan struct{} // events that use a processor
+	urgent chan struct{} // the same, reserved
+	hosts  chan struct{} // hosts alive
+
+	mu     sync.Mutex
+	idle   []*host
+	banned map[[32]byte]bool // sources that killed a host while they were compiled
+	closed bool
+
+	deaths atomic.Int64
+	ready  atomic.Bool
+}
+
+// Stats of an Engine.
+type Stats struct {
+	Live, Idle int
+	Deaths     int64
+}
+
+// New starts an engine and its first hosts.
+func New(cfg Config) (*Engine, error) {
+	def := func(v *int, d int) {
+		if *v == 0 {
+			*v = d
+		}
+	}
+	def(&cfg.Hosts, runtime.NumCPU())
+	def(&cfg.MaxHosts, 256)
+	def(&cfg.Reserved, 4)
+	def(&cfg.MaxRequests, 50)
+	if cfg.Timeout == 0 {
+		cfg.Timeout = 60 * time.Second
+	}
+	if cfg.Memory == 0 {
+		cfg.Memory = 512 << 20
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	cfg.MaxHosts = max(cfg.MaxHosts, cfg.Hosts+cfg.Reserved)
+	exe, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	e := &Engine{
+		cfg: cfg, exe: exe, banned: map[[32]byte]bool{},
+		slots: make(chan struct{}, cfg.Hosts), urgent: make(chan struct{}, cfg.Reserved), hosts: make(chan struct{}, cfg.MaxHosts),
+	}
+	for range cfg.Hosts {
+		e.hosts <- struct{}{}
+		h, err := e.spawn()
+		if err != nil {
+			<-e.hosts
+			_ = e.Close()
+			return nil, err
+		}
+		e.idle = append(e.idle, h)
+	}
+	e.ready.Store(true)
+	return e, nil
+}
+
+// Ready says that a host has answered.
+func (e *Engine) Ready() bool { return e.ready.Load() }
+
+// Stats counts hosts.
+func (e *Engine) Stats() Stats {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return Stats{Live: len(e.hosts), Idle: len(e.idle), Deaths: e.deaths.Load()}
+}
+
+// Close ends all hosts; events that run fail.
+func (e *Engine) Close() error {
+	e.mu.Lock()
+	idle := e.idle
+	e.idle, e.closed = nil, true
+	e.mu.Unlock()
+	for _, h := range idle {
+		e.end(h)
+	}
+	return nil
+}
+
+// Run runs one event. The error is an *Exception, a *ScriptError, a
+// *LimitError, ctx's error, or that no host could be started. An Outcome comes
+// beside the first two.
 func (e *Engine) Run(ctx context.Context, ev *Event) (*Outcome, error) {
-	return nil, errors.New("replaced by the engine")
+	begun := time.Now()
+	if e.cfg.OnEvent != nil {
+		defer func() { e.cfg.OnEvent(ev.Name, time.Since(begun)) }()
+	}
+	sums := make([][32]byte, len(ev.Scripts))
+	for i := range ev.Scripts {
+		s := &ev.Scripts[i]
+		if err := e.screen(ev.Name, s); err != nil {
+			return nil, err
+		}
+		sums[i] = sha256.Sum256([]byte(string(s.Level) + "\x00" + s.Source))
+	}
+	e.mu.Lock()
+	for i := range sums {
+		if e.banned[sums[i]] {
+			e.mu.Unlock()
+			return nil, &LimitError{ev.Name, fmt.Sprintf("the script at %s level has ended a hook host before, while it was compiled", ev.Scripts[i].Level)}
+		}
+	}
+	e.mu.Unlock()
+	slot, err := e.slot(ctx, ev.Urgent)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { <-slot }()
+	h, err := e.acquire(ctx)
+	if err != nil {
+		return nil, err
+	}
+	out, err, alive := e.converse(ctx, h, ev, sums, &slot)
+	if alive && h.events < eventsPerHost {
+		e.release(h)
+	} else {
+		e.end(h)
+	}
+	return out, err
+}
+
+// slot takes a processor's worth of room; urgent events have rooms of their own.
+func (e *Engine) slot(ctx context.Context, urgent bool) (chan struct{}, error) {
+	reserved := e.urgent
+	if !urgent {
+		reserved = nil // never ready
+	}
+	select {
+	case e.slots <- struct{}{}:
+		return e.slots, nil
+	case reserved <- struct{}{}:
+		return e.urgent, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+func (e *Engine) acquire(ctx context.Context) (*host, error) {
+	e.mu.Lock()
+	if e.closed {
+		e.mu.Unlock()
+		return nil, errors.New("the hook engine is closed")
+	}
+	if n := len(e.idle); n > 0 {
+		h := e.idle[n-1]
+		e.idle = e.idle[:n-1]
+		e.mu.Unlock()
+		return h, nil
+	}
+	e.mu.Unlock()
+	select {
+	case e.hosts <- struct{}{}:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	h, err := e.spawn()
+	if err != nil {
+		<-e.hosts
+		return nil, err
+	}
+	return h, nil
+}
+
+func (e *Engine) release(h *host) {
+	e.mu.Lock()
+	if !e.closed && len(e.idle) < e.cfg.Hosts+e.cfg.Reserved {
+		e.idle = append(e.idle, h)
+		e.mu.Unlock()
+		return
+	}
+	e.mu.Unlock()
+	e.end(h)
+}
+
+func (e *Engine) end(h *host) {
+	h.kill()
+	<-e.hosts
+}
+
+// host is the worker's side of a hook host.
+type host struct {
+	cmd    *exec.Cmd
+	in     io.WriteCloser
+	out    *bufio.Reader
+	stderr *tail
+	known  map[[32]byte]bool // sources it has
+	events int
+	once   sync.Once
+	frame  frameWriter
+}
+
+// tail keeps the beginning of what a dying host says, to tell memory from stack.
+type tail struct {
+	mu sync.Mutex
+	b  []byte
+}
+
+func (t *tail) Write(p []byte) (int, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if room := 512 - len(t.b); room > 0 {
+		t.b = append(t.b, p[:min(room, len(p))]...)
+	}
+	return len(p), nil
+}
+
+func (t *tail) String() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return string(t.b)
+}
+
+func (e *Engine) spawn() (*host, error) {
+	cmd := exec.Command(e.exe)
+	cmd.Args = []string{"stepworker hook host"}
+	cmd.Env = []string{fmt.Sprintf("%s=%d,%d", hostEnv, e.cfg.Memory, e.cfg.MaxRequests), "GOMAXPROCS=1", "GOTRACEBACK=none"}
+	cmd.Dir = "/"
+	cmd.SysProcAttr = hostAttr()
+	h := &host{cmd: cmd, known: map[[32]byte]bool{}, stderr: &tail{}}
+	cmd.Stderr = h.stderr
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		return nil, err
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return nil, err
+	}
+	h.in, h.out = in, bufio.NewReaderSize(out, 16<<10)
+	if err := cmd.Start(); err != nil {
+		return nil, fmt.Errorf("a hook host cannot be started: %w", err)
+	}
+	watch := time.AfterFunc(30*time.Second, func() { _ = cmd.Process.Kill() })
+	defer watch.Stop()
+	if kind, _, err := readFrame(h.out); err != nil || kind != frameHello {
+		h.kill()
+		return nil, fmt.Errorf("a hook host did not answer: is hooks.HostMain the first call of main? %s", h.stderr)
+	}
+	return h, nil
+}
+
+func (h *host) kill() {
+	h.once.Do(func() {
+		_ = h.cmd.Process.Kill()
+		_ = h.in.Close()
+		_ = h.cmd.Wait()
+	})
+}
+
+// converse runs an event on a host; alive says that the host can go on.
+func (e *Engine) converse(ctx context.Context, h *host, ev *Event, sums [][32]byte, slot *chan struct{}) (out *Outcome, err error, alive bool) {
+	h.events++
+	var timedOut atomic.Bool
+	kill := time.AfterFunc(e.cfg.Timeout+time.Second, func() { timedOut.Store(true); _ = h.cmd.Process.Kill() })
+	defer kill.Stop()
+	stop := context.AfterFunc(ctx, func() { _ = h.cmd.Process.Kill() })
+	defer func() {
+		if !stop() { // the host is being killed
+			alive = false
+		}
+	}()
+	compiling := false
+	dead := func() (*Outcome, error, bool) {
+		if ctx.Err() != nil {
+			return nil, ctx.Err(), false
+		}
+		e.deaths.Add(1)
+		h.kill()
+		if compiling {
+			e.ban(sums)
+		}
+		text := "ended its hook host"
+		switch said := h.stderr.String(); {
+		case timedOut.Load():
+			text = fmt.Sprintf("ran longer than %s", e.cfg.Timeout)
+		case strings.Contains(said, "out of memory"), strings.Contains(said, "cannot allocate memory"):
+			text = fmt.Sprintf("used more memory than %d MiB", e.cfg.Memory>>20)
+		case strings.Contains(said, "stack exceeds"):
+			text = "nested deeper than the stack allows"
+		}
+		return nil, &LimitError{ev.Name, ev.Name + " " + text}, false
+	}
+	w := &h.frame
+	w.b = w.b[:0]
+	encodeEvent(w, ev, e.cfg.Timeout, sums, h.known)
+	if err := writeFrame(h.in, frameEvent, w.b); err != nil {
+		return dead()
+	}
+	if cap(w.b) > 1<<20 {
+		w.b = nil
+	}
+	for {
+		kind, body, err := readFrame(h.out)
+		if err != nil {
+			return dead()
+		}
+		switch kind {
+		case frameHello: // the scripts are compiled
+			compiling = false
+		case frameCompile:
+			compiling = true
+		case frameRequest:
+			<-*slot // it only waits now: another may run
+			kind, answer := doRequest(ctx, ev.Doer, body)
+			next, err := e.slot(ctx, ev.Urgent)
+			if err != nil {
+				// Keep the caller's release balanced: wait for room all the same.
+				*slot <- struct{}{}
+				return nil, err, false
+			}
+			*slot = next
+			if err := writeFrame(h.in, kind, answer); err != nil {
+				return dead()
+			}
+		case frameOutcome:
+			for i := range sums {
+				h.known[sums[i]] = true
+			}
+			if len(h.known) > maxPrograms {
+				alive = false // a fresh host is cheaper than a shared idea of an LRU
+			}
+			out, err, again := decodeOutcome(body, ev)
+			return out, err, again && len(h.known) <= maxPrograms
+		default:
+			return dead()
+		}
+	}
+}
+
+func (e *Engine) ban(sums [][32]byte) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if len(e.banned) > 10_000 {
+		clear(e.banned)
+	}
+	for _, s := range sums {
+		e.banned[s] = true
+	}
+}
+
+func doRequest(ctx context.Context, doer Doer, body []byte) (byte, []byte) {
+	if doer == nil {
+		return frameFault, []byte("http_request is not available in this event")
+	}
+	var req HTTPRequest
+	if err := json.Unmarshal(body, &req); err != nil {
+		return frameFault, []byte("http_request: its options cannot be read")
+	}
+	res, err := doer.DoHook(ctx, req)
+	if err != nil {
+		return frameFault, []byte(err.Error())
+	}
+	raw, err := json.Marshal(res)
+	if err != nil {
+		return frameFault, []byte("http_request: its answer cannot be read")
+	}
+	return frameResponse, raw
+}
+
+func encodeEvent(w *frameWriter, ev *Event, timeout time.Duration, sums [][32]byte, known map[[32]byte]bool) {
+	w.text(ev.Name)
+	w.num(int(timeout.Milliseconds()))
+	w.num(len(ev.Scripts))
+	for i := range ev.Scripts {
+		s := &ev.Scripts[i]
+		w.text(string(s.Level))
+		w.bytes(sums[i][:])
+		w.flag(!known[sums[i]])
+		if !known[sums[i]] {
+			w.text(s.Source)
+		}
+	}
+	w.num(len(ev.Globals))
+	for i := range ev.Globals {
+		g := &ev.Globals[i]
+		w.text(g.Name)
+		w.flag(g.Write)
+		w.flag(g.Headers)
+		w.text(g.HeadersIn)
+		w.optional(g.JSON)
+	}
+}
+
+// verdict is how an event ended, as the host tells it.
+type verdict struct {
+	Ran       bool            `json:"ran"`
+	Result    json.RawMessage `json:"result,omitempty"`
+	Logs      []string        `json:"logs,omitempty"`
+	Kind      string          `json:"kind,omitempty"` // "", exception, script, limit
+	Exception ExceptionKind   `json:"exception,omitempty"`
+	Level     Level           `json:"level,omitempty"`
+	Text      string          `json:"text,omitempty"`
+	Line      int             `json:"line,omitempty"`
+	Column    int             `json:"column,omitempty"`
+	AtLevel   Level           `json:"at_level,omitempty"`
+	Engine    bool            `json:"engine,omitempty"`
+	False     bool            `json:"false,omitempty"`
+	Seconds   float64         `json:"seconds,omitempty"`
+	Spent     bool            `json:"spent,omitempty"` // the host must be replaced
+}
+
+func decodeOutcome(body []byte, ev *Event) (*Outcome, error, bool) {
+	r := frameReader{b: body}
+	var v verdict
+	if err := json.Unmarshal(r.bytes(), &v); err != nil {
+		return nil, &LimitError{ev.Name, ev.Name + " left an outcome that cannot be read"}, false
+	}
+	out := &Outcome{Ran: v.Ran, Result: v.Result, Logs: v.Logs}
+	for n := r.num(); n > 0 && !r.bad; n-- {
+		if out.Changed == nil {
+			out.Changed = map[string]json.RawMessage{}
+		}
+		name := r.text()
+		out.Changed[name] = r.optional()
+	}
+	if r.bad {
+		return nil, &LimitError{ev.Name, ev.Name + " left an outcome that cannot be read"}, false
+	}
+	switch at := ev.position(v.AtLevel, v.Line, v.Column); v.Kind {
+	case "":
+		return out, nil, !v.Spent
+	case "exception":
+		return out, &Exception{Kind: v.Exception, Event: ev.Name, Level: v.Level, Text: v.Text, At: at, After: time.Duration(v.Seconds * float64(time.Second))}, !v.Spent
+	case "script":
+		return out, &ScriptError{Event: ev.Name, Level: v.Level, Message: v.Text, At: at, Engine: v.Engine, False: v.False}, !v.Spent
+	default:
+		return out, &LimitError{ev.Name, v.Text}, !v.Spent
+	}
+}
+
+// position is where a place in a script stands in its author's file.
+func (ev *Event) position(level Level, line, col int) string {
+	if line == 0 {
+		return ""
+	}
+	for i := range ev.Scripts {
+		if s := &ev.Scripts[i]; s.Level == level {
+			l, c := s.place(line, col)
+			return fmt.Sprintf("%s:%d:%d", s.File, l, c)
+		}
+	}
+	return ""
+}
+
+func (s *Script) place(line, col int) (int, int) {
+	if line == 1 && s.Column > 1 {
+		col += s.Column - 1
+	} else if line > 1 || s.Column == 0 {
+		col += s.Indent
+	}
+	return line + max(s.Line, 1) - 1, col
 }

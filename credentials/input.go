@@ -1,0 +1,255 @@
+package credentials
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/agext/levenshtein"
+)
+
+// Input is a credential as a person or program puts it.
+type Input struct {
+	CredentialID      string                     `json:"credential_id"`
+	Connector         string                     `json:"connector"`
+	AccountID         *string                    `json:"account_id"`
+	ExternalAccountID *string                    `json:"external_account_id"`
+	Properties        map[string]json.RawMessage `json:"properties"`
+	ClientID          *string                    `json:"client_id"`
+	ClientSecret      *string                    `json:"client_secret"`
+	OAuth2            *TokenInput                `json:"oauth2"`
+	APIKey            *string                    `json:"api_key"`
+	Basic             *struct {
+		Username string `json:"username"`
+		Password string `json:"password"`
+	} `json:"basic"`
+	Fields    map[string]string `json:"fields"`
+	OAuth1    json.RawMessage   `json:"oauth1"`
+	IfVersion *int64            `json:"if_version"`
+}
+
+// TokenInput is a token endpoint's answer as it is (RFC 6749 section 5.1), or
+// the same with an absolute expiry. Members it does not know are kept.
+type TokenInput struct {
+	AccessToken  string
+	RefreshToken string
+	TokenType    string
+	Expiry       time.Time
+	ExpiresIn    *time.Duration // from now
+	raw          json.RawMessage
+}
+
+// UnmarshalJSON reads a token tolerantly: providers differ.
+func (t *TokenInput) UnmarshalJSON(b []byte) error {
+	var m map[string]json.RawMessage
+	if err := json.Unmarshal(b, &m); err != nil || m == nil {
+		return errors.New("oauth2: an object is needed, as the token endpoint answers it")
+	}
+	text := func(k string) (string, error) {
+		v, ok := m[k]
+		if !ok || string(v) == "null" {
+			return "", nil
+		}
+		var s string
+		if err := json.Unmarshal(v, &s); err != nil {
+			return "", fmt.Errorf("oauth2.%s: text is needed", k)
+		}
+		return s, nil
+	}
+	var err error
+	if t.AccessToken, err = text("access_token"); err != nil {
+		return err
+	}
+	if t.RefreshToken, err = text("refresh_token"); err != nil {
+		return err
+	}
+	if t.TokenType, err = text("token_type"); err != nil {
+		return err
+	}
+	if e, ok := m["expiry"]; ok && string(e) != "null" {
+		var s string
+		_ = json.Unmarshal(e, &s)
+		at, err := time.Parse(time.RFC3339, s)
+		if err != nil {
+			return errors.New("oauth2.expiry: an RFC 3339 time is needed, such as 2026-12-01T10:00:00Z")
+		}
+		if !at.IsZero() && at.Year() > 1 {
+			t.Expiry = at
+		}
+	}
+	if d, ok := ExpiresIn(m["expires_in"]); ok {
+		t.ExpiresIn = &d
+	}
+	t.raw = slices.Clone(b)
+	return nil
+}
+
+// ExpiresIn reads expires_in (seconds) as providers send it: 3600, 3600.0,
+// "3600". Anything else, and what is not positive, is not known.
+func ExpiresIn(raw json.RawMessage) (time.Duration, bool) {
+	s := strings.Trim(strings.TrimSpace(string(raw)), `"`)
+	f, err := strconv.ParseFloat(strings.TrimSpace(s), 64)
+	if err != nil || math.IsNaN(f) || f <= 0 || f > 1e10 {
+		return 0, false
+	}
+	return time.Duration(f * float64(time.Second)), true
+}
+
+// ParseExpiry reads session_expires: RFC 3339, or Unix seconds.
+func ParseExpiry(s string) (time.Time, bool) {
+	s = strings.TrimSpace(s)
+	if s == "" {
+		return time.Time{}, false
+	}
+	if at, err := time.Parse(time.RFC3339, s); err == nil {
+		return at, true
+	}
+	if f, err := strconv.ParseFloat(s, 64); err == nil && f > 0 && f < 1e11 {
+		return time.UnixMilli(int64(f * 1000)), true
+	}
+	return time.Time{}, false
+}
+
+var (
+	idPattern        = regexp.MustCompile(`^[A-Za-z0-9_.:@-]{1,128}$`)
+	connectorPattern = regexp.MustCompile(`^[a-z][a-z0-9-]*$`)
+	inputMembers     = []string{"credential_id", "connector", "account_id", "external_account_id", "properties", "client_id", "client_secret",
+		"oauth2", "api_key", "basic", "fields", "if_version", "username", "password"}
+)
+
+// DecodeInput reads one credential strictly. No error text holds a value.
+func DecodeInput(raw []byte) (*Input, error) {
+	var in Input
+	dec := json.NewDecoder(bytes.NewReader(raw))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(&in); err != nil {
+		return nil, inputError(raw, err)
+	}
+	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
+		return nil, errors.New("there is something after the JSON value")
+	}
+	switch {
+	case in.CredentialID == "":
+		return nil, errors.New("credential_id is missing")
+	case !idPattern.MatchString(in.CredentialID):
+		return nil, errors.New("credential_id: 1 to 128 of A-Z a-z 0-9 _ . : @ - are allowed")
+	case in.Connector != "" && !connectorPattern.MatchString(in.Connector):
+		return nil, errors.New("connector: a name like acme-crm is needed (a-z, 0-9, -)")
+	case in.OAuth1 != nil:
+		return nil, errors.New("oauth1 is not supported yet")
+	case in.Fields != nil:
+		return nil, errors.New("fields (auth_fields) is not supported yet")
+	}
+	given := []string{}
+	if in.OAuth2 != nil {
+		given = append(given, "oauth2")
+	}
+	if in.APIKey != nil {
+		given = append(given, "api_key")
+	}
+	if len(given) > 1 {
+		return nil, fmt.Errorf("%s: a credential has one of them", strings.Join(given, " and "))
+	}
+	return &in, nil
+}
+
+func inputError(raw []byte, err error) error {
+	var syntax *json.SyntaxError
+	var typ *json.UnmarshalTypeError
+	switch {
+	case errors.As(err, &syntax):
+		head := raw[:min(int(max(syntax.Offset-1, 0)), len(raw))]
+		return fmt.Errorf("malformed JSON at line %d, column %d", 1+bytes.Count(head, []byte("\n")), len(head)-bytes.LastIndexByte(head, '\n'))
+	case errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, io.EOF):
+		return errors.New("malformed JSON: it ends too early")
+	case errors.As(err, &typ):
+		if typ.Field == "" {
+			return fmt.Errorf("a credential is a JSON object, not a %s", typ.Value)
+		}
+		return fmt.Errorf("%s: a %s is not allowed here", typ.Field, strings.Fields(typ.Value)[0])
+	}
+	if name, ok := strings.CutPrefix(err.Error(), "json: unknown field "); ok {
+		name = strings.Trim(name, `"`)
+		best, score := "", 0.6
+		for _, k := range inputMembers {
+			if s := levenshtein.Similarity(strings.ToLower(name), k, nil); s > score {
+				best, score = k, s
+			}
+		}
+		if best != "" {
+			return fmt.Errorf("unknown member %q; did you mean %q?", name, best)
+		}
+		return fmt.Errorf("unknown member %q", name)
+	}
+	return errors.New(strings.TrimPrefix(err.Error(), "json: "))
+}
+
+// apply lays the input over a credential, or replaces it.
+func (in *Input) apply(c *Credential, merge bool, now time.Time) error {
+	old := c.Connector
+	if in.Connector != "" {
+		c.Connector = in.Connector
+	}
+	if c.Connector == "" {
+		return errors.New("connector is missing")
+	}
+	if merge && old != "" && c.Connector != old {
+		return fmt.Errorf("connector: a merge cannot turn a credential of %q into one of %q", old, c.Connector)
+	}
+	if in.AccountID != nil {
+		c.AccountID = *in.AccountID
+	}
+	if in.ExternalAccountID != nil {
+		c.ExternalAccountID = *in.ExternalAccountID
+	}
+	s := &c.Secrets
+	if len(in.Properties) > 0 && s.Properties == nil {
+		s.Properties = map[string]json.RawMessage{}
+	}
+	for k, v := range in.Properties {
+		if string(v) == "null" {
+			delete(s.Properties, k)
+			continue
+		}
+		s.Properties[k] = v
+		delete(s.Session, k) // a session value put by hand wins
+	}
+	if in.ClientID != nil {
+		s.ClientID = *in.ClientID
+	}
+	if in.ClientSecret != nil {
+		s.ClientSecret = Secret{*in.ClientSecret}
+	}
+	if in.APIKey != nil {
+		s.APIKey = Secret{*in.APIKey}
+	}
+	if in.Basic != nil {
+		s.Username, s.Password, s.HasBasic = in.Basic.Username, Secret{in.Basic.Password}, true
+	}
+	if t := in.OAuth2; t != nil {
+		tok := &Token{AccessToken: Secret{t.AccessToken}, RefreshToken: Secret{t.RefreshToken}, TokenType: t.TokenType, Expiry: t.Expiry}
+		if t.ExpiresIn != nil {
+			tok.Expiry = now.Add(*t.ExpiresIn)
+		}
+		if merge && s.OAuth2 != nil {
+			if tok.AccessToken.Empty() {
+				tok.AccessToken, tok.Expiry = s.OAuth2.AccessToken, s.OAuth2.Expiry
+			}
+			if tok.RefreshToken.Empty() {
+				tok.RefreshToken = s.OAuth2.RefreshToken
+			}
+		}
+		s.OAuth2, s.TokenRaw = tok, t.raw
+		// A token that is put was obtained elsewhere: nothing is left to open.
+		s.Opened = !tok.AccessToken.Empty()
+	}
+	return nil
+}

@@ -1,0 +1,184 @@
+package credentials
+
+import "github.com/redis/go-redis/v9"
+
+// All keys of one credential share the hash tag {ID}.
+//
+//	stepworker:cred:{ID}          hash, see below
+//	stepworker:cred:{ID}:waiting  zset of waiting executions, score: since (ms)
+//	stepworker:credentials        set of ids
+//	stepworker:waiting            set of ids that may have waiting executions
+//
+// Fields of the hash: v version; connector, account_id, external_account_id;
+// state, since; sealed; expiry, issued (ms); refused (the version known
+// refused), refused_kind; lr last refresh (JSON); err masked last error;
+// fails, next (ms); lease, lease_until; intent_v, intent_until, intent_n;
+// deleted; u:METHOD counter of refreshes that did not help (JSON).
+func credKey(id string) string    { return "stepworker:cred:{" + id + "}" }
+func waitingKey(id string) string { return "stepworker:cred:{" + id + "}:waiting" }
+
+const (
+	indexKey        = "stepworker:credentials"
+	waitingIndexKey = "stepworker:waiting"
+	checkKey        = "stepworker:check"
+	holdKey         = "stepworker:hold"
+)
+
+const luaNow = `
+local function now()
+  local t = redis.call('TIME')
+  return t[1] * 1000 + math.floor(t[2] / 1000)
+end
+`
+
+// putScript stores a whole credential.
+//
+//	KEYS  credential
+//	ARGV  version read, connector, account, external account, sealed, expiry,
+//	      issued, now (ms)
+//	returns 1, or 0 if the version moved
+var putScript = redis.NewScript(`
+local v = redis.call('HGET', KEYS[1], 'v') or '0'
+if v ~= ARGV[1] then return 0 end
+redis.call('DEL', KEYS[1])
+redis.call('HSET', KEYS[1], 'v', string.format('%d', tonumber(v) + 1), 'connector', ARGV[2], 'account_id', ARGV[3],
+  'external_account_id', ARGV[4], 'sealed', ARGV[5], 'expiry', ARGV[6], 'issued', ARGV[7], 'state', 'active', 'since', ARGV[8])
+return 1
+`)
+
+// deleteScript leaves the version, so that it never falls.
+//
+//	KEYS  credential
+//	returns 1, or 0 if there is none
+var deleteScript = redis.NewScript(`
+local v = redis.call('HGET', KEYS[1], 'v')
+if not v or redis.call('HEXISTS', KEYS[1], 'deleted') == 1 then return 0 end
+redis.call('DEL', KEYS[1])
+redis.call('HSET', KEYS[1], 'v', v, 'deleted', '1')
+return 1
+`)
+
+// parkScript joins the waiting set and reads the version in one go: a refresh
+// raises the version and then reads the set, so one of the two sees the other.
+//
+//	KEYS  credential, waiting set
+//	ARGV  execution, version used, refused (0/1), kind, since (ms)
+//	returns {'gone'}, {'newer', v} or {'parked', v, state, err, next, lease_until}
+var parkScript = redis.NewScript(`
+local h = redis.call('HMGET', KEYS[1], 'v', 'deleted', 'state', 'err', 'next', 'lease_until', 'refused')
+if not h[1] or h[2] then return {'gone'} end
+if tonumber(h[1]) > tonumber(ARGV[2]) then return {'newer', h[1]} end
+if ARGV[3] == '1' and h[7] ~= h[1] then
+  redis.call('HSET', KEYS[1], 'refused', h[1], 'refused_kind', ARGV[4])
+end
+redis.call('ZADD', KEYS[2], 'NX', ARGV[5], ARGV[1])
+return {'parked', h[1], h[3] or 'active', h[4] or '', h[5] or '0', h[6] or '0'}
+`)
+
+// takeScript takes the lease and writes the intent, before the request.
+//
+//	KEYS  credential
+//	ARGV  owner, version, lease (ms), deadline (ms), force (0/1)
+//	returns {'gone'}, {'newer', v}, {'revoked'|'misconfigured', v}, {'busy', until},
+//	        {'later', at}, {'taken', v, unanswered so far, fails, intent until}
+var takeScript = redis.NewScript(luaNow + `
+local h = redis.call('HMGET', KEYS[1], 'v', 'deleted', 'state', 'lease', 'lease_until', 'next', 'intent_v', 'intent_until', 'intent_n', 'fails')
+if not h[1] or h[2] then return {'gone'} end
+if tonumber(h[1]) > tonumber(ARGV[2]) then return {'newer', h[1]} end
+local force, t = ARGV[5] == '1', now()
+if not force and (h[3] == 'revoked' or h[3] == 'misconfigured') then return {h[3], h[1]} end
+if h[4] and tonumber(h[5]) > t then return {'busy', h[5]} end
+if not force and h[6] and tonumber(h[6]) > t then return {'later', h[6]} end
+local n = 0
+if h[7] == h[1] then
+  if tonumber(h[8]) > t then return {'later', h[8]} end
+  n = tonumber(h[9]) + 1
+end
+local deadline = string.format('%d', t + ARGV[4])
+redis.call('HSET', KEYS[1], 'lease', ARGV[1], 'lease_until', string.format('%d', t + ARGV[3]),
+  'intent_v', h[1], 'intent_until', deadline, 'intent_n', string.format('%d', n))
+return {'taken', h[1], string.format('%d', n), h[10] or '0', deadline}
+`)
+
+// saveScript stores what the provider gave. A late holder, or one whose
+// credential a person has replaced or deleted meanwhile, stores nothing.
+//
+//	KEYS  credential
+//	ARGV  owner, version, sealed, expiry, issued, last refresh, now (ms)
+//	returns {'saved', v}, {'newer', v}, {'gone'} or {'lost'}
+var saveScript = redis.NewScript(`
+local h = redis.call('HMGET', KEYS[1], 'v', 'deleted', 'lease', 'state', 'lr')
+if not h[1] or h[2] then return {'gone'} end
+if h[1] ~= ARGV[2] then
+  -- Our own save, whose answer was lost, is told by its last refresh.
+  if h[5] == ARGV[6] then return {'saved', h[1]} end
+  return {'newer', h[1]}
+end
+if h[3] ~= ARGV[1] then return {'lost'} end
+local v = string.format('%d', tonumber(h[1]) + 1)
+redis.call('HSET', KEYS[1], 'v', v, 'sealed', ARGV[3], 'expiry', ARGV[4], 'issued', ARGV[5], 'lr', ARGV[6], 'state', 'active')
+if h[4] ~= 'active' then redis.call('HSET', KEYS[1], 'since', ARGV[7]) end
+redis.call('HDEL', KEYS[1], 'refused', 'refused_kind', 'err', 'fails', 'next', 'lease', 'lease_until', 'intent_v', 'intent_until', 'intent_n')
+return {'saved', v}
+`)
+
+// failScript remembers a refusal or a failure for the version.
+//
+//	KEYS  credential
+//	ARGV  owner, version, state ('' keeps it), err, next (ms), last refresh, keep intent (0/1), now (ms)
+//	returns {'failed', v}, {'newer', v}, {'gone'} or {'lost'}
+var failScript = redis.NewScript(`
+local h = redis.call('HMGET', KEYS[1], 'v', 'deleted', 'lease', 'state')
+if not h[1] or h[2] then return {'gone'} end
+if h[1] ~= ARGV[2] then return {'newer', h[1]} end
+if h[3] ~= ARGV[1] then return {'lost'} end
+redis.call('HSET', KEYS[1], 'err', ARGV[4], 'lr', ARGV[6])
+if ARGV[3] ~= '' then
+  if h[4] ~= ARGV[3] then redis.call('HSET', KEYS[1], 'state', ARGV[3], 'since', ARGV[8]) end
+  redis.call('HDEL', KEYS[1], 'next', 'fails')
+else
+  redis.call('HSET', KEYS[1], 'next', ARGV[5])
+  redis.call('HINCRBY', KEYS[1], 'fails', 1)
+end
+redis.call('HDEL', KEYS[1], 'lease', 'lease_until')
+if ARGV[7] == '0' then redis.call('HDEL', KEYS[1], 'intent_v', 'intent_until', 'intent_n') end
+return {'failed', h[1]}
+`)
+
+// releaseScript gives a lease back that was not used.
+//
+//	KEYS  credential
+//	ARGV  owner
+var releaseScript = redis.NewScript(`
+if redis.call('HGET', KEYS[1], 'lease') == ARGV[1] then
+  redis.call('HDEL', KEYS[1], 'lease', 'lease_until', 'intent_v', 'intent_until', 'intent_n')
+end
+return 1
+`)
+
+// unhelpedScript counts a refresh that did not help a method's executions:
+// each version once, however many executions it was refused to.
+//
+//	KEYS  credential
+//	ARGV  field, version, now (ms), first block (ms), longest block (ms), allowed in a row
+//	returns {count, version, until, blocks}
+var unhelpedScript = redis.NewScript(`
+local c, v, till, b = 0, 0, 0, 0
+local old = redis.call('HGET', KEYS[1], ARGV[1])
+if old then
+  local o = cjson.decode(old)
+  c, v, till, b = o.c, o.v, o.t, o.b
+end
+local version, t = tonumber(ARGV[2]), tonumber(ARGV[3])
+if version > v then
+  c, v = c + 1, version
+  if c >= tonumber(ARGV[6]) then
+    till = t + math.min(tonumber(ARGV[4]) * 2 ^ b, tonumber(ARGV[5]))
+    b = b + 1
+  end
+  if redis.call('HEXISTS', KEYS[1], 'v') == 1 then
+    redis.call('HSET', KEYS[1], ARGV[1], string.format('{"c":%d,"v":%d,"t":%d,"b":%d}', c, v, till, b))
+  end
+end
+return {c, v, till, b}
+`)

@@ -1,0 +1,97 @@
+package credentials
+
+import (
+	"crypto/aes"
+	"crypto/cipher"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"strings"
+)
+
+// Keyring seals with its first key and opens with all: AES-256-GCM, a random
+// nonce, and what the record is (purpose, id, connector, version) as
+// additional data, so that one moved elsewhere or set back does not open.
+type Keyring struct{ keys []sealKey }
+
+type sealKey struct {
+	id   [4]byte // first bytes of the key's SHA-256, to find it again
+	aead cipher.AEAD
+}
+
+// KeyError says that these keys are not the ones that sealed this Redis.
+type KeyError struct{}
+
+func (*KeyError) Error() string {
+	return "the keys do not open the check value that was sealed at first start: use the keys of the other workers"
+}
+
+// SealError says that no key opens a record.
+type SealError struct{ What string }
+
+func (e *SealError) Error() string { return "no key opens " + e.What }
+
+const sealVersion = 1
+
+// NewKey returns a fresh sealing key: 32 random bytes in base64.
+func NewKey() string {
+	var k [32]byte
+	_, _ = rand.Read(k[:]) // never fails, crypto/rand's documentation says
+	return base64.StdEncoding.EncodeToString(k[:])
+}
+
+// ParseKeys reads comma- or line-separated base64 keys of 32 bytes.
+func ParseKeys(text string) (*Keyring, error) {
+	r := &Keyring{}
+	for i, part := range strings.FieldsFunc(text, func(c rune) bool { return c == ',' || c == '\n' || c == '\r' }) {
+		part = strings.TrimSpace(part)
+		if part == "" {
+			continue
+		}
+		raw, err := base64.StdEncoding.DecodeString(part)
+		if err != nil || len(raw) != 32 {
+			return nil, fmt.Errorf("key %d is not 32 bytes in base64; `worker key new` makes one", i+1)
+		}
+		block, err := aes.NewCipher(raw)
+		if err != nil {
+			return nil, err
+		}
+		aead, err := cipher.NewGCM(block)
+		if err != nil {
+			return nil, err
+		}
+		k := sealKey{aead: aead}
+		sum := sha256.Sum256(raw)
+		copy(k.id[:], sum[:])
+		r.keys = append(r.keys, k)
+	}
+	if len(r.keys) == 0 {
+		return nil, errors.New("there is no key; `worker key new` makes one")
+	}
+	return r, nil
+}
+
+func (r *Keyring) seal(purpose string, plain []byte) []byte {
+	k := r.keys[0]
+	out := make([]byte, 0, 1+4+k.aead.NonceSize()+len(plain)+k.aead.Overhead())
+	out = append(append(out, sealVersion), k.id[:]...)
+	nonce := make([]byte, k.aead.NonceSize())
+	_, _ = rand.Read(nonce)
+	out = append(out, nonce...)
+	return k.aead.Seal(out, nonce, plain, []byte(purpose))
+}
+
+func (r *Keyring) open(purpose string, sealed []byte) ([]byte, bool) {
+	for _, k := range r.keys {
+		n := k.aead.NonceSize()
+		if len(sealed) < 5+n || sealed[0] != sealVersion || string(sealed[1:5]) != string(k.id[:]) {
+			continue
+		}
+		if plain, err := k.aead.Open(nil, sealed[5:5+n], sealed[5+n:], []byte(purpose)); err == nil {
+			return plain, true
+		}
+	}
+	return nil, false
+}

@@ -1,0 +1,519 @@
+package credentials
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// ErrNotFound is a credential that does not exist, or was deleted.
+var ErrNotFound = errors.New("unknown credential")
+
+// VersionError refuses a put whose if_version is not the stored version.
+type VersionError struct{ Want, Stored int64 }
+
+func (e *VersionError) Error() string {
+	return fmt.Sprintf("if_version is %d, but version %d is stored", e.Want, e.Stored)
+}
+
+// Store keeps credentials in Redis. It is safe for concurrent use.
+type Store struct {
+	rdb  redis.UniversalClient
+	keys *Keyring
+
+	lease, deadline     time.Duration // of one refresh; tests shorten them
+	firstWait, lastWait time.Duration // between failing refreshes
+
+	mu     sync.Mutex
+	opened map[string]openedSecrets // by id: the hot path opens a record once
+}
+
+type openedSecrets struct {
+	version int64
+	sealed  []byte
+	secrets Secrets
+}
+
+const openedMax = 10_000
+
+// NewStore returns a store. Without keys only what needs no secret works:
+// Status, List, Delete, the waiting set.
+func NewStore(rdb redis.UniversalClient, keys *Keyring) *Store {
+	return &Store{
+		rdb: rdb, keys: keys, opened: map[string]openedSecrets{},
+		lease: 60 * time.Second, deadline: 40 * time.Second, firstWait: time.Second, lastWait: 5 * time.Minute,
+	}
+}
+
+var errNoKeys = errors.New("this needs the sealing keys (STEPWORKER_KEYS or --keys-file)")
+
+// VerifyKeys opens the check value that the first worker sealed; a *KeyError
+// says that these keys are others.
+func (s *Store) VerifyKeys(ctx context.Context) error {
+	if s.keys == nil {
+		return errNoKeys
+	}
+	if err := s.rdb.SetNX(ctx, checkKey, s.keys.seal("check", []byte("stepworker")), 0).Err(); err != nil {
+		return err
+	}
+	sealed, err := s.rdb.Get(ctx, checkKey).Bytes()
+	if err != nil {
+		return err
+	}
+	if _, ok := s.keys.open("check", sealed); !ok {
+		return &KeyError{}
+	}
+	return nil
+}
+
+// Seal seals other data for a purpose; Open opens it again.
+func (s *Store) Seal(purpose string, plain []byte) ([]byte, error) {
+	if s.keys == nil {
+		return nil, errNoKeys
+	}
+	return s.keys.seal(purpose, plain), nil
+}
+
+// Open opens what Seal sealed for the same purpose.
+func (s *Store) Open(purpose string, sealed []byte) ([]byte, error) {
+	if s.keys == nil {
+		return nil, errNoKeys
+	}
+	plain, ok := s.keys.open(purpose, sealed)
+	if !ok {
+		return nil, &SealError{What: "this data"}
+	}
+	return plain, nil
+}
+
+func sealPurpose(id, connector string, version int64) string {
+	return "credential\x00" + id + "\x00" + connector + "\x00" + strconv.FormatInt(version, 10)
+}
+
+// Put stores a whole credential; with merge the given members are laid over
+// the stored ones. It raises the version, makes the credential active, and
+// thereby asks for everything that waits to be resumed; waiting is how many.
+func (s *Store) Put(ctx context.Context, in *Input, merge bool) (version, waiting int64, err error) {
+	if s.keys == nil {
+		return 0, 0, errNoKeys
+	}
+	if err := s.rdb.SAdd(ctx, indexKey, in.CredentialID).Err(); err != nil {
+		return 0, 0, err
+	}
+	for range 20 {
+		stored := int64(0)
+		fields, err := s.rdb.HMGet(ctx, credKey(in.CredentialID), "v", "deleted").Result()
+		if err != nil {
+			return 0, 0, err
+		}
+		if v, ok := fields[0].(string); ok {
+			stored, _ = strconv.ParseInt(v, 10, 64)
+		}
+		if in.IfVersion != nil && *in.IfVersion != stored {
+			return 0, 0, &VersionError{*in.IfVersion, stored}
+		}
+		c := &Credential{ID: in.CredentialID}
+		if merge && stored > 0 && fields[1] == nil {
+			if c, err = s.Get(ctx, in.CredentialID); err != nil {
+				return 0, 0, err
+			}
+			if c.Version != stored {
+				continue
+			}
+			c.Secrets = c.Secrets.clone()
+		}
+		now := time.Now()
+		if err := in.apply(c, merge, now); err != nil {
+			return 0, 0, err
+		}
+		plain, err := c.Secrets.encode()
+		if err != nil {
+			return 0, 0, err
+		}
+		expiry, issued := c.Secrets.expiry(), millis(now)
+		sealed := s.keys.seal(sealPurpose(c.ID, c.Connector, stored+1), plain)
+		done, err := putScript.Run(ctx, s.rdb, []string{credKey(c.ID)}, stored, c.Connector, c.AccountID, c.ExternalAccountID,
+			sealed, millis(expiry), issued, millis(now)).Int()
+		if err != nil {
+			return 0, 0, err
+		}
+		if done == 1 {
+			waiting, err = s.rdb.ZCard(ctx, waitingKey(c.ID)).Result()
+			return stored + 1, waiting, err
+		}
+	}
+	return 0, 0, errors.New("the credential keeps changing; try again")
+}
+
+// Get opens a credential: ErrNotFound, or a *SealError beside what stands in
+// clear if no key opens it.
+func (s *Store) Get(ctx context.Context, id string) (*Credential, error) {
+	return s.GetWith(ctx, id, func(redis.Pipeliner) {})
+}
+
+// GetWith is Get, with further commands in the same round trip.
+func (s *Store) GetWith(ctx context.Context, id string, extra func(redis.Pipeliner)) (*Credential, error) {
+	pipe := s.rdb.Pipeline()
+	cmd := pipe.HGetAll(ctx, credKey(id))
+	extra(pipe)
+	if _, err := pipe.Exec(ctx); err != nil && !errors.Is(err, redis.Nil) {
+		return nil, err
+	}
+	return s.open(id, cmd.Val())
+}
+
+func (s *Store) open(id string, h map[string]string) (*Credential, error) {
+	if h["v"] == "" || h["deleted"] != "" {
+		return nil, ErrNotFound
+	}
+	c := &Credential{
+		ID: id, Connector: h["connector"], AccountID: h["account_id"], ExternalAccountID: h["external_account_id"],
+		Version: num(h["v"]), Meta: readMeta(h),
+	}
+	if s.keys == nil {
+		return c, errNoKeys
+	}
+	sealed := []byte(h["sealed"])
+	s.mu.Lock()
+	o, ok := s.opened[id]
+	s.mu.Unlock()
+	if ok && o.version == c.Version && bytes.Equal(o.sealed, sealed) {
+		c.Secrets = o.secrets
+		return c, nil
+	}
+	plain, ok := s.keys.open(sealPurpose(id, c.Connector, c.Version), sealed)
+	if !ok {
+		return c, &SealError{What: fmt.Sprintf("credential %q", id)}
+	}
+	secrets, err := decodeSecrets(plain)
+	if err != nil {
+		return c, &SealError{What: fmt.Sprintf("credential %q", id)}
+	}
+	c.Secrets = secrets
+	s.mu.Lock()
+	if len(s.opened) >= openedMax {
+		clear(s.opened)
+	}
+	s.opened[id] = openedSecrets{c.Version, sealed, secrets}
+	s.mu.Unlock()
+	return c, nil
+}
+
+func readMeta(h map[string]string) Meta {
+	m := Meta{
+		State: State(h["state"]), Since: parseMillis(h["since"]), Expiry: parseMillis(h["expiry"]), Issued: parseMillis(h["issued"]),
+		Refused: h["refused"] != "" && h["refused"] == h["v"], RefusedKind: Kind(h["refused_kind"]), LastError: h["err"],
+		Failures: int(num(h["fails"])), NextTry: parseMillis(h["next"]), LeaseUntil: parseMillis(h["lease_until"]),
+	}
+	if m.State == "" {
+		m.State = Active
+	}
+	if lr := h["lr"]; lr != "" {
+		var l LastRefresh
+		if json.Unmarshal([]byte(lr), &l) == nil {
+			m.LastRefresh = &l
+		}
+	}
+	for k, v := range h {
+		if method, ok := strings.CutPrefix(k, "u:"); ok {
+			var u struct {
+				C, V, T, B int64
+			}
+			if json.Unmarshal([]byte(v), &u) == nil {
+				if m.Unhelped == nil {
+					m.Unhelped = map[string]Unhelped{}
+				}
+				m.Unhelped[method] = Unhelped{int(u.C), u.V, fromMillis(u.T), int(u.B)}
+			}
+		}
+	}
+	return m
+}
+
+// Margins of promise 6.
+const expiryMargin = 60 * time.Second
+
+// Expired says that the token or session is within its margin of expiry: 60 s
+// or a tenth of the life it was issued with, whichever is less. So a token
+// just issued is never expired, however short it lives, unless its life was
+// over when it came; such a one is used for its first second.
+func (m *Meta) Expired(now time.Time) bool {
+	if m.Expiry.IsZero() {
+		return false
+	}
+	margin := expiryMargin
+	if life := m.Expiry.Sub(m.Issued); !m.Issued.IsZero() && life/10 < margin {
+		margin = max(life/10, 0)
+	}
+	if m.LastRefresh != nil && m.LastRefresh.Verdict == Renewed && now.Sub(m.Issued) < time.Second {
+		return false
+	}
+	return !now.Before(m.Expiry.Add(-margin))
+}
+
+// Status is a credential's state, without a secret.
+type Status struct {
+	CredentialID      string       `json:"credential_id"`
+	Connector         string       `json:"connector"`
+	AccountID         string       `json:"account_id"`
+	ExternalAccountID string       `json:"external_account_id"`
+	State             State        `json:"state"`
+	Since             *time.Time   `json:"since"`
+	Version           int64        `json:"version"`
+	Expiry            *time.Time   `json:"expiry"`
+	LastRefresh       *LastRefresh `json:"last_refresh"`
+	LastError         string       `json:"last_error"`
+	NextTry           *time.Time   `json:"next_try"`
+	Waiting           int64        `json:"waiting"`
+	OldestWaiting     *time.Time   `json:"oldest_waiting"`
+	HeldUntil         *time.Time   `json:"held_until"`
+}
+
+// Status tells a credential's state; it needs no key.
+func (s *Store) Status(ctx context.Context, id string) (*Status, error) {
+	pipe := s.rdb.Pipeline()
+	h, n := pipe.HGetAll(ctx, credKey(id)), pipe.ZCard(ctx, waitingKey(id))
+	oldest, hold := pipe.ZRangeWithScores(ctx, waitingKey(id), 0, 0), pipe.Get(ctx, holdKey)
+	if _, err := pipe.Exec(ctx); err != nil && !errors.Is(err, redis.Nil) {
+		return nil, err
+	}
+	f := h.Val()
+	if f["v"] == "" || f["deleted"] != "" {
+		return nil, ErrNotFound
+	}
+	m := readMeta(f)
+	st := &Status{
+		CredentialID: id, Connector: f["connector"], AccountID: f["account_id"], ExternalAccountID: f["external_account_id"],
+		State: m.State, Since: instant(m.Since), Version: num(f["v"]), Expiry: instant(m.Expiry), LastRefresh: m.LastRefresh,
+		LastError: m.LastError, NextTry: instant(m.NextTry), Waiting: n.Val(),
+	}
+	if f["lease"] != "" && time.Now().Before(m.LeaseUntil) {
+		st.State = Refreshing
+	}
+	if z := oldest.Val(); len(z) == 1 {
+		t := time.UnixMilli(int64(z[0].Score)).UTC()
+		st.OldestWaiting = &t
+		if ms, err := hold.Int64(); err == nil {
+			until := t.Add(time.Duration(ms) * time.Millisecond)
+			st.HeldUntil = &until
+		}
+	}
+	return st, nil
+}
+
+// NoteHold publishes how long this pool lets executions wait.
+func (s *Store) NoteHold(ctx context.Context, hold time.Duration) error {
+	return s.rdb.Set(ctx, holdKey, hold.Milliseconds(), 0).Err()
+}
+
+// Filter chooses credentials for List; empty members choose all.
+type Filter struct {
+	State     State
+	Connector string
+	Account   string
+}
+
+// List calls fn for each credential, in no order, until fn returns an error.
+func (s *Store) List(ctx context.Context, f Filter, fn func(*Status) error) error {
+	seen := map[string]bool{}
+	it := s.rdb.SScan(ctx, indexKey, 0, "", 1000).Iterator()
+	for it.Next(ctx) {
+		id := it.Val()
+		if seen[id] {
+			continue
+		}
+		seen[id] = true
+		st, err := s.Status(ctx, id)
+		if errors.Is(err, ErrNotFound) {
+			continue
+		} else if err != nil {
+			return err
+		}
+		if f.State != "" && st.State != f.State || f.Connector != "" && st.Connector != f.Connector || f.Account != "" && st.AccountID != f.Account {
+			continue
+		}
+		if err := fn(st); err != nil {
+			return err
+		}
+	}
+	return it.Err()
+}
+
+// Delete forgets a credential but for its version. Executions that wait for
+// it stay in its waiting set; resumed, they fail.
+func (s *Store) Delete(ctx context.Context, id string) error {
+	n, err := deleteScript.Run(ctx, s.rdb, []string{credKey(id)}).Int()
+	if err != nil {
+		return err
+	}
+	if n == 0 {
+		return ErrNotFound
+	}
+	return s.rdb.SRem(ctx, indexKey, id).Err()
+}
+
+// ParkRequest asks to wait for a credential.
+type ParkRequest struct {
+	ID        string
+	Execution string
+	Version   int64 // that the attempt used
+	Kind      Kind  // of the refresh that it needs
+	// Refused marks this version as one that cannot be used: others park
+	// without calling the API.
+	Refused bool
+	Since   time.Time
+}
+
+// Parked answers a ParkRequest. Newer: a newer version is stored, run again
+// now; Gone: there is no such credential. In both cases nothing waits.
+type Parked struct {
+	Newer, Gone bool
+	Version     int64
+	Meta        Meta // State, LastError, NextTry and LeaseUntil only
+}
+
+// Park joins the waiting set unless a newer version is stored.
+func (s *Store) Park(ctx context.Context, r ParkRequest) (Parked, error) {
+	if err := s.rdb.SAdd(ctx, waitingIndexKey, r.ID).Err(); err != nil {
+		return Parked{}, err
+	}
+	refused := 0
+	if r.Refused {
+		refused = 1
+	}
+	out, err := parkScript.Run(ctx, s.rdb, []string{credKey(r.ID), waitingKey(r.ID)}, r.Execution, r.Version, refused, string(r.Kind), millis(r.Since)).StringSlice()
+	if err != nil {
+		return Parked{}, err
+	}
+	switch out[0] {
+	case "gone":
+		return Parked{Gone: true}, nil
+	case "newer":
+		return Parked{Newer: true, Version: num(out[1])}, nil
+	}
+	return Parked{Version: num(out[1]), Meta: Meta{State: State(out[2]), LastError: out[3], NextTry: parseMillis(out[4]), LeaseUntil: parseMillis(out[5])}}, nil
+}
+
+// Unwait leaves the waiting set.
+func (s *Store) Unwait(ctx context.Context, id string, executions ...string) error {
+	members := make([]any, len(executions))
+	for i, e := range executions {
+		members[i] = e
+	}
+	pipe := s.rdb.Pipeline()
+	pipe.ZRem(ctx, waitingKey(id), members...)
+	left := pipe.ZCard(ctx, waitingKey(id))
+	if _, err := pipe.Exec(ctx); err != nil {
+		return err
+	}
+	if left.Val() > 0 {
+		return nil
+	}
+	if err := s.rdb.SRem(ctx, waitingIndexKey, id).Err(); err != nil {
+		return err
+	}
+	// Somebody may have joined between the two.
+	if n, err := s.rdb.ZCard(ctx, waitingKey(id)).Result(); err != nil || n == 0 {
+		return err
+	}
+	return s.rdb.SAdd(ctx, waitingIndexKey, id).Err()
+}
+
+// Waiters are n waiting executions from the given rank on, oldest first.
+func (s *Store) Waiters(ctx context.Context, id string, from, n int64) ([]string, error) {
+	return s.rdb.ZRange(ctx, waitingKey(id), from, from+n-1).Result()
+}
+
+// WaitingCredentials are the ids that may have waiting executions.
+func (s *Store) WaitingCredentials(ctx context.Context) ([]string, error) {
+	return s.rdb.SMembers(ctx, waitingIndexKey).Result()
+}
+
+// Usable says that executions may call with the stored version: it is active
+// and not known refused.
+func (s *Store) Usable(ctx context.Context, id string) (bool, Meta, int64, error) {
+	h, err := s.rdb.HGetAll(ctx, credKey(id)).Result()
+	if err != nil {
+		return false, Meta{}, 0, err
+	}
+	if h["v"] == "" || h["deleted"] != "" {
+		return false, Meta{}, 0, ErrNotFound
+	}
+	m := readMeta(h)
+	return m.State == Active && !m.Refused, m, num(h["v"]), nil
+}
+
+// Limits of promise 5.
+const (
+	unhelpedAllowed = 2
+	firstBlock      = time.Minute
+	longestBlock    = time.Hour
+)
+
+// CountUnhelped counts a refresh that did not help the execution it was made
+// for: each version once. From the second in a row on, Until is set.
+func (s *Store) CountUnhelped(ctx context.Context, id, method string, version int64) (Unhelped, error) {
+	out, err := unhelpedScript.Run(ctx, s.rdb, []string{credKey(id)}, "u:"+method, version, millis(time.Now()),
+		firstBlock.Milliseconds(), longestBlock.Milliseconds(), unhelpedAllowed).Int64Slice()
+	if err != nil {
+		return Unhelped{}, err
+	}
+	return Unhelped{int(out[0]), out[1], fromMillis(out[2]), int(out[3])}, nil
+}
+
+// Helped forgets the count: a call of the method succeeded.
+func (s *Store) Helped(ctx context.Context, id, method string) error {
+	return s.rdb.HDel(ctx, credKey(id), "u:"+method).Err()
+}
+
+// AuthStyle is the client authentication that a connector's token endpoint is
+// known to accept: "header", "params", or "" if that is not known yet.
+func (s *Store) AuthStyle(ctx context.Context, connector string) (string, error) {
+	v, err := s.rdb.Get(ctx, "stepworker:auth_style:"+connector).Result()
+	if errors.Is(err, redis.Nil) {
+		return "", nil
+	}
+	return v, err
+}
+
+// SetAuthStyle remembers it.
+func (s *Store) SetAuthStyle(ctx context.Context, connector, style string) error {
+	return s.rdb.Set(ctx, "stepworker:auth_style:"+connector, style, 0).Err()
+}
+
+func num(s string) int64 {
+	n, _ := strconv.ParseInt(s, 10, 64)
+	return n
+}
+
+func millis(t time.Time) int64 {
+	if t.IsZero() {
+		return 0
+	}
+	return t.UnixMilli()
+}
+
+func fromMillis(ms int64) time.Time {
+	if ms == 0 {
+		return time.Time{}
+	}
+	return time.UnixMilli(ms)
+}
+
+func parseMillis(s string) time.Time { return fromMillis(num(s)) }
+
+func instant(t time.Time) *time.Time {
+	if t.IsZero() {
+		return nil
+	}
+	u := t.UTC()
+	return &u
+}

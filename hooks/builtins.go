@@ -1,0 +1,207 @@
+package hooks
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/dop251/goja"
+)
+
+// builtins makes the functions that every event has.
+func (r *run) builtins() {
+	vm := r.vm
+	set := func(name string, f func(goja.FunctionCall) goja.Value) {
+		_ = vm.GlobalObject().DefineDataProperty(name, vm.ToValue(f), goja.FLAG_TRUE, goja.FLAG_TRUE, goja.FLAG_FALSE)
+	}
+	set("btoa", func(c goja.FunctionCall) goja.Value {
+		cs, err := charsetOf(c.Argument(1))
+		if err != nil {
+			r.throw(err.Error())
+		}
+		return vm.ToValue(base64.StdEncoding.EncodeToString(cs.encode(text(c.Argument(0)))))
+	})
+	set("atob", func(c goja.FunctionCall) goja.Value {
+		cs, err := charsetOf(c.Argument(1))
+		if err != nil {
+			r.throw(err.Error())
+		}
+		in := strings.Map(func(c rune) rune {
+			if strings.ContainsRune(" \t\r\n\f", c) {
+				return -1
+			}
+			return c
+		}, text(c.Argument(0)))
+		raw, err := base64.RawStdEncoding.DecodeString(strings.TrimRight(in, "="))
+		if err != nil {
+			r.throw("atob: the text is not base64")
+		}
+		return vm.ToValue(cs.decode(raw))
+	})
+	set("http_request", r.httpRequest)
+	_ = vm.GlobalObject().DefineAccessorProperty("console", vm.ToValue(func(goja.FunctionCall) goja.Value {
+		console := vm.NewObject()
+		for _, name := range []string{"log", "info", "warn", "error", "debug"} {
+			_ = console.Set(name, r.log)
+		}
+		_ = vm.GlobalObject().DefineDataProperty("console", console, goja.FLAG_TRUE, goja.FLAG_TRUE, goja.FLAG_FALSE)
+		return console
+	}), nil, goja.FLAG_TRUE, goja.FLAG_FALSE)
+}
+
+func text(v goja.Value) string {
+	if goja.IsUndefined(v) || goja.IsNull(v) {
+		return ""
+	}
+	return v.String()
+}
+
+// throw throws an ordinary Error.
+func (r *run) throw(message string) {
+	o, err := r.vm.New(r.newError, r.vm.ToValue(message))
+	if err != nil {
+		panic(err)
+	}
+	panic(o)
+}
+
+func (r *run) log(c goja.FunctionCall) goja.Value {
+	if len(r.logs) >= maxLogs {
+		return goja.Undefined()
+	}
+	parts := make([]string, len(c.Arguments))
+	for i, a := range c.Arguments {
+		parts[i] = a.String()
+		if _, ok := a.(*goja.Object); ok {
+			if raw, err := r.stringify(a); err == nil && raw != nil {
+				parts[i] = string(raw)
+			}
+		}
+	}
+	r.logs = append(r.logs, clip(strings.Join(parts, " "), maxLogLine))
+	return goja.Undefined()
+}
+
+// httpRequest asks the worker, which has the network, to make a request.
+func (r *run) httpRequest(c goja.FunctionCall) goja.Value {
+	vm := r.vm
+	if r.requests++; r.requests > r.h.maxRequests {
+		panic(&limitSignal{fmt.Sprintf("%s made more than %d http_requests", r.ev.name, r.h.maxRequests)})
+	}
+	options, ok := c.Argument(0).(*goja.Object)
+	if !ok {
+		r.throw("http_request needs an object: {method, url, parameters, headers, data}")
+	}
+	get := func(k string) goja.Value {
+		v := options.Get(k)
+		if v == nil || goja.IsNull(v) {
+			return goja.Undefined()
+		}
+		return v
+	}
+	req := HTTPRequest{Method: strings.ToUpper(text(get("method"))), URL: text(get("url"))}
+	if req.Method == "" {
+		req.Method = "GET"
+	}
+	if req.URL == "" {
+		r.throw("http_request: url is missing")
+	}
+	if o, ok := get("parameters").(*goja.Object); ok {
+		raw, err := r.stringify(o)
+		if err != nil {
+			panic(err)
+		}
+		if json.Unmarshal(raw, &req.Parameters) != nil {
+			r.throw("http_request: parameters must be an object")
+		}
+	}
+	if o, ok := get("headers").(*goja.Object); ok {
+		req.Headers = map[string]string{}
+		for _, k := range o.Keys() {
+			if v := o.Get(k); !goja.IsUndefined(v) && !goja.IsNull(v) {
+				req.Headers[k] = v.String()
+			}
+		}
+	}
+	if d := get("data"); !goja.IsUndefined(d) {
+		req.HasData = true
+		if o, ok := d.(*goja.Object); ok {
+			raw, err := r.stringify(o)
+			if err != nil {
+				panic(err)
+			}
+			req.Data = string(raw)
+		} else {
+			req.Data = d.String()
+		}
+	}
+	body, err := json.Marshal(req)
+	if err != nil {
+		r.throw("http_request: " + err.Error())
+	}
+	if err := writeFrame(os.Stdout, frameRequest, body); err != nil {
+		os.Exit(0)
+	}
+	kind, answer, err := readFrame(r.h.in)
+	if err != nil {
+		os.Exit(0)
+	}
+	if kind == frameFault {
+		r.throw(string(answer))
+	}
+	v, err := parseJSON(vm, answer)
+	if err != nil {
+		r.throw("http_request: " + err.Error())
+	}
+	if o, ok := v.(*goja.Object); ok {
+		if h := o.Get("headers"); h != nil {
+			_ = o.Set("headers", r.ignoreCase(h))
+		}
+	}
+	return v
+}
+
+var ignoreCaseSource = mustCompile(`(function() {
+  'use strict';
+  var own = Reflect.ownKeys, get = Reflect.get, set = Reflect.set, has = Reflect.has, del = Reflect.deleteProperty;
+  var lower = Function.prototype.call.bind(String.prototype.toLowerCase), P = Proxy;
+  function find(t, k) {
+    if (typeof k !== 'string' || has(t, k)) return k;
+    var low = lower(k), keys = own(t);
+    for (var i = 0; i < keys.length; i++) {
+      if (typeof keys[i] === 'string' && lower(keys[i]) === low) return keys[i];
+    }
+    return k;
+  }
+  return function(o) {
+    return new P(o, {
+      get: function(t, k) { return get(t, find(t, k)); },
+      set: function(t, k, v) { return set(t, find(t, k), v); },
+      has: function(t, k) { return has(t, find(t, k)); },
+      deleteProperty: function(t, k) { return del(t, find(t, k)); }
+    });
+  };
+})()`)
+
+// ignoreCase makes look-up in an object of headers ignore case; names stay as
+// they were sent.
+func (r *run) ignoreCase(v goja.Value) goja.Value {
+	o, ok := v.(*goja.Object)
+	if !ok {
+		return v
+	}
+	if r.proxied == nil {
+		fn, err := r.vm.RunProgram(ignoreCaseSource)
+		if err != nil {
+			panic(err)
+		}
+		r.proxied, _ = goja.AssertFunction(fn)
+	}
+	p, err := r.proxied(goja.Undefined(), o)
+	if err != nil {
+		panic(err)
+	}
+	return p
+}

@@ -1,0 +1,124 @@
+package hooks
+
+import (
+	"math"
+
+	"github.com/dop251/goja"
+)
+
+// exceptions are the three classes. They are recognised by identity: by the
+// objects that our constructors made, which are remembered here where no
+// script reaches them, or by our prototypes in the chain of one that an
+// ES5-style subclass made. Never by name or text.
+type exceptions struct {
+	r      *run
+	made   map[*goja.Object]*exceptionKind
+	protos map[*goja.Object]ExceptionKind
+	build  goja.Callable
+}
+
+type exceptionKind struct {
+	name    ExceptionKind
+	text    string
+	seconds float64
+}
+
+var exceptionSource = mustCompile(`(function(brand, name) {
+  'use strict';
+  var make = Reflect.construct, Base = Error;
+  var C = {[name]: function() {
+    var args = name === 'RetryLaterException' ? [arguments[1] === undefined ? '' : arguments[1]] : arguments;
+    var e = make(Base, args, new.target || C);
+    brand(e, arguments[0], arguments[1]);
+    return e;
+  }}[name];
+  C.prototype = Object.create(Base.prototype, {
+    constructor: {value: C, writable: true, configurable: true},
+    name: {value: name, writable: true, configurable: true}
+  });
+  Object.setPrototypeOf(C, Base);
+  return C;
+})`)
+
+func mustCompile(source string) *goja.Program {
+	tree, err := parse("", source)
+	if err != nil {
+		panic(err)
+	}
+	p, err := goja.CompileAST(tree, false)
+	if err != nil {
+		panic(err)
+	}
+	return p
+}
+
+// newExceptions defines the classes as globals that are made when first used.
+// Without a setter, and not configurable, scripts cannot replace them.
+func newExceptions(r *run) *exceptions {
+	x := &exceptions{r: r}
+	for _, name := range []ExceptionKind{AuthRefresh, AuthSession, RetryLater} {
+		var class goja.Value
+		_ = r.vm.GlobalObject().DefineAccessorProperty(string(name), r.vm.ToValue(func(goja.FunctionCall) goja.Value {
+			if class == nil {
+				class = x.class(name)
+			}
+			return class
+		}), nil, goja.FLAG_FALSE, goja.FLAG_FALSE)
+	}
+	return x
+}
+
+func (x *exceptions) class(name ExceptionKind) goja.Value {
+	vm := x.r.vm
+	if x.build == nil {
+		x.made, x.protos = map[*goja.Object]*exceptionKind{}, map[*goja.Object]ExceptionKind{}
+		fn, err := vm.RunProgram(exceptionSource)
+		if err != nil {
+			panic(err)
+		}
+		x.build, _ = goja.AssertFunction(fn)
+	}
+	brand := vm.ToValue(func(c goja.FunctionCall) goja.Value {
+		o, ok := c.Argument(0).(*goja.Object)
+		if !ok {
+			return goja.Undefined()
+		}
+		k := &exceptionKind{name: name}
+		if name == RetryLater {
+			if s := c.Argument(1).ToFloat(); !math.IsNaN(s) && s > 0 {
+				k.seconds = math.Min(s, 30*24*3600)
+			}
+		}
+		x.made[o] = k
+		return goja.Undefined()
+	})
+	class, err := x.build(goja.Undefined(), brand, vm.ToValue(string(name)))
+	if err != nil {
+		panic(err)
+	}
+	if proto, ok := class.ToObject(vm).Get("prototype").(*goja.Object); ok {
+		x.protos[proto] = name
+	}
+	return class
+}
+
+// kindOf recognises a thrown value, or returns nil.
+func (x *exceptions) kindOf(v goja.Value) *exceptionKind {
+	o, ok := v.(*goja.Object)
+	if !ok || x.build == nil {
+		return nil
+	}
+	k := x.made[o]
+	for p, depth := o, 0; k == nil && p != nil && depth < 100; p, depth = p.Prototype(), depth+1 {
+		if name, ok := x.protos[p]; ok && p != o {
+			k = &exceptionKind{name: name}
+		}
+	}
+	if k == nil {
+		return nil
+	}
+	if m := o.Get("message"); m != nil && !goja.IsUndefined(m) {
+		k.text = m.String()
+	}
+	return k
+}

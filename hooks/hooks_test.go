@@ -1,0 +1,306 @@
+package hooks
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/dop251/goja"
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/tools/txtar"
+)
+
+func TestMain(m *testing.M) {
+	HostMain()
+	os.Exit(m.Run())
+}
+
+func newEngine(t testing.TB, cfg Config) *Engine {
+	t.Helper()
+	e, err := New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { e.Close() })
+	return e
+}
+
+// A conformance case is a txtar file: connector.js, method.js, step.js (each
+// optional), event (name, globals, which of them are writable or headers) and
+// want (what came of it, as JSON).
+type conformanceEvent struct {
+	Event   string                     `json:"event"`
+	Globals map[string]json.RawMessage `json:"globals"`
+	Write   []string                   `json:"write"`
+	Headers []string                   `json:"headers"`
+}
+
+type conformanceWant struct {
+	Ran     bool                       `json:"ran"`
+	Result  json.RawMessage            `json:"result,omitempty"`
+	Changed map[string]json.RawMessage `json:"changed,omitempty"`
+	Logs    []string                   `json:"logs,omitempty"`
+	Error   string                     `json:"error,omitempty"` // kind: text
+	At      string                     `json:"at,omitempty"`
+	Level   Level                      `json:"level,omitempty"`
+}
+
+func TestConformance(t *testing.T) {
+	e := newEngine(t, Config{})
+	files, err := filepath.Glob("testdata/conformance/*.txtar")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no conformance cases: %v", err)
+	}
+	for _, file := range files {
+		t.Run(strings.TrimSuffix(filepath.Base(file), ".txtar"), func(t *testing.T) {
+			ar, err := txtar.ParseFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var in conformanceEvent
+			var want conformanceWant
+			ev := &Event{}
+			for _, f := range ar.Files {
+				var err error
+				switch f.Name {
+				case "event":
+					err = json.Unmarshal(f.Data, &in)
+				case "want":
+					err = json.Unmarshal(f.Data, &want)
+				default:
+					level := Level(strings.TrimSuffix(f.Name, ".js"))
+					ev.Scripts = append(ev.Scripts, Script{Level: level, File: f.Name, Source: string(f.Data)})
+				}
+				if err != nil {
+					t.Fatalf("%s: %v", f.Name, err)
+				}
+			}
+			ev.Name = in.Event
+			for name, raw := range in.Globals {
+				g := Global{Name: name, JSON: raw}
+				for _, w := range in.Write {
+					g.Write = g.Write || w == name
+				}
+				for _, h := range in.Headers {
+					g.Headers = g.Headers || h == name
+				}
+				ev.Globals = append(ev.Globals, g)
+			}
+			out, err := e.Run(context.Background(), ev)
+			got := conformanceWant{}
+			if out != nil {
+				got = conformanceWant{Ran: out.Ran, Result: out.Result, Changed: out.Changed, Logs: out.Logs}
+			}
+			var se *ScriptError
+			var ex *Exception
+			var le *LimitError
+			switch {
+			case errors.As(err, &ex):
+				got.Error, got.At, got.Level = string(ex.Kind)+": "+ex.Text, ex.At, ex.Level
+			case errors.As(err, &se):
+				got.Error, got.At, got.Level = fmt.Sprintf("script engine=%v: %s", se.Engine, se.Message), se.At, se.Level
+			case errors.As(err, &le):
+				got.Error = "limit: " + le.Message
+			case err != nil:
+				t.Fatal(err)
+			}
+			if len(got.Changed) == 0 {
+				got.Changed = nil
+			}
+			opt := cmp.Comparer(func(a, b json.RawMessage) bool {
+				var x, y bytes.Buffer
+				if json.Compact(&x, a) != nil || json.Compact(&y, b) != nil {
+					return bytes.Equal(a, b)
+				}
+				return bytes.Equal(x.Bytes(), y.Bytes())
+			})
+			if diff := cmp.Diff(want, got, opt); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func source(level Level, js string) []Script {
+	return []Script{{Level: level, File: string(level) + ".js", Source: js}}
+}
+
+// Each hostile script fails by itself, within its limits; the next event works.
+func TestRun_hostileScriptFailsAloneWithKindLimit(t *testing.T) {
+	if testing.Short() {
+		t.Skip("runs into its time limits")
+	}
+	e := newEngine(t, Config{Timeout: 700 * time.Millisecond, Memory: 256 << 20})
+	for name, js := range map[string]string{
+		"loop":           `while(true){}`,
+		"finally loop":   `try{while(true){}}finally{while(true){}}`,
+		"recursion":      `function f(){return f()+1}; f()`,
+		"native rec":     `function f(){return [1].map(f)}; f()`,
+		"backreference":  `/(a+)+\1$/.test("a".repeat(40)+"!"); while(true){}`,
+		"repeat":         `var a=[]; for(;;){a.push("x".repeat(1e6))}`,
+		"huge repeat":    `"x".repeat(2**53-1).length`,
+		"join":           `new Array(2**32-1).join("x").length`,
+		"doubling":       `var s="x"; while(true){s+=s}`,
+		"array buffer":   `new ArrayBuffer(2**33).byteLength`,
+		"sparse indexOf": `var a=[];a.length=4294967295;a.indexOf(1)`,
+		"json deep":      `var s="[".repeat(1e6)+"]".repeat(1e6);JSON.parse(s);1`,
+		"eval deep":      `eval("(".repeat(1e6)+"1"+")".repeat(1e6))`,
+		"bigint":         `(2n**(2n**31n)).toString().length`,
+		"throw loop":     `throw {toString(){while(1){}}, get message(){while(1){}}}`,
+		"return proxy":   `return new Proxy({a:1},{get(){while(true){}},ownKeys(){while(true){}}})`,
+		"promise loop":   `return (async()=>{while(true){await null}})()`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := e.Run(context.Background(), &Event{Name: "before_action", Scripts: source(LevelMethod, "function before_action(){"+js+"}")})
+			var le *LimitError
+			if !errors.As(err, &le) {
+				t.Errorf("got %v, want a LimitError", err)
+			}
+			out, err := e.Run(context.Background(), &Event{Name: "before_action", Scripts: source(LevelMethod, "function before_action(){return 7}")})
+			if err != nil || string(out.Result) != "7" {
+				t.Errorf("the next event: %v, %v", out, err)
+			}
+		})
+	}
+}
+
+type doerFunc func(context.Context, HTTPRequest) (*HTTPResponse, error)
+
+func (f doerFunc) DoHook(ctx context.Context, r HTTPRequest) (*HTTPResponse, error) { return f(ctx, r) }
+
+func TestRun_httpRequestGoesThroughTheDoer(t *testing.T) {
+	e := newEngine(t, Config{Hosts: 1, MaxRequests: 2})
+	var seen []HTTPRequest
+	doer := doerFunc(func(ctx context.Context, r HTTPRequest) (*HTTPResponse, error) {
+		seen = append(seen, r)
+		if r.URL == "http://down/" {
+			return nil, errors.New("connection refused")
+		}
+		// While one event waits here another one runs, on a single slot.
+		if _, err := e.Run(ctx, &Event{Name: "before_action", Scripts: source(LevelMethod, "function before_action(){}")}); err != nil {
+			return nil, err
+		}
+		return &HTTPResponse{StatusCode: 404, Headers: json.RawMessage(`{"X-A":"1"}`), Content: "no", Request: json.RawMessage(`{}`)}, nil
+	})
+	out, err := e.Run(context.Background(), &Event{Name: "after_action", Doer: doer, Scripts: source(LevelConnector, `
+function after_action() {
+  var r = http_request({method: 'post', url: 'http://x/', headers: {A: 'b'}, data: {k: 1}, parameters: {q: 1}});
+  var text = '';
+  try { http_request({url: 'http://down/'}) } catch (e) { text = (e instanceof Error) + e.message }
+  return [r.status_code, r.headers['x-a'], r.content, text];
+}`)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := string(out.Result), `[404,"1","no","trueconnection refused"]`; got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+	want := []HTTPRequest{
+		{Method: "POST", URL: "http://x/", Headers: map[string]string{"A": "b"}, Data: `{"k":1}`, HasData: true, Parameters: map[string]any{"q": 1.0}},
+		{Method: "GET", URL: "http://down/"},
+	}
+	if diff := cmp.Diff(want, seen); diff != "" {
+		t.Errorf("requests (-want +got):\n%s", diff)
+	}
+	_, err = e.Run(context.Background(), &Event{Name: "after_action", Doer: doer, Scripts: source(LevelConnector, `function after_action() { for (;;) { try { http_request({url: 'http://down/'}) } catch (e) {} } }`)})
+	var le *LimitError
+	if !errors.As(err, &le) {
+		t.Errorf("endless requests: got %v, want a LimitError", err)
+	}
+}
+
+func TestRun_cancelledContextIsNoLimit(t *testing.T) {
+	e := newEngine(t, Config{})
+	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
+	defer cancel()
+	_, err := e.Run(ctx, &Event{Name: "before_action", Scripts: source(LevelMethod, "function before_action(){while(true){}}")})
+	if !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("got %v, want the context's error", err)
+	}
+}
+
+func TestRun_nothingOutlivesAnEvent(t *testing.T) {
+	e := newEngine(t, Config{Hosts: 1})
+	for name, attack := range map[string]string{
+		"global":            `leak = 1`,
+		"Object.prototype":  `Object.prototype.leak = 1`,
+		"Array.prototype":   `Array.prototype.map = function(){return 'leak'}`,
+		"JSON":              `JSON.parse = function(){return 'leak'}; JSON = {stringify: function(){return '"leak"'}}`,
+		"frozen global":     `Object.defineProperty(globalThis, 'leak', {value: 1, writable: false, configurable: false})`,
+		"symbol":            `globalThis[Symbol.for('leak')] = 1`,
+		"Math":              `Math.leak = 1`,
+		"preventExtensions": `Object.preventExtensions(globalThis)`,
+		"iterator":          `Object.getPrototypeOf([][Symbol.iterator]()).next = function(){return {done:true}}`,
+		"microtask":         `Promise.resolve().then(function(){ leak = 1 })`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			if _, err := e.Run(context.Background(), &Event{Name: "before_action", Scripts: source(LevelMethod, "function before_action(){"+attack+"}")}); err != nil {
+				t.Fatal(err)
+			}
+			out, err := e.Run(context.Background(), &Event{Name: "before_action", Scripts: source(LevelMethod, `
+let once = 1;
+function before_action() {
+  fresh = 1;
+  return [typeof leak, ({}).leak, [1].map(function(x){return x + 1})[0], JSON.stringify(JSON.parse('[1]')), Math.leak, globalThis[Symbol.for('leak')], [...[1, 2]].length];
+}`)})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got, want := string(out.Result), `["undefined",null,2,"[1]",null,null,2]`; got != want {
+				t.Errorf("got %s, want %s", got, want)
+			}
+		})
+	}
+}
+
+func TestPrescan_depthAndSize(t *testing.T) {
+	for name, c := range map[string]struct {
+		source string
+		bad    bool
+	}{
+		"plain":            {"function a(){}", false},
+		"brackets in text": {`var a = "` + strings.Repeat("(", 500) + `"`, false},
+		"comment":          {"/* " + strings.Repeat("(", 500) + " */", false},
+		"deep":             {strings.Repeat("(", 300), true},
+		"long":             {strings.Repeat(" ", MaxSource+1), true},
+	} {
+		if _, text := prescan(c.source); (text != "") != c.bad {
+			t.Errorf("%s: %q", name, text)
+		}
+	}
+}
+
+func BenchmarkEvent(b *testing.B) {
+	e := newEngine(b, Config{})
+	body := json.RawMessage(`{"items":["` + strings.Repeat("x", 1000) + `"],"error":null}`)
+	const js = `function after_action() { if (method_response != null && method_response.error === 'invalid_grant') { throw new AuthRefreshException(); } return true; }`
+	b.Run("host", func(b *testing.B) {
+		for b.Loop() {
+			if _, err := e.Run(context.Background(), &Event{Name: "after_action", Scripts: source(LevelConnector, js), Globals: []Global{{Name: "method_response", JSON: body, Write: true}}}); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+	b.Run("engine alone", func(b *testing.B) {
+		p := goja.MustCompile("", js, false)
+		for b.Loop() {
+			vm := goja.New()
+			v, _ := parseJSON(vm, body)
+			_ = vm.Set("method_response", v)
+			if _, err := vm.RunProgram(p); err != nil {
+				b.Fatal(err)
+			}
+			fn, _ := goja.AssertFunction(vm.Get("after_action"))
+			if _, err := fn(goja.Undefined()); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+}
