@@ -1,6 +1,7 @@
 package connectors
 
 import (
+	"context"
 	"encoding/json"
 	"time"
 
@@ -90,6 +91,8 @@ type CallError struct {
 	ActionData json.RawMessage
 	Ran        bool // a script ran or a request was sent
 	Logs       []string
+
+	script *hooks.ScriptError // whose error it is, for a login's verdict
 }
 
 func (e *CallError) Error() string { return e.Message }
@@ -113,6 +116,6 @@ type CallerConfig struct {
 
 // AuthStyles keeps the client authentication style that worked for a connector.
 type AuthStyles interface {
-	AuthStyle(connector string) (style string, err error)
-	SetAuthStyle(connector, style string) error
+	AuthStyle(ctx context.Context, connector string) (style string, err error)
+	SetAuthStyle(ctx context.Context, connector, style string) error
 }

@@ -25,6 +25,8 @@ type Definition struct {
 	Methods      map[string]*Method
 	MethodNames  []string // in file order
 	SessionNames []string // names of parameters with property: session
+
+	line, column int // where its name stands
 }
 
 // DataType of a request or response body.

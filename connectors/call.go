@@ -1,0 +1,397 @@
+package connectors
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/stepworker/stepworker/credentials"
+	"github.com/stepworker/stepworker/hooks"
+)
+
+// Caller calls methods. It is safe for concurrent use.
+type Caller struct {
+	cfg    CallerConfig
+	client *http.Client
+	policy *policy
+
+	mu        sync.Mutex
+	redactors map[string]*redactors // by credential id
+	styles    map[string]string     // auth styles known to work, by connector
+}
+
+type redactors struct {
+	connector     string
+	version       int64
+	text, content *credentials.Redactor
+}
+
+// NewCaller returns a caller. An AllowNetworks that does not parse is an error.
+func NewCaller(cfg CallerConfig) (*Caller, error) {
+	if cfg.MaxResponse == 0 {
+		cfg.MaxResponse = 10 << 20
+	}
+	if cfg.CallTimeout == 0 {
+		cfg.CallTimeout = 60 * time.Second
+	}
+	p, err := newPolicy(&cfg)
+	if err != nil {
+		return nil, err
+	}
+	return &Caller{
+		cfg: cfg, policy: p, redactors: map[string]*redactors{}, styles: map[string]string{},
+		client: &http.Client{Transport: p.transport(), CheckRedirect: checkRedirect},
+	}, nil
+}
+
+// Close drops idle connections.
+func (c *Caller) Close() { c.client.CloseIdleConnections() }
+
+// CanRefresh says what can be renewed: a token, a session.
+func (c *Caller) CanRefresh(d *Definition, _ *credentials.Credential) (oauth2, session bool) {
+	return d.Auth.Type == "oauth2", d.LoginMethod != ""
+}
+
+// exchange is one call under way.
+type exchange struct {
+	c    *Caller
+	call *Call
+	d    *Definition
+	m    *Method
+	cred *credentials.Credential
+
+	params map[string]any  // resolved values by parameter name
+	step   map[string]bool // of these, supplied by the step
+
+	endpoint   string          // template, hooks may change it
+	headers    json.RawMessage // method_request_headers
+	query      json.RawMessage
+	body       json.RawMessage // nil: none
+	merge      json.RawMessage // method_request_mergefields
+	actionData json.RawMessage
+	session    json.RawMessage // session_properties
+	scriptPar  json.RawMessage
+
+	home        string // scheme://host that connector and credential alone name
+	target      string // scheme://host of the endpoint as filled
+	status      int
+	reason      string
+	resHead     http.Header
+	resBody     []byte
+	content     json.RawMessage // method_response
+	binary      bool
+	ran         bool
+	tooLarge    bool
+	faultSent   bool
+	methodError json.RawMessage
+	logs        []string
+	cancel      context.CancelFunc
+}
+
+// Call makes one call of a method.
+func (c *Caller) Call(ctx context.Context, call *Call) (*Answer, error) {
+	x := &exchange{c: c, call: call, d: call.Definition, m: call.Method, cred: call.Credential}
+	answer, err := x.run(ctx)
+	if err != nil {
+		return nil, x.finish(ctx, err)
+	}
+	answer.Ran, answer.Logs = x.ran, x.maskLogs()
+	answer.Content = x.redactors().content.JSON(answer.Content)
+	answer.Fields = x.redactors().content.JSON(answer.Fields)
+	return answer, nil
+}
+
+func (x *exchange) run(ctx context.Context) (*Answer, error) {
+	if err := x.resolve(); err != nil {
+		return nil, err
+	}
+	if err := x.prepare(); err != nil {
+		return nil, err
+	}
+	if err := x.hook(ctx, "before_action"); err != nil {
+		return nil, err
+	}
+	req, err := x.request(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer x.cancel()
+	answer := &Answer{}
+	if fault := x.send(req); fault != nil || x.status < 200 || x.status > 299 {
+		done, err := x.failed(ctx, fault, answer)
+		if err != nil || done {
+			return answer, err
+		}
+	} else if err := x.hook(ctx, "after_action"); err != nil {
+		return nil, err
+	}
+	if err := x.hook(ctx, "after_action_paging"); err != nil {
+		return nil, err
+	}
+	if err := x.condition(ctx, answer); err != nil {
+		return nil, err
+	}
+	return answer, x.collect(answer)
+}
+
+// failed runs after_error and decides what the error becomes: a success (the
+// call goes on), a warning (done), or an error.
+func (x *exchange) failed(ctx context.Context, f *fault, answer *Answer) (done bool, err error) {
+	if f != nil && f.refused != nil {
+		return false, &CallError{Kind: "input", Message: f.text}
+	}
+	me, err := x.afterError(ctx, f)
+	if err != nil {
+		return false, err
+	}
+	switch {
+	case me.IsSuccess || !me.IsError && !me.IsWarning:
+		x.content, x.binary = parseText(me.Content, x.m.ResponseDT), false
+		answer.StatusCode = x.status
+		if err := x.condition(ctx, answer); err != nil {
+			return false, err
+		}
+		return true, x.collect(answer)
+	case me.IsWarning:
+		answer.StatusCode, answer.Warning = x.status, fmt.Sprintf("the API answered %s, which the connector takes as a warning", x.statusText())
+		if f != nil {
+			answer.Warning = f.text
+		}
+		answer.Warning = x.redactors().text.String(answer.Warning)
+		return true, nil
+	}
+	if slices.Contains(x.d.Auth.RefreshOn, x.status) {
+		kind := hooks.AuthSession
+		if x.d.Auth.Type == "oauth2" {
+			kind = hooks.AuthRefresh
+		}
+		return false, x.authError(&hooks.Exception{Kind: kind, Level: hooks.LevelConnector, Text: fmt.Sprintf("the API answered %s", x.statusText())})
+	}
+	return false, x.apiError(f)
+}
+
+// apiError is an unresolved error of the API or the network.
+func (x *exchange) apiError(f *fault) *CallError {
+	repeat := x.m.Retry == "always" || x.m.Retry == "safe" && slices.Contains([]string{"GET", "HEAD", "OPTIONS", "PUT", "DELETE"}, x.m.Verb)
+	if f != nil {
+		x.faultSent = f.sent
+		return &CallError{Kind: "network", Message: f.text, Repeat: repeat || !f.sent}
+	}
+	e := &CallError{Kind: "http", StatusCode: x.status, Message: fmt.Sprintf("the API answered %s", x.statusText()), Detail: clip(string(x.resBody), 2000)}
+	wait := retryAfter(x.resHead)
+	switch {
+	case x.status == http.StatusTooManyRequests, x.status == http.StatusServiceUnavailable && wait > 0:
+		e.Kind, e.Defer, e.RetryAfter = "rate", true, wait
+	case x.status == http.StatusRequestTimeout, x.status >= 500:
+		e.Repeat, e.RetryAfter = repeat, wait
+	}
+	return e
+}
+
+func (x *exchange) statusText() string {
+	if x.reason == "" {
+		return fmt.Sprint(x.status)
+	}
+	return fmt.Sprintf("%d %s", x.status, x.reason)
+}
+
+// hook runs one event at all levels and takes over what it changed.
+func (x *exchange) hook(ctx context.Context, event string) error {
+	_, err := x.event(ctx, event)
+	return err
+}
+
+func (x *exchange) event(ctx context.Context, event string) (*hooks.Outcome, error) {
+	scripts := x.scripts()
+	handled := false
+	for i := range scripts {
+		handled = handled || strings.Contains(scripts[i].Source, event)
+	}
+	if !handled {
+		return nil, nil
+	}
+	x.ran = true
+	out, err := x.c.cfg.Engine.Run(ctx, &hooks.Event{
+		Name: event, Scripts: scripts, Globals: x.globals(event), Doer: &scriptDoer{x}, Urgent: x.call.Urgent,
+	})
+	if out != nil {
+		x.logs = append(x.logs, out.Logs...)
+		x.take(out)
+	}
+	var exc *hooks.Exception
+	var script *hooks.ScriptError
+	var limit *hooks.LimitError
+	switch {
+	case err == nil:
+		return out, nil
+	case errors.As(err, &exc):
+		return out, x.exception(exc)
+	case errors.As(err, &script):
+		return out, &CallError{Kind: "script", Message: script.Message, At: script.At, StatusCode: x.status, script: script}
+	case errors.As(err, &limit):
+		return out, &CallError{Kind: "limit", Message: limit.Message, StatusCode: x.status}
+	}
+	return out, err
+}
+
+func (x *exchange) scripts() []hooks.Script {
+	all := make([]hooks.Script, 0, 3)
+	if s := x.d.Script; s != nil {
+		all = append(all, *s)
+	}
+	if s := x.m.Script; s != nil {
+		all = append(all, *s)
+	}
+	if x.call.Script != "" {
+		all = append(all, hooks.Script{Level: hooks.LevelStep, File: "step", Source: x.call.Script})
+	}
+	return all
+}
+
+// take lays what an event changed over the call's own data.
+func (x *exchange) take(out *hooks.Outcome) {
+	x.endpoint = textOf(out.Value("method_endpoint", quote(x.endpoint)))
+	x.headers = out.Value("method_request_headers", x.headers)
+	x.query = out.Value("method_request_parameters", x.query)
+	x.body = out.Value("method_request", x.body)
+	x.merge = out.Value("method_request_mergefields", x.merge)
+	x.actionData = out.Value("action_data", x.actionData)
+	x.session = out.Value("session_properties", x.session)
+	if v, ok := out.Changed["method_response"]; ok {
+		x.content, x.binary = parseLeft(v, x.m.ResponseDT), false
+	}
+}
+
+// exception is one of the three classes leaving a handler.
+func (x *exchange) exception(e *hooks.Exception) error {
+	if e.Level == hooks.LevelStep {
+		return &CallError{Kind: "script", At: e.At, StatusCode: x.status,
+			Message: fmt.Sprintf("%s is for connector scripts: it was thrown by %s of the step's script", e.Kind, e.Event)}
+	}
+	if e.Kind == hooks.RetryLater {
+		text := "the connector's script asks to wait"
+		if e.Text != "" {
+			text = e.Text
+		}
+		return &CallError{Kind: "rate", Message: text, At: e.At, Defer: true, RetryAfter: max(e.After, time.Second), StatusCode: x.status}
+	}
+	return x.authError(e)
+}
+
+func (x *exchange) authError(e *hooks.Exception) *AuthError {
+	a := &AuthError{Kind: credentials.OAuth2, Version: x.cred.Version, At: e.At, Status: x.status, Detail: clip(string(x.resBody), 2000), Text: e.Text}
+	if e.Kind == hooks.AuthSession {
+		a.Kind = credentials.Session
+		a.Session = x.changedSession()
+	}
+	if a.Text == "" {
+		a.Text = fmt.Sprintf("%s threw %s", e.Event, e.Kind)
+	}
+	oauth2, session := x.c.CanRefresh(x.d, x.cred)
+	switch {
+	case a.Kind == credentials.OAuth2 && !oauth2:
+		a.NoRenewal, a.Missing = true, "auth.type: oauth2"
+	case a.Kind == credentials.Session && !session && len(a.Session) == 0:
+		a.NoRenewal, a.Missing = true, "post_install.property_lookup_method"
+	}
+	return a
+}
+
+// condition runs action_condition; its presence gives the method two exits.
+func (x *exchange) condition(ctx context.Context, answer *Answer) error {
+	out, err := x.event(ctx, "action_condition")
+	if err != nil || out == nil || !out.Ran {
+		return err
+	}
+	exit := string(out.Result) == "true"
+	answer.Exit = &exit
+	return nil
+}
+
+// finish gives an error what every error needs: what outlives the attempt, and
+// a text without secrets.
+func (x *exchange) finish(ctx context.Context, err error) error {
+	var auth *AuthError
+	var ce *CallError
+	var exp *expandError
+	r := x.redactors().text
+	switch {
+	case errors.As(err, &auth):
+		auth.ActionData, auth.Ran, auth.Logs = x.actionData, x.ran, x.maskLogs()
+		auth.Text, auth.Detail = r.String(auth.Text), r.String(auth.Detail)
+		return auth
+	case errors.As(err, &exp):
+		err = &CallError{Kind: "input", Message: exp.text}
+	}
+	if errors.As(err, &ce) {
+		ce.ActionData, ce.Ran, ce.Logs = x.actionData, x.ran, x.maskLogs()
+		ce.Message, ce.Detail = r.String(ce.Message), r.String(ce.Detail)
+		return ce
+	}
+	return err
+}
+
+func (x *exchange) maskLogs() []string {
+	for i, l := range x.logs {
+		x.logs[i] = x.redactors().text.String(l)
+	}
+	return x.logs
+}
+
+// redactors of this credential's version, made once.
+func (x *exchange) redactors() *redactors { return x.c.redactorsOf(x.d, x.cred) }
+
+func (c *Caller) redactorsOf(d *Definition, cred *credentials.Credential) *redactors {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if r := c.redactors[cred.ID]; r != nil && r.version == cred.Version && r.connector == d.Name {
+		return r
+	}
+	secrets := cred.SecretValues()
+	add := func(q Parameter) {
+		if !q.Sensitive {
+			return
+		}
+		if v, ok := c.property(d, cred, q.Property, q.Name); ok {
+			if s, ok := scalar(v); ok {
+				secrets = append(secrets, s)
+			}
+		}
+		if s, ok := scalar(q.Value); ok && q.HasValue {
+			secrets = append(secrets, s)
+		}
+	}
+	for _, q := range d.Parameters {
+		add(q)
+	}
+	for _, m := range d.Methods {
+		for _, q := range m.Parameters {
+			add(q)
+		}
+	}
+	if p := c.cfg.Partner[d.Name]; p.ClientSecret != "" {
+		secrets = append(secrets, p.ClientSecret)
+	}
+	if cred.Secrets.HasBasic {
+		secrets = append(secrets, cred.Secrets.Username+":"+cred.Secrets.Password.Reveal())
+	}
+	r := &redactors{connector: d.Name, version: cred.Version, text: credentials.NewRedactor(secrets, 6), content: credentials.NewRedactor(secrets, 16)}
+	if len(c.redactors) > 10_000 {
+		clear(c.redactors)
+	}
+	c.redactors[cred.ID] = r
+	return r
+}
+
+func clip(s string, n int) string {
+	if len(s) <= n {
+		return s
+	}
+	return strings.ToValidUTF8(s[:n], "") + "…"
+}

@@ -1,0 +1,818 @@
+package connectors_test
+
+import (
+	"compress/gzip"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/stepworker/stepworker/connectors"
+	"github.com/stepworker/stepworker/credentials"
+)
+
+const oneMethod = `
+connector: acme
+base_url: BASE
+methods:
+  - method: get
+    endpoint: /things
+`
+
+func TestCall_sendsNothingUnasked(t *testing.T) {
+	a := newAPI(t, `
+connector: acme
+base_url: BASE/api/
+methods:
+  - method: add
+    verb: POST
+    endpoint: /things
+    body: {name: "<b> & co", n: 1}
+`, nil)
+	a.must("add")
+	got := a.only()
+	delete(got.Header, "Accept-Encoding") // the transport's own, undone by it
+	want := request{Method: "POST", URI: "/api/things", Host: strings.TrimPrefix(a.URL, "http://"), Body: `{"name":"<b> & co","n":1}`, Header: http.Header{
+		"Accept": {"application/json"}, "Content-Type": {"application/json"}, "Content-Length": {"25"}, "User-Agent": got.Header["User-Agent"],
+	}}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Error(d)
+	}
+	contains(t, "User-Agent", got.Header.Get("User-Agent"), "stepworker")
+}
+
+// The four ways in which the founding document's samples say that a
+// credential is dead.
+func TestCall_deadCredential(t *testing.T) {
+	file := func(auth, script string) string {
+		return `
+connector: acme
+base_url: BASE
+auth: ` + auth + `
+post_install: {property_lookup_method: login}
+parameters:
+  - {name: session_id, target: http_header, as: X-Session, property: session}
+script: |
+  ` + strings.ReplaceAll(script, "\n", "\n  ") + `
+methods:
+  - method: login
+    verb: POST
+    endpoint: /login
+    response: {fields: [{field: id, system: session_id}]}
+  - method: get
+    endpoint: /things
+`
+	}
+	oauth2 := "{type: oauth2, token_url: BASE/token}"
+	cases := map[string]struct {
+		auth, script, body string
+		status             int
+		kind               credentials.Kind
+	}{
+		"200 with invalid_grant in the body": {oauth2, `function after_action() {
+  if (method_response != null && method_response.error != null && typeof method_response.error !== 'undefined' && method_response.error === 'invalid_grant') {
+    throw new AuthRefreshException();
+  }
+  return true;
+}`, `{"error":"invalid_grant"}`, 200, credentials.OAuth2},
+		"403 and method_error.error": {oauth2, `function after_error() {
+  if (method_error != null && method_error.error != null && method_error.statusCode.toString() === '403') {
+    throw new AuthRefreshException();
+  }
+  return true;
+}`, `{"message":"no"}`, 403, credentials.OAuth2},
+		"200 with an error code in the body": {"{type: none}", `function after_action() {
+  if (method_response != null && method_response.error_code != null && typeof method_response.error_code !== 'undefined' && method_response.error_code === 'You are not logged on.') {
+    throw new AuthSessionException();
+  }
+  return true;
+}`, `{"error_code":"You are not logged on."}`, 200, credentials.Session},
+		"403 and statusCode": {"{type: none}", `function after_error() {
+  if (method_error != null && method_error.statusCode != null && method_error.statusCode.toString() === '403') {
+    throw new AuthSessionException();
+  }
+  return true;
+}`, ``, 403, credentials.Session},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			a := newAPI(t, file(c.auth, c.script), answering(c.status, c.body))
+			withToken(a.Cred, "the-access-token", "the-refresh-token")
+			a.Cred.Secrets.Session = map[string]string{"session_id": "s1"}
+			e := a.refused("get")
+			if e.Kind != c.kind || e.Version != 7 || e.Status != c.status || e.NoRenewal || e.Unsent || !e.Ran {
+				t.Errorf("got %+v", e)
+			}
+			contains(t, "at", e.At, "acme.yaml:")
+		})
+	}
+}
+
+func TestCall_authExceptionFromTheStepsScriptFailsTheExecution(t *testing.T) {
+	for _, class := range []string{"AuthRefreshException", "AuthSessionException"} {
+		a := newAPI(t, oneMethod, nil)
+		e := a.fails("get", withScript("function after_action() {\n  throw new "+class+"(); }"))
+		if e.Kind != "script" || e.Repeat {
+			t.Errorf("got %+v", e)
+		}
+		contains(t, "message", e.Message, "connector scripts")
+		if e.At != "step:2:9" && e.At != "step:2:3" {
+			t.Errorf("at is %q", e.At)
+		}
+	}
+}
+
+func TestCall_theOtherExceptionCannotRenewAnything(t *testing.T) {
+	cases := map[string]struct{ auth, class, missing string }{
+		"no oauth2": {"none", "AuthRefreshException", "auth.type: oauth2"},
+		"no login":  {"none", "AuthSessionException", "post_install.property_lookup_method"},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			a := newAPI(t, oneMethod+"    script: |\n      function after_action() { throw new "+c.class+"(); }\n", nil)
+			e := a.refused("get")
+			if !e.NoRenewal || e.Missing != c.missing {
+				t.Errorf("got %+v", e)
+			}
+		})
+	}
+}
+
+func TestCall_refreshOn(t *testing.T) {
+	file := func(auth, script string) string {
+		return `
+connector: acme
+base_url: BASE
+auth: {` + auth + `, refresh_on: [401]}
+post_install: {property_lookup_method: login}
+methods:
+  - {method: login, verb: POST, endpoint: /login}
+  - method: get
+    endpoint: /things
+    script: "` + script + `"
+`
+	}
+	run := func(t *testing.T, auth, script string) *api {
+		a := newAPI(t, file(auth, script), answering(401, `{}`))
+		withToken(a.Cred, "the-access-token", "")
+		return a
+	}
+	oauth2 := "type: oauth2, token_url: BASE/token"
+	if e := run(t, oauth2, "").refused("get"); e.Kind != credentials.OAuth2 || e.Status != 401 {
+		t.Errorf("oauth2: got %+v", e)
+	}
+	if e := run(t, "type: none", "").refused("get"); e.Kind != credentials.Session {
+		t.Errorf("session: got %+v", e)
+	}
+	if got := run(t, oauth2, "function after_error() { method_error.isSuccess = true; method_error.content = '{}' }").must("get"); got.StatusCode != 401 {
+		t.Errorf("resolved: got %+v", got)
+	}
+	if e := run(t, oauth2, "function after_error() { throw 'mine' }").fails("get"); e.Kind != "script" {
+		t.Errorf("thrown: got %+v", e)
+	}
+}
+
+func TestCall_levelsOrderAndGlobals(t *testing.T) {
+	a := newAPI(t, `
+connector: acme
+base_url: BASE
+auth: {type: api_key, name: X-Key}
+parameters:
+  - {name: region, target: script, value: eu}
+  - {name: zone, target: merge_field}
+  - {name: since, target: query_string, optional: true}
+script: |
+  function before_action() { action_data.order = (action_data.order || '') + 'C'; }
+  function after_action() { action_data.order += 'c'; }
+methods:
+  - method: add
+    verb: POST
+    endpoint: /{{zone}}/things
+    body: {n: 1}
+    script: |
+      function before_action() {
+        action_data.order = (action_data.order || '') + 'M';
+        action_data.before = {
+          request: method_request, headers: method_request_headers['x-extra'], parameters: method_request_parameters,
+          merge: method_request_mergefields, endpoint: method_endpoint, name: method_name, script: script_parameters,
+          variables: cycle_variables, ids: [cycle_id, cycle_step_id, transaction_id, cyclr_account_id, external_account_id],
+          auth: method_auth_value, context: script_execution_context
+        };
+        script_parameters.region = 'us';
+        method_request.n++;
+        method_request_headers['X-Made'] = 'yes';
+        method_request_parameters.made = [1, 2];
+        method_request_mergefields.zone = 'b c';
+      }
+      function after_action() {
+        action_data.order += 'm';
+        action_data.after = {response: method_response, header: method_response_headers['x-answer'], many: method_response_headers['X-Many'],
+          status: statusCode, reason: reasonPhrase, script: script_parameters, request: method_request, merge: method_request_mergefields};
+      }
+    headers: {X-Extra: "{{zone}}"}
+`, func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("X-Answer", "a")
+		w.Header()["X-Many"] = []string{"1", "2"}
+		writeJSON(w, 201, `{"ok":true}`)
+	})
+	a.Cred.Secrets.APIKey = credentials.NewSecret("the-api-key")
+	answer := a.must("add", withParameters(`{"zone":"a","since":"2026"}`), func(c *connectors.Call) {
+		c.Cycle = connectors.Cycle{CycleID: "c", CycleStepID: "s", TransactionID: "t", Variables: properties(`{"k":"v"}`)}
+		c.Script = `function before_action() { action_data.order += 'S' }
+			function after_action() { method_response = {data: action_data} }`
+	})
+	sameJSON(t, "content", answer.Content, `{"data":{"order":"MCScm",
+		"before":{"request":{"n":1},"headers":"a","parameters":{"since":"2026"},"merge":{"zone":"a"},"endpoint":"`+a.URL+`/{{zone}}/things","name":"add",
+			"script":{"region":"eu"},"variables":{"k":"v"},"ids":["c","s","t","42","cust-42"],"auth":"the-api-key","context":"RUNNING_TRANSACTION"},
+		"after":{"response":{"ok":true},"header":"a","many":["1","2"],"status":201,"reason":"Created","script":{"region":"eu"},"request":{"n":2},"merge":{"zone":"b c"}}}}`)
+	got := a.only()
+	if got.URI != "/b%20c/things?since=2026&made=1&made=2" || got.Body != `{"n":2}` || got.Header.Get("X-Made") != "yes" || got.Header.Get("X-Key") != "the-api-key" {
+		t.Errorf("sent %+v", got)
+	}
+	if answer.StatusCode != 201 || !answer.Ran {
+		t.Errorf("got %+v", answer)
+	}
+}
+
+func TestCall_everyAttemptStartsFromThePristineInput(t *testing.T) {
+	a := newAPI(t, `
+connector: acme
+base_url: BASE
+methods:
+  - method: add
+    verb: POST
+    endpoint: /things
+    body: {list: [1]}
+    script: function before_action() { method_request = [method_request]; method_request_headers.X = 'y' }
+`, nil)
+	for range 2 {
+		a.must("add")
+		if got := a.only(); got.Body != `[{"list":[1]}]` {
+			t.Errorf("sent %s", got.Body)
+		}
+	}
+	body := json.RawMessage(`{"mine":1}`)
+	for range 2 {
+		a.must("add", func(c *connectors.Call) { c.Body = body })
+		if got := a.only(); got.Body != `[{"mine":1}]` {
+			t.Errorf("sent %s", got.Body)
+		}
+	}
+}
+
+func TestCall_afterError(t *testing.T) {
+	type outcome struct {
+		Status           int
+		Content, Warning string
+		Kind             string
+		Exit             string
+	}
+	cases := map[string]struct {
+		script string
+		want   outcome
+	}{
+		"untouched":          {`function after_error() {}`, outcome{Kind: "http"}},
+		"success":            {`function after_error() { method_error.isSuccess = true; method_error.content = '{"a":1}' }`, outcome{Status: 409, Content: `{"a":1}`}},
+		"success keeps body": {`function after_error() { method_error.isSuccess = true }`, outcome{Status: 409, Content: `{"code":"dup"}`}},
+		"not an error":       {`function after_error() { method_error.isError = false }`, outcome{Status: 409, Content: `{"code":"dup"}`}},
+		"warning":            {`function after_error() { method_error.isError = false; method_error.isWarning = true }`, outcome{Status: 409, Warning: "409"}},
+		"warning alone":      {`function after_error() { method_error.isWarning = true }`, outcome{Status: 409, Warning: "409"}},
+		"success wins":       {`function after_error() { method_error.isWarning = true; method_error.isSuccess = true; method_error.content = '{}' }`, outcome{Status: 409, Content: `{}`}},
+		"skips after_action": {`function after_action() { throw 'no' } function after_error() { method_error.isSuccess = true }`, outcome{Status: 409, Content: `{"code":"dup"}`}},
+		"exit": {`function after_error() { method_error.isSuccess = true; method_error.content = '{"left":1}' }
+			function action_condition() { return method_response.left === 1 }`, outcome{Status: 409, Content: `{"left":1}`, Exit: "true"}},
+		"false exit": {`function after_error() { method_error.isSuccess = true } function action_condition() { return false }`,
+			outcome{Status: 409, Content: `{"code":"dup"}`, Exit: "false"}},
+		"throws":      {`function after_error() { throw 'mine' }`, outcome{Kind: "script"}},
+		"false":       {`function after_error() { return false }`, outcome{Kind: "script"}},
+		"every field": {`function after_error() { method_error.isSuccess = true; method_error.content = JSON.stringify([typeof method_error.statusCode, method_error.statusCode, method_error.reasonPhrase, method_error.content, method_error.isError, method_error.isWarning, method_error.error != null, method_error.headers['x-reason'], statusCode]) }`, outcome{Status: 409, Content: `["number",409,"Conflict","{\"code\":\"dup\"}",true,false,true,"dup",409]`}},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			a := newAPI(t, oneMethod+"    script: |\n      "+strings.ReplaceAll(c.script, "\n", "\n      ")+"\n", func(w http.ResponseWriter, _ *http.Request) {
+				w.Header().Set("X-Reason", "dup")
+				writeJSON(w, 409, `{"code":"dup"}`)
+			})
+			if c.want.Kind != "" {
+				if e := a.fails("get"); e.Kind != c.want.Kind || e.StatusCode != 409 {
+					t.Errorf("got %+v", e)
+				}
+				return
+			}
+			answer := a.must("get")
+			got := outcome{Status: answer.StatusCode, Content: string(answer.Content)}
+			if answer.Warning != "" {
+				got.Warning = "409"
+				contains(t, "warning", answer.Warning, "409")
+			}
+			if answer.Exit != nil {
+				got.Exit = fmt.Sprint(*answer.Exit)
+			}
+			if d := cmp.Diff(c.want, got); d != "" {
+				t.Error(d)
+			}
+		})
+	}
+}
+
+func TestCall_actionConditionLastLevelDecides(t *testing.T) {
+	a := newAPI(t, `
+connector: acme
+base_url: BASE
+script: function action_condition() { return false }
+methods:
+  - {method: both, endpoint: /a, script: "function action_condition() { return true }"}
+  - {method: one, endpoint: /a}
+`, nil)
+	if got := a.must("both"); got.Exit == nil || !*got.Exit {
+		t.Errorf("both: got %v", got.Exit)
+	}
+	if got := a.must("one"); got.Exit == nil || *got.Exit {
+		t.Errorf("one: got %v", got.Exit)
+	}
+	plain := newAPI(t, oneMethod, nil)
+	if got := plain.must("get"); got.Exit != nil {
+		t.Errorf("without: got %v", *got.Exit)
+	}
+}
+
+func TestCall_beforeActionFalseSendsNothing(t *testing.T) {
+	a := newAPI(t, oneMethod+"    script: function before_action() { return false }\n", nil)
+	if e := a.fails("get"); e.Kind != "script" || e.Repeat {
+		t.Errorf("got %+v", e)
+	}
+	if seen := a.requests(); len(seen) != 0 {
+		t.Errorf("the API saw %+v", seen)
+	}
+}
+
+func TestCall_actionDataOutlivesTheThrow(t *testing.T) {
+	a := newAPI(t, `
+connector: acme
+base_url: BASE
+auth: {type: oauth2, token_url: BASE/token}
+script: |
+  function before_action() { action_data.tries = (action_data.tries || 0) + 1 }
+  function after_action() { action_data.saw = statusCode; throw new AuthRefreshException() }
+methods:
+  - {method: get, endpoint: /a}
+`, nil)
+	withToken(a.Cred, "the-access-token", "")
+	first := a.refused("get")
+	sameJSON(t, "action_data", first.ActionData, `{"tries":1,"saw":200}`)
+	second := a.refused("get", func(c *connectors.Call) { c.ActionData = first.ActionData })
+	sameJSON(t, "action_data", second.ActionData, `{"tries":2,"saw":200}`)
+}
+
+func TestCall_statuses(t *testing.T) {
+	type fact struct {
+		Kind          string
+		Repeat, Defer bool
+		After         time.Duration
+	}
+	cases := map[string]struct {
+		verb, retry, after string
+		status             int
+		want               fact
+	}{
+		"404":                        {"GET", "safe", "", 404, fact{Kind: "http"}},
+		"401":                        {"GET", "safe", "", 401, fact{Kind: "http"}},
+		"408 of GET":                 {"GET", "safe", "", 408, fact{Kind: "http", Repeat: true}},
+		"500 of GET":                 {"GET", "safe", "", 500, fact{Kind: "http", Repeat: true}},
+		"500 of PUT":                 {"PUT", "safe", "", 500, fact{Kind: "http", Repeat: true}},
+		"500 of POST":                {"POST", "safe", "", 500, fact{Kind: "http"}},
+		"500 of PATCH":               {"PATCH", "safe", "", 500, fact{Kind: "http"}},
+		"500 of POST, always":        {"POST", "always", "", 500, fact{Kind: "http", Repeat: true}},
+		"500 of GET, never":          {"GET", "never", "", 500, fact{Kind: "http"}},
+		"429":                        {"POST", "never", "", 429, fact{Kind: "rate", Defer: true}},
+		"429 with Retry-After":       {"POST", "never", "17", 429, fact{Kind: "rate", Defer: true, After: 17 * time.Second}},
+		"503":                        {"GET", "safe", "", 503, fact{Kind: "http", Repeat: true}},
+		"503 with Retry-After":       {"POST", "safe", "5", 503, fact{Kind: "rate", Defer: true, After: 5 * time.Second}},
+		"503 with a date":            {"POST", "safe", "date", 503, fact{Kind: "rate", Defer: true, After: 90 * time.Second}},
+		"429 with senseless waiting": {"GET", "safe", "soon", 429, fact{Kind: "rate", Defer: true}},
+		"304":                        {"GET", "safe", "", 304, fact{Kind: "http"}},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			a := newAPI(t, fmt.Sprintf("connector: acme\nbase_url: BASE\nmethods: [{method: m, verb: %s, endpoint: /a, retry: %s}]\n", c.verb, c.retry),
+				func(w http.ResponseWriter, _ *http.Request) {
+					now := time.Date(2026, 11, 24, 10, 0, 0, 0, time.UTC)
+					switch c.after {
+					case "":
+					case "date":
+						w.Header().Set("Date", now.Format(http.TimeFormat))
+						w.Header().Set("Retry-After", now.Add(90*time.Second).Format(http.TimeFormat))
+					default:
+						w.Header().Set("Retry-After", c.after)
+					}
+					w.WriteHeader(c.status)
+				})
+			e := a.fails("m")
+			if d := cmp.Diff(c.want, fact{e.Kind, e.Repeat, e.Defer, e.RetryAfter}); d != "" || e.StatusCode != c.status {
+				t.Errorf("status %d %s", e.StatusCode, d)
+			}
+		})
+	}
+}
+
+func TestCall_afterErrorComesBeforeWaiting(t *testing.T) {
+	a := newAPI(t, oneMethod+"    script: function after_error() { method_error.isSuccess = true; method_error.content = '{}' }\n", answering(429, ``))
+	if got := a.must("get"); got.StatusCode != 429 {
+		t.Errorf("got %+v", got)
+	}
+}
+
+func TestCall_retryLaterDefers(t *testing.T) {
+	a := newAPI(t, oneMethod+"    script: function after_action() { throw new RetryLaterException(90, 'the report is not ready') }\n", nil)
+	e := a.fails("get")
+	if e.Kind != "rate" || !e.Defer || e.RetryAfter != 90*time.Second {
+		t.Errorf("got %+v", e)
+	}
+	contains(t, "message", e.Message, "the report is not ready")
+}
+
+// dropping answers nothing: the connection ends after the request was read.
+func dropping(w http.ResponseWriter, _ *http.Request) {
+	conn, _, err := w.(http.Hijacker).Hijack()
+	if err == nil {
+		_ = conn.Close()
+	}
+}
+
+func TestCall_networkFaults(t *testing.T) {
+	file := func(verb, retry, more string) string {
+		return fmt.Sprintf("connector: acme\nbase_url: BASE\nmethods: [{method: m, verb: %s, endpoint: /a, retry: %s%s}]\n", verb, retry, more)
+	}
+	refusing := func(t *testing.T) string {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		return "http://" + l.Addr().String()
+	}
+	t.Run("nothing was sent: always repeated", func(t *testing.T) {
+		a := newAPI(t, strings.ReplaceAll(file("POST", "never", ""), "BASE", refusing(t)), nil)
+		if e := a.fails("m"); e.Kind != "network" || !e.Repeat || e.StatusCode != 0 {
+			t.Errorf("got %+v", e)
+		}
+	})
+	t.Run("unknown host", func(t *testing.T) {
+		a := newAPI(t, strings.ReplaceAll(file("POST", "never", ""), "BASE", "http://no-such-host.invalid"), nil)
+		e := a.fails("m")
+		if e.Kind != "network" || !e.Repeat {
+			t.Errorf("got %+v", e)
+		}
+		contains(t, "message", e.Message, "no-such-host.invalid")
+	})
+	for name, c := range map[string]struct {
+		verb, retry string
+		repeat      bool
+	}{"GET": {"GET", "safe", true}, "DELETE": {"DELETE", "safe", true}, "POST": {"POST", "safe", false}, "POST, always": {"POST", "always", true}, "GET, never": {"GET", "never", false}} {
+		t.Run("the connection broke: "+name, func(t *testing.T) {
+			a := newAPI(t, file(c.verb, c.retry, ""), dropping)
+			if e := a.fails("m"); e.Kind != "network" || e.Repeat != c.repeat {
+				t.Errorf("got %+v", e)
+			}
+		})
+		t.Run("no answer in time: "+name, func(t *testing.T) {
+			release := make(chan struct{})
+			a := newAPI(t, file(c.verb, c.retry, ", timeout: 100ms"), func(http.ResponseWriter, *http.Request) { <-release })
+			t.Cleanup(func() { close(release) })
+			if e := a.fails("m"); e.Kind != "network" || e.Repeat != c.repeat {
+				t.Errorf("got %+v", e)
+			}
+		})
+	}
+	t.Run("POST is sent once", func(t *testing.T) {
+		a := newAPI(t, file("POST", "safe", ""), dropping)
+		a.fails("m")
+		if n := len(a.requests()); n != 1 {
+			t.Errorf("the API saw %d requests", n)
+		}
+	})
+	t.Run("after_error sees no status", func(t *testing.T) {
+		a := newAPI(t, file("GET", "safe", ", script: \"function after_error() { method_error.isSuccess = true; method_error.content = JSON.stringify([method_error.statusCode, method_error.error != null]) }\""), dropping)
+		sameJSON(t, "content", a.must("m").Content, `[null,true]`)
+	})
+}
+
+func TestCall_content(t *testing.T) {
+	cases := map[string]struct {
+		dataType, contentType, body string
+		content, encoding, kind     string
+	}{
+		"json":                      {"json", "application/json", `{"b":1,"a":[1.50,9007199254740993]}`, `{"b":1,"a":[1.50,9007199254740993]}`, "", ""},
+		"json by another name":      {"json", "application/problem+json; charset=utf-8", `{"a":1}`, `{"a":1}`, "", ""},
+		"json without content type": {"json", "", `{"a":1}`, `{"a":1}`, "", ""},
+		"json sent as text":         {"json", "text/plain", `{"a":1}`, `{"a":1}`, "", ""},
+		"byte order mark":           {"json", "application/json", "\ufeff{\"a\":1}", `{"a":1}`, "", ""},
+		"empty":                     {"json", "application/json", ``, ``, "", ""},
+		"html where json is due":    {"json", "text/html", `<html>`, "", "", "http"},
+		"broken json":               {"json", "application/json", `{"a":`, "", "", "http"},
+		"text":                      {"plain_text", "text/plain", `hello`, `"hello"`, "", ""},
+		"latin-1 text":              {"plain_text", "text/plain; charset=iso-8859-1", "Zo\xeb", `"Zoë"`, "", ""},
+		"binary":                    {"unknown", "application/octet-stream", "\x00\xff\xfe", `"AP/+"`, "base64", ""},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			a := newAPI(t, fmt.Sprintf("connector: acme\nbase_url: BASE\nmethods: [{method: m, endpoint: /a, data_type: %s}]\n", c.dataType), func(w http.ResponseWriter, _ *http.Request) {
+				w.Header()["Content-Type"] = nil
+				if c.contentType != "" {
+					w.Header().Set("Content-Type", c.contentType)
+				}
+				_, _ = io.WriteString(w, c.body)
+			})
+			if c.kind != "" {
+				e := a.fails("m")
+				if e.Kind != c.kind || e.StatusCode != 200 || e.Repeat {
+					t.Errorf("got %+v", e)
+				}
+				return
+			}
+			got := a.must("m")
+			if string(got.Content) != c.content || got.ContentEncoding != c.encoding {
+				t.Errorf("got %s (%q), want %s (%q)", got.Content, got.ContentEncoding, c.content, c.encoding)
+			}
+		})
+	}
+}
+
+func TestCall_hooksSeeEmptyBodyAsEmptyString(t *testing.T) {
+	a := newAPI(t, oneMethod+"    script: function after_action() { method_response = {was: method_response} }\n", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(204) })
+	sameJSON(t, "content", a.must("get").Content, `{"was":""}`)
+}
+
+func TestCall_textLeftByAHookIsParsed(t *testing.T) {
+	a := newAPI(t, oneMethod+"    script: function after_action() { method_response = '{\"a\":1}' }\n", nil)
+	sameJSON(t, "content", a.must("get").Content, `{"a":1}`)
+}
+
+func TestCall_gzip(t *testing.T) {
+	a := newAPI(t, oneMethod, func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Encoding", "gzip")
+		w.Header().Set("Content-Type", "application/json")
+		z := gzip.NewWriter(w)
+		_, _ = io.WriteString(z, `{"a":1}`)
+		_ = z.Close()
+	})
+	sameJSON(t, "content", a.must("get").Content, `{"a":1}`)
+}
+
+func TestCall_answerOverTheCap(t *testing.T) {
+	small := func(c *connectors.CallerConfig) { c.MaxResponse = 100 }
+	t.Run("plain", func(t *testing.T) {
+		a := newAPI(t, oneMethod, answering(200, `"`+strings.Repeat("x", 200)+`"`), small)
+		if e := a.fails("get"); e.Kind != "limit" || e.Repeat {
+			t.Errorf("got %+v", e)
+		}
+	})
+	t.Run("unpacked", func(t *testing.T) {
+		a := newAPI(t, oneMethod, func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Encoding", "gzip")
+			z := gzip.NewWriter(w)
+			_, _ = z.Write(make([]byte, 1<<20))
+			_ = z.Close()
+		}, small)
+		if e := a.fails("get"); e.Kind != "limit" {
+			t.Errorf("got %+v", e)
+		}
+	})
+}
+
+func TestCall_fields(t *testing.T) {
+	a := newAPI(t, `
+connector: acme
+base_url: BASE
+methods:
+  - method: get
+    endpoint: /a
+    response:
+      fields:
+        - {field: "[records].id", system: Id, type: integer}
+        - {field: meta.total, system: Total, type: text}
+        - {header: X-Next, system: Next}
+`, func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("X-Next", "p2")
+		writeJSON(w, 200, `{"records":[{"id":"1"},{"name":"none"},{"id":3}],"meta":{"total":3}}`)
+	})
+	got := a.must("get")
+	sameJSON(t, "fields", got.Fields, `{"Id":[1,null,3],"Total":"3","Next":"p2"}`)
+	sameJSON(t, "content", got.Content, `{"records":[{"id":"1"},{"name":"none"},{"id":3}],"meta":{"total":3}}`)
+}
+
+func TestCall_secretsAreMasked(t *testing.T) {
+	const key = "sk-canary/0123456789+abc"
+	a := newAPI(t, `
+connector: acme
+base_url: BASE
+auth: {type: api_key, prefix: "Bearer "}
+methods:
+  - method: fail
+    endpoint: /fail
+    script: |
+      function after_error() { console.log('key', method_auth_value, btoa('k:' + method_auth_value)) }
+  - method: throws
+    endpoint: /ok
+    script: function after_action() { throw 'key ' + method_auth_value }
+  - {method: echo, endpoint: /ok}
+`, func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/fail" {
+			writeJSON(w, 400, `{"you sent":"`+r.Header.Get("Authorization")+`"}`)
+			return
+		}
+		writeJSON(w, 200, `{"you sent":"`+r.Header.Get("Authorization")+`"}`)
+	})
+	a.Cred.Secrets.APIKey = credentials.NewSecret(key)
+	clean := func(what, text string) {
+		t.Helper()
+		if strings.Contains(text, "canary") || strings.Contains(text, "0123456789") || strings.Contains(text, "Y2FuYXJ5") {
+			t.Errorf("%s holds the key: %s", what, text)
+		}
+	}
+	e := a.fails("fail")
+	clean("detail", e.Detail)
+	clean("logs", strings.Join(e.Logs, "\n"))
+	contains(t, "detail", e.Detail, "Bearer [redacted]")
+	if len(e.Logs) != 1 {
+		t.Errorf("logs: %q", e.Logs)
+	}
+	clean("message", a.fails("throws").Message)
+	clean("content", string(a.must("echo").Content))
+}
+
+func TestCall_detailIsCapped(t *testing.T) {
+	a := newAPI(t, oneMethod, answering(400, strings.Repeat("é", 10_000)))
+	if e := a.fails("get"); len(e.Detail) > 2100 || len(e.Detail) < 1000 {
+		t.Errorf("detail has %d bytes", len(e.Detail))
+	}
+}
+
+func TestCall_sessionNeededFirst(t *testing.T) {
+	file := `
+connector: acme
+base_url: BASE
+post_install: {property_lookup_method: login}
+parameters:
+  - {name: session_id, target: http_header, as: X-Session, property: session, sensitive: true}
+methods:
+  - {method: login, verb: POST, endpoint: /login}
+  - {method: get, endpoint: /a}
+  - method: open
+    endpoint: /open
+    parameters: [{name: session_id, value: CYCLR_IGNORE_PARAMETER}]
+`
+	a := newAPI(t, file, nil)
+	e := a.refused("get")
+	if e.Kind != credentials.Session || !e.Unsent || e.Version != 7 || e.NoRenewal {
+		t.Errorf("got %+v", e)
+	}
+	a.must("open")
+	if got := a.only(); got.URI != "/open" {
+		t.Errorf("sent %+v", got)
+	}
+	a.Cred.Secrets.Session = map[string]string{"session_id": "s-1"}
+	a.must("get")
+	if got := a.only(); got.Header.Get("X-Session") != "s-1" {
+		t.Errorf("sent %+v", got)
+	}
+}
+
+func TestCall_noTokenYet(t *testing.T) {
+	a := newAPI(t, "connector: acme\nbase_url: BASE\nauth: {type: oauth2, token_url: BASE/token}\nmethods: [{method: m, endpoint: /a}]\n", nil)
+	a.Cred.Secrets.OAuth2 = &credentials.Token{}
+	if e := a.refused("m"); e.Kind != credentials.OAuth2 || !e.Unsent {
+		t.Errorf("got %+v", e)
+	}
+	if n := len(a.requests()); n != 0 {
+		t.Errorf("the API saw %d requests", n)
+	}
+}
+
+func TestCall_sessionFoundInTheRefusalItself(t *testing.T) {
+	a := newAPI(t, `
+connector: acme
+base_url: BASE
+parameters:
+  - {name: token, target: http_header, as: X-Token, property: session}
+post_install: {property_lookup_method: login}
+methods:
+  - {method: login, verb: POST, endpoint: /login}
+  - method: get
+    endpoint: /a
+    script: |
+      function after_error() {
+        session_properties.token = method_error.headers['x-new-token'];
+        throw new AuthSessionException();
+      }
+`, func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("X-New-Token", "t-2")
+		w.WriteHeader(409)
+	})
+	a.Cred.Secrets.Session = map[string]string{"token": "t-1"}
+	if d := cmp.Diff(map[string]string{"token": "t-2"}, a.refused("get").Session); d != "" {
+		t.Error(d)
+	}
+}
+
+func TestCall_authentication(t *testing.T) {
+	cases := map[string]struct {
+		auth string
+		cred func(*credentials.Secrets)
+		want func(request) string
+		text string
+	}{
+		"api key": {"{type: api_key}", func(s *credentials.Secrets) { s.APIKey = credentials.NewSecret("k1") }, func(r request) string { return r.Header.Get("Authorization") }, "k1"},
+		"api key with prefix": {"{type: api_key, prefix: 'Bearer '}", func(s *credentials.Secrets) { s.APIKey = credentials.NewSecret("k1") },
+			func(r request) string { return r.Header.Get("Authorization") }, "Bearer k1"},
+		"api key in the query": {"{type: api_key, in: query, name: api_key}", func(s *credentials.Secrets) { s.APIKey = credentials.NewSecret("k 1&") },
+			func(r request) string { return r.URI }, "/a?x=1&api_key=k%201%26"},
+		"basic": {"{type: basic}", func(s *credentials.Secrets) {
+			s.Username, s.Password, s.HasBasic = "u", credentials.NewSecret("p:w"), true
+		}, func(r request) string { return r.Header.Get("Authorization") }, "Basic dTpwOnc="},
+		"oauth2": {"{type: oauth2, token_url: BASE/token}", func(s *credentials.Secrets) { s.OAuth2 = &credentials.Token{AccessToken: credentials.NewSecret("at")} },
+			func(r request) string { return r.Header.Get("Authorization") }, "Bearer at"},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			a := newAPI(t, "connector: acme\nbase_url: BASE\nauth: "+c.auth+"\nmethods: [{method: m, endpoint: '/a?x=1'}, {method: open, endpoint: /a, ignore_auth: true}]\n", nil)
+			c.cred(&a.Cred.Secrets)
+			a.must("m")
+			if got := c.want(a.only()); got != c.text && got != strings.ReplaceAll(c.text, "%20", "+") {
+				t.Errorf("got %q, want %q", got, c.text)
+			}
+			a.must("open")
+			if got := a.only(); got.Header.Get("Authorization") != "" || got.URI != "/a" {
+				t.Errorf("ignore_auth: sent %+v", got)
+			}
+		})
+	}
+}
+
+func TestCall_idempotencyHeaderIsTheExecutionID(t *testing.T) {
+	a := newAPI(t, "connector: acme\nbase_url: BASE\nmethods: [{method: m, verb: POST, endpoint: /a, idempotency_header: Idempotency-Key}]\n", nil)
+	a.must("m")
+	if got := a.only().Header.Get("Idempotency-Key"); got != "e1" {
+		t.Errorf("got %q", got)
+	}
+}
+
+func TestHTTPRequest(t *testing.T) {
+	other := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		writeJSON(w, 418, `{"auth":"`+r.Header.Get("Authorization")+`","own":"`+r.Header.Get("X-Own")+`"}`)
+	}))
+	defer other.Close()
+	a := newAPI(t, `
+connector: acme
+base_url: BASE
+auth: {type: api_key, prefix: "Bearer "}
+parameters: [{name: url, target: script}]
+methods:
+  - method: m
+    endpoint: /a
+    script: |
+      function after_action() {
+        var r = http_request({method: 'POST', url: script_parameters.url, parameters: {q: ['1', 'a b']}, headers: {'X-Own': 'mine'}, data: '{"d":1}'});
+        method_response = {status: r.status_code, type: r.headers['content-type'], content: r.content};
+      }
+`, func(w http.ResponseWriter, r *http.Request) {
+		writeJSON(w, 200, `{"auth":"`+r.Header.Get("Authorization")+`"}`)
+	})
+	a.Cred.Secrets.APIKey = credentials.NewSecret("short") // below what content masks
+	got := a.must("m", withParameters(fmt.Sprintf(`{"url":%q}`, a.URL+"/more")))
+	sameJSON(t, "own host", got.Content, `{"status":200,"type":"application/json","content":"{\"auth\":\"Bearer short\"}"}`)
+	seen := a.requests()
+	if len(seen) != 2 || seen[1].Method != "POST" || seen[1].URI != "/more?q=1&q=a%20b" && seen[1].URI != "/more?q=1&q=a+b" || seen[1].Body != `{"d":1}` || seen[1].Header.Get("X-Own") != "mine" {
+		t.Errorf("sent %+v", seen)
+	}
+	got = a.must("m", withParameters(fmt.Sprintf(`{"url":%q}`, other.URL)))
+	sameJSON(t, "other host", got.Content, `{"status":418,"type":"application/json","content":"{\"auth\":\"\",\"own\":\"mine\"}"}`)
+}
+
+func TestHTTPRequest_obeysTheNetworkPolicy(t *testing.T) {
+	script := `function before_action() {
+      try { http_request({method: 'GET', url: 'http://169.254.169.254/latest/meta-data/'}); action_data.reached = true }
+      catch (e) { action_data.error = e.message }
+    }
+    function after_action() { method_response = action_data }`
+	a := newAPI(t, oneMethod+"    script: |\n      "+strings.ReplaceAll(script, "\n", "\n      ")+"\n", nil)
+	var got struct {
+		Reached bool
+		Error   string
+	}
+	if err := json.Unmarshal(a.must("get").Content, &got); err != nil || got.Reached {
+		t.Fatalf("got %+v, %v", got, err)
+	}
+	contains(t, "error", got.Error, "169.254.169.254")
+	uncaught := newAPI(t, oneMethod+"    script: function before_action() { http_request({url: 'http://169.254.169.254/'}) }\n", nil)
+	if e := uncaught.fails("get"); e.Kind != "script" || e.Repeat {
+		t.Errorf("got %+v", e)
+	}
+}

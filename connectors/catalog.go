@@ -1,0 +1,180 @@
+package connectors
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"sort"
+	"strings"
+
+	"github.com/agext/levenshtein"
+)
+
+// Catalog is the connectors of one folder.
+type Catalog struct{ defs map[string]*Definition }
+
+// Get returns a connector by name.
+func (c *Catalog) Get(name string) (*Definition, bool) { d, ok := c.defs[name]; return d, ok }
+
+// Names are all connectors' names, sorted.
+func (c *Catalog) Names() []string {
+	names := make([]string, 0, len(c.defs))
+	for n := range c.defs {
+		names = append(names, n)
+	}
+	sort.Strings(names)
+	return names
+}
+
+// Nearest is the connector whose name is most like the given one, or "".
+func (c *Catalog) Nearest(name string) string { return nearest(name, c.Names()) }
+
+// Method returns a method by name.
+func (d *Definition) Method(name string) (*Method, bool) { m, ok := d.Methods[name]; return m, ok }
+
+// NearestMethod is the method whose name is most like the given one, or "".
+func (d *Definition) NearestMethod(name string) string { return nearest(name, d.MethodNames) }
+
+func nearest(name string, known []string) string {
+	known = slices.Clone(known)
+	sort.Strings(known)
+	best, score := "", 0.55
+	for _, k := range known {
+		if s := levenshtein.Similarity(strings.ToLower(name), strings.ToLower(k), nil); s > score {
+			best, score = k, s
+		}
+	}
+	return best
+}
+
+// String is the finding as compilers write it.
+func (f Finding) String() string {
+	return fmt.Sprintf("%s:%d:%d: %s", f.File, f.Line, f.Column, f.Text)
+}
+
+// maxFile bounds a connector file, in bytes.
+const maxFile = 1 << 20
+
+// Load reads all connector files of a folder, recursively. Findings do not
+// make it fail: the caller decides. Names that begin with a dot are skipped,
+// links to files are followed.
+func Load(dir string) (*Catalog, []Finding, error) {
+	info, err := os.Stat(dir)
+	if err != nil {
+		return nil, nil, err
+	}
+	if !info.IsDir() {
+		return nil, nil, fmt.Errorf("%s is not a folder", dir)
+	}
+	return load([]string{dir})
+}
+
+// Check reads files and folders, and returns every finding, hints included.
+func Check(paths []string) ([]Finding, error) {
+	_, findings, err := load(paths)
+	return findings, err
+}
+
+func load(paths []string) (*Catalog, []Finding, error) {
+	c := &Catalog{defs: map[string]*Definition{}}
+	var findings []Finding
+	for _, root := range paths {
+		info, err := os.Stat(root)
+		if err != nil {
+			return nil, nil, err
+		}
+		files, folder := []string{root}, filepath.Dir(root)
+		if info.IsDir() {
+			folder = root
+			if files, err = yamlFiles(root); err != nil {
+				return nil, nil, err
+			}
+		}
+		for _, file := range files {
+			d, fs := parseFile(file, folder)
+			findings = append(findings, fs...)
+			if d == nil || d.Name == "" {
+				continue
+			}
+			if other, ok := c.defs[d.Name]; ok {
+				if other.File != d.File {
+					findings = append(findings, Finding{File: file, Line: d.line, Column: d.column, Text: fmt.Sprintf("connector %q is declared in %s already", d.Name, other.File)})
+				}
+				continue
+			}
+			c.defs[d.Name] = d
+		}
+	}
+	return c, findings, nil
+}
+
+func yamlFiles(root string) ([]string, error) {
+	var files []string
+	err := filepath.WalkDir(root, func(path string, e fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if path != root && strings.HasPrefix(e.Name(), ".") {
+			if e.IsDir() {
+				return filepath.SkipDir
+			}
+			return nil
+		}
+		if ext := filepath.Ext(path); e.IsDir() || ext != ".yaml" && ext != ".yml" {
+			return nil
+		}
+		if info, err := os.Stat(path); err == nil && info.IsDir() {
+			return nil
+		}
+		files = append(files, path)
+		return nil
+	})
+	return files, err
+}
+
+// ParsePartnerSettings reads what an operator supplies for connectors. No
+// error holds a value.
+func ParsePartnerSettings(raw []byte) (map[string]PartnerSettings, error) {
+	var all map[string]map[string]json.RawMessage
+	if err := json.Unmarshal(raw, &all); err != nil {
+		var syntax *json.SyntaxError
+		if errors.As(err, &syntax) {
+			line := 1 + strings.Count(string(raw[:min(int(syntax.Offset), len(raw))]), "\n")
+			return nil, fmt.Errorf("malformed JSON at line %d", line)
+		}
+		return nil, errors.New(`an object of objects is needed: {"acme": {"client_id": "…", "client_secret": "…", "properties": {}}}`)
+	}
+	out := map[string]PartnerSettings{}
+	for name, members := range all {
+		var p PartnerSettings
+		for k, v := range members {
+			var err error
+			switch k {
+			case "client_id":
+				err = json.Unmarshal(v, &p.ClientID)
+			case "client_secret":
+				err = json.Unmarshal(v, &p.ClientSecret)
+			case "properties":
+				err = json.Unmarshal(v, &p.Properties)
+			default:
+				return nil, fmt.Errorf("%s: unknown member %q%s", name, k, didYouMean(k, []string{"client_id", "client_secret", "properties"}))
+			}
+			if err != nil {
+				return nil, fmt.Errorf("%s.%s has the wrong type", name, k)
+			}
+		}
+		out[name] = p
+	}
+	return out, nil
+}
+
+func didYouMean(name string, known []string) string {
+	if n := nearest(name, known); n != "" {
+		return fmt.Sprintf("; did you mean %q?", n)
+	}
+	return ""
+}

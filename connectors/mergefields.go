@@ -1,0 +1,210 @@
+package connectors
+
+import (
+	"fmt"
+	"net/url"
+	"regexp"
+	"strings"
+)
+
+var (
+	mergeField     = regexp.MustCompile(`\{\{(\+?)\s*([^{}]*?)\s*\}\}`)
+	mergeFieldName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_.-]*$`)
+)
+
+// credentialFields are merge fields that a credential or the system supplies.
+var credentialFields = []string{"username", "password", "api_key", "client_id", "client_secret", "access_token",
+	"Cyclr_Auth_ApiKey", "Cyclr_Auth_Username", "Cyclr_Auth_Password"}
+
+// laterField names the part of the reference that a merge field belongs to and
+// that does not work yet, or "".
+func laterField(name string) string {
+	for _, prefix := range []string{"CYCLR_PAGE_", "LastSuccessfulRunDate", "CyclrObjectName", "Cyclr_Webhook_"} {
+		if strings.HasPrefix(name, prefix) {
+			return prefix
+		}
+	}
+	return ""
+}
+
+// part is a piece of a template: text, or a merge field.
+type part struct {
+	text string
+	name string // of the merge field, "" for text
+	raw  bool   // {{+name}}: slashes stay
+}
+
+// splitTemplate cuts a template into text and merge fields.
+func splitTemplate(s string) ([]part, error) {
+	var parts []part
+	for s != "" {
+		loc := mergeField.FindStringSubmatchIndex(s)
+		if loc == nil {
+			if strings.Contains(s, "{{") {
+				return nil, errUnterminated
+			}
+			return append(parts, part{text: s}), nil
+		}
+		head := s[:loc[0]]
+		if strings.Contains(head, "{{") {
+			return nil, errUnterminated
+		}
+		if head != "" {
+			parts = append(parts, part{text: head})
+		}
+		name := s[loc[4]:loc[5]]
+		if first, _, _ := strings.Cut(name, " "); !mergeFieldName.MatchString(name) && laterField(first) == "" {
+			return nil, fmt.Errorf("{{%s}} is no merge field: a name of A-Z a-z 0-9 _ . - is needed", name)
+		}
+		parts = append(parts, part{name: name, raw: loc[2] != loc[3]})
+		s = s[loc[1]:]
+	}
+	return parts, nil
+}
+
+// lookup finds a merge field's value: known says that somebody declares it,
+// foreign that a step or a script supplied it.
+type lookup func(name string) (value any, known, foreign bool)
+
+// expandError is a template that cannot be filled.
+type expandError struct{ text string }
+
+func (e *expandError) Error() string { return e.text }
+
+// expandText fills a template that stands in a header or parameter. ok is
+// false when a known field has no value: then the whole is left out.
+func expandText(s string, look lookup) (out string, ok bool, err error) {
+	if !strings.Contains(s, "{{") {
+		return s, true, nil
+	}
+	parts, err := splitTemplate(s)
+	if err != nil {
+		return "", false, err
+	}
+	var b strings.Builder
+	for _, p := range parts {
+		if p.name == "" {
+			b.WriteString(p.text)
+			continue
+		}
+		v, known, _ := look(p.name)
+		if !known {
+			return "", false, &expandError{fmt.Sprintf("unknown merge field {{%s}}", p.name)}
+		}
+		text, has := scalar(v)
+		if !has {
+			return "", false, nil
+		}
+		b.WriteString(text)
+	}
+	return b.String(), true, nil
+}
+
+// expandTree fills a body. A value that is nothing but one merge field keeps
+// the type of what replaces it.
+func expandTree(v any, look lookup) (out any, ok bool, err error) {
+	switch x := v.(type) {
+	case string:
+		if parts, err := splitTemplate(x); err == nil && len(parts) == 1 && parts[0].name != "" {
+			value, known, _ := look(parts[0].name)
+			if !known {
+				return nil, false, &expandError{fmt.Sprintf("unknown merge field {{%s}}", parts[0].name)}
+			}
+			return value, value != nil, nil
+		}
+		return expandText(x, look)
+	case *OrderedMap:
+		m := &OrderedMap{Values: map[string]any{}}
+		for _, k := range x.Keys {
+			value, ok, err := expandTree(x.Values[k], look)
+			if err != nil {
+				return nil, false, err
+			}
+			if ok {
+				m.Set(k, value)
+			}
+		}
+		return m, true, nil
+	case []any:
+		list := []any{}
+		for _, e := range x {
+			value, ok, err := expandTree(e, look)
+			if err != nil {
+				return nil, false, err
+			}
+			if ok {
+				list = append(list, value)
+			}
+		}
+		return list, true, nil
+	}
+	return v, true, nil
+}
+
+var dnsLabels = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?$`)
+
+// expandURL fills a URL. Each value is escaped for where it stands; in scheme
+// and host only what connector, credential and partner settings supply counts.
+func expandURL(s string, look lookup) (string, error) {
+	parts, err := splitTemplate(s)
+	if err != nil {
+		return "", err
+	}
+	var b strings.Builder
+	for i, p := range parts {
+		if p.name == "" {
+			b.WriteString(p.text)
+			continue
+		}
+		v, known, foreign := look(p.name)
+		if !known {
+			return "", &expandError{fmt.Sprintf("unknown merge field {{%s}} in the URL", p.name)}
+		}
+		text, has := scalar(v)
+		if !has || text == "" {
+			return "", &expandError{fmt.Sprintf("merge field {{%s}} has no value, and the URL needs it", p.name)}
+		}
+		switch sofar := b.String(); {
+		case i == 0:
+			if foreign {
+				return "", &expandError{fmt.Sprintf("{{%s}} begins the URL, so a step cannot supply it", p.name)}
+			}
+			u, err := url.Parse(text)
+			if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
+				return "", &expandError{fmt.Sprintf("{{%s}} begins the URL, so it must be an absolute http or https URL", p.name)}
+			}
+			b.WriteString(strings.TrimRight(text, "/"))
+		case inHost(sofar):
+			if foreign {
+				return "", &expandError{fmt.Sprintf("{{%s}} stands in the URL's host, so a step cannot supply it", p.name)}
+			}
+			if !dnsLabels.MatchString(text) {
+				return "", &expandError{fmt.Sprintf("{{%s}} stands in the URL's host, so it must be DNS labels", p.name)}
+			}
+			b.WriteString(text)
+		case strings.Contains(sofar, "?"):
+			b.WriteString(strings.ReplaceAll(url.QueryEscape(text), "+", "%20"))
+		default:
+			segments := []string{text}
+			if p.raw {
+				segments = strings.Split(text, "/")
+			}
+			for j, seg := range segments {
+				if seg == "." || seg == ".." {
+					return "", &expandError{fmt.Sprintf("merge field {{%s}} is %q, which would lead to another path", p.name, seg)}
+				}
+				if j > 0 {
+					b.WriteByte('/')
+				}
+				b.WriteString(url.PathEscape(seg))
+			}
+		}
+	}
+	return b.String(), nil
+}
+
+// inHost says that what follows still belongs to scheme and host.
+func inHost(sofar string) bool {
+	_, rest, ok := strings.Cut(sofar, "://")
+	return !ok || !strings.ContainsAny(rest, "/?#")
+}

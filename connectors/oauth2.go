@@ -1,0 +1,436 @@
+package connectors
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/oauth2"
+	"golang.org/x/oauth2/clientcredentials"
+
+	"github.com/stepworker/stepworker/credentials"
+	"github.com/stepworker/stepworker/hooks"
+)
+
+// tokenRequest is one request to a token endpoint. It stands under
+// golang.org/x/oauth2 as its transport: that package supplies the grants, this
+// type keeps the raw answer (an odd expires_in would lose the token there),
+// runs the hooks, and knows whether the request was sent.
+type tokenRequest struct {
+	c     *Caller
+	d     *Definition
+	cred  *credentials.Credential
+	event string // before_oauth2_refresh's "refresh", or "token"
+
+	requests int
+	fault    *fault
+	status   int
+	head     http.Header
+	body     []byte
+	answer   map[string]json.RawMessage
+	token    *credentials.Token
+	hookErr  error
+}
+
+// Refresh renews a credential: a token, or a session by the login method. The
+// error is a *credentials.RefreshError.
+func (c *Caller) Refresh(ctx context.Context, d *Definition, cred *credentials.Credential, kind credentials.Kind) (*credentials.Renewal, error) {
+	if kind == credentials.Session {
+		return c.login(ctx, d, cred)
+	}
+	if d.Auth.Type != "oauth2" {
+		return nil, &credentials.RefreshError{Verdict: credentials.VerdictMisconfigured, Text: fmt.Sprintf("connector %q has no oauth2 authentication to refresh", d.Name)}
+	}
+	style := d.Auth.AuthStyle
+	if style == "auto" {
+		style = c.knownStyle(ctx, d.Name)
+	}
+	try := style
+	if try == "" {
+		try = "header"
+	}
+	t, err := c.requestToken(ctx, d, cred, try)
+	if style == "" {
+		if t.clientRefused() && t.fault == nil {
+			if t2, err2 := c.requestToken(ctx, d, cred, "params"); t2.token != nil {
+				t, err, try = t2, err2, "params"
+			} else if !t2.clientRefused() {
+				t, err = t2, err2
+			}
+		}
+		if t.token != nil {
+			c.learnStyle(ctx, d.Name, try)
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	if t.token == nil {
+		return nil, t.verdict()
+	}
+	raw, err := marshal(t.answer)
+	if err != nil {
+		return nil, err
+	}
+	// What opens a credential (login and test methods) comes after the token is stored.
+	return &credentials.Renewal{Token: t.token, TokenRaw: raw, Status: t.status, Opened: d.LoginMethod == "" && d.TestMethod == ""}, nil
+}
+
+func (c *Caller) knownStyle(ctx context.Context, connector string) string {
+	c.mu.Lock()
+	style := c.styles[connector]
+	c.mu.Unlock()
+	if style == "" && c.cfg.AuthStyles != nil {
+		if stored, err := c.cfg.AuthStyles.AuthStyle(ctx, connector); err == nil {
+			style = stored
+		}
+	}
+	return style
+}
+
+func (c *Caller) learnStyle(ctx context.Context, connector, style string) {
+	c.mu.Lock()
+	c.styles[connector] = style
+	c.mu.Unlock()
+	if c.cfg.AuthStyles != nil {
+		_ = c.cfg.AuthStyles.SetAuthStyle(ctx, connector, style) // forgotten, it is learned again
+	}
+}
+
+// requestToken makes exactly one request. The error is a verdict that stands
+// before or beside the answer's own.
+func (c *Caller) requestToken(ctx context.Context, d *Definition, cred *credentials.Credential, style string) (*tokenRequest, error) {
+	t := &tokenRequest{c: c, d: d, cred: cred, event: "token"}
+	misconfigured := func(text string) (*tokenRequest, error) {
+		return t, &credentials.RefreshError{Verdict: credentials.VerdictMisconfigured, Text: text}
+	}
+	endpoint, err := expandURL(d.Auth.TokenURL, func(name string) (any, bool, bool) { return c.ownField(d, cred, name) })
+	if err != nil {
+		return misconfigured("auth.token_url: " + err.Error())
+	}
+	id, secret := c.clientOf(d, cred)
+	conf := &oauth2.Config{ClientID: id, ClientSecret: secret, Scopes: d.Auth.Scopes, Endpoint: oauth2.Endpoint{TokenURL: endpoint, AuthStyle: oauth2.AuthStyleInHeader}}
+	if style == "params" {
+		conf.Endpoint.AuthStyle = oauth2.AuthStyleInParams
+	}
+	if id == "" && (secret != "" || d.Auth.Grant == "client_credentials") {
+		return misconfigured("there is no client_id: put one with the credential, or in the partner settings")
+	}
+	ctx = context.WithValue(ctx, oauth2.HTTPClient, &http.Client{Transport: t, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }})
+	switch d.Auth.Grant {
+	case "client_credentials":
+		cc := clientcredentials.Config{ClientID: id, ClientSecret: secret, TokenURL: endpoint, Scopes: d.Auth.Scopes, AuthStyle: conf.Endpoint.AuthStyle}
+		_, err = cc.Token(ctx)
+	case "password":
+		user, _ := c.property(d, cred, "account", "username")
+		pass, _ := c.property(d, cred, "account", "password")
+		u, ok1 := scalar(user)
+		p, ok2 := scalar(pass)
+		if !ok1 || !ok2 {
+			return misconfigured("the password grant needs the credential's username and password")
+		}
+		_, err = conf.PasswordCredentialsToken(ctx, u, p)
+	default:
+		old := cred.Secrets.OAuth2
+		if old == nil || old.RefreshToken.Empty() {
+			return t, &credentials.RefreshError{Verdict: credentials.VerdictRevoked, Text: "there is no refresh token: authorize the account again and put the new credential"}
+		}
+		t.event = "refresh"
+		_, err = conf.TokenSource(ctx, &oauth2.Token{RefreshToken: old.RefreshToken.Reveal()}).Token()
+	}
+	var re *credentials.RefreshError
+	if errors.As(t.hookErr, &re) {
+		return t, re
+	}
+	if t.hookErr != nil {
+		return t, t.hookErr
+	}
+	if err != nil && t.requests == 0 {
+		return misconfigured("the token request cannot be built")
+	}
+	return t, nil
+}
+
+// ownField resolves merge fields where there is no call: in token_url.
+func (c *Caller) ownField(d *Definition, cred *credentials.Credential, name string) (any, bool, bool) {
+	for i := range d.Parameters {
+		if q := &d.Parameters[i]; q.Name == name || q.wire() == name {
+			if q.HasValue {
+				return q.Value, true, false
+			}
+			v, _ := c.property(d, cred, q.Property, q.Name)
+			if v == nil && q.HasDef {
+				v = q.Default
+			}
+			return v, true, false
+		}
+	}
+	return c.systemField(d, cred, name)
+}
+
+// RoundTrip implements http.RoundTripper for golang.org/x/oauth2.
+func (t *tokenRequest) RoundTrip(req *http.Request) (*http.Response, error) {
+	if t.requests++; t.requests > 1 {
+		return nil, errors.New("one token request at a time")
+	}
+	raw, err := io.ReadAll(req.Body)
+	if err != nil {
+		return nil, err
+	}
+	form, err := url.ParseQuery(string(raw))
+	if err != nil {
+		return nil, err
+	}
+	body, header := &OrderedMap{}, &OrderedMap{}
+	keys := make([]string, 0, len(form))
+	for k := range form {
+		keys = append(keys, k)
+	}
+	slices.Sort(keys)
+	for _, k := range keys {
+		body.Set(k, form.Get(k))
+	}
+	for k := range req.Header {
+		header.Set(k, req.Header.Get(k))
+	}
+	bodyJSON, _ := marshal(body)
+	headerJSON, _ := marshal(header)
+	if bodyJSON, headerJSON, _, err = t.hook(req.Context(), "before_oauth2_"+t.event, bodyJSON, headerJSON, nil); err != nil {
+		return nil, err
+	}
+	p, err := formPairs(bodyJSON)
+	if err != nil {
+		t.hookErr = &credentials.RefreshError{Verdict: credentials.VerdictMisconfigured, Text: "before_oauth2_" + t.event + " left a method_request that is no object"}
+		return nil, t.hookErr
+	}
+	out, err := http.NewRequestWithContext(req.Context(), http.MethodPost, req.URL.String(), strings.NewReader(p.encode()))
+	if err != nil {
+		return nil, err
+	}
+	if err := setHeaders(out.Header, headerJSON); err != nil {
+		t.hookErr = &credentials.RefreshError{Verdict: credentials.VerdictMisconfigured, Text: "before_oauth2_" + t.event + " left headers that cannot be sent"}
+		return nil, t.hookErr
+	}
+	if out.Header.Get("Accept") == "" {
+		out.Header.Set("Accept", "application/json")
+	}
+	if out.Header.Get("User-Agent") == "" {
+		out.Header.Set("User-Agent", "stepworker")
+	}
+	res, f := t.c.send(out)
+	if f != nil {
+		t.fault = f
+		return nil, f
+	}
+	defer res.Body.Close()
+	t.status, t.head = res.StatusCode, res.Header
+	t.body, err = io.ReadAll(io.LimitReader(res.Body, 1<<20))
+	if err != nil {
+		t.fault = describeFault(out.URL.Host, true, err)
+		return nil, t.fault
+	}
+	t.answer = parseToken(t.body)
+	if res.StatusCode >= 200 && res.StatusCode <= 299 {
+		answer, err := marshal(t.answer)
+		if err != nil || t.answer == nil {
+			answer = quote(string(t.body))
+		}
+		_, _, changed, err := t.hook(req.Context(), "after_oauth2_"+t.event, nil, headersJSON(t.head), answer)
+		if err != nil {
+			// The provider may have rotated the token: keep what can be read.
+			if t.token = readToken(t.answer, time.Now()); t.token == nil {
+				return nil, err
+			}
+			t.hookErr = nil
+		} else if changed != nil {
+			t.answer = parseToken(parseLeftBytes(changed))
+		}
+		t.token = readToken(t.answer, time.Now())
+	}
+	// x/oauth2 is given an answer that it cannot stumble over.
+	plain := []byte(`{"error":"see the raw answer"}`)
+	status := http.StatusBadRequest
+	if t.token != nil {
+		plain, status = []byte(`{"access_token":"kept elsewhere","token_type":"Bearer"}`), http.StatusOK
+	}
+	return &http.Response{StatusCode: status, Status: http.StatusText(status), Header: http.Header{"Content-Type": {"application/json"}},
+		Body: io.NopCloser(bytes.NewReader(plain)), ContentLength: int64(len(plain)), Request: req}, nil
+}
+
+func parseLeftBytes(raw json.RawMessage) []byte {
+	if len(raw) > 0 && raw[0] == '"' {
+		return []byte(textOf(raw))
+	}
+	return raw
+}
+
+// hook runs one of the token events at connector level.
+func (t *tokenRequest) hook(ctx context.Context, event string, body, headers, answer json.RawMessage) (_, _, _ json.RawMessage, err error) {
+	s := t.d.Script
+	if s == nil || !strings.Contains(s.Source, event) {
+		return body, headers, answer, nil
+	}
+	g := []hooks.Global{
+		{Name: "action_data", JSON: json.RawMessage(`{}`), Write: true},
+		{Name: "script_parameters", JSON: t.scriptParameters()},
+		{Name: "cycle_variables", JSON: json.RawMessage(`{}`)},
+		{Name: "method_auth_value", JSON: t.c.authValue(t.d, t.cred)},
+		{Name: "cyclr_account_id", JSON: quote(t.cred.AccountID)}, {Name: "external_account_id", JSON: quote(t.cred.ExternalAccountID)},
+	}
+	if answer == nil {
+		g = append(g, hooks.Global{Name: "method_request", JSON: body, Write: true}, hooks.Global{Name: "method_request_headers", JSON: headers, Write: true, Headers: true})
+	} else {
+		g = append(g, hooks.Global{Name: "method_response", JSON: answer, Write: true}, hooks.Global{Name: "method_response_headers", JSON: headers, Headers: true})
+	}
+	x := &exchange{c: t.c, d: t.d, m: &Method{IgnoreAuth: true}, cred: t.cred}
+	out, err := t.c.cfg.Engine.Run(ctx, &hooks.Event{Name: event, Scripts: []hooks.Script{*s}, Globals: g, Doer: &scriptDoer{x}, Urgent: true})
+	if err == nil {
+		return out.Value("method_request", body), out.Value("method_request_headers", headers), out.Value("method_response", answer), nil
+	}
+	t.hookErr = hookVerdict(event, err, t.c.redactorsOf(t.d, t.cred).text)
+	return nil, nil, nil, t.hookErr
+}
+
+func (t *tokenRequest) scriptParameters() json.RawMessage {
+	m := &OrderedMap{}
+	for i := range t.d.Parameters {
+		if q := &t.d.Parameters[i]; q.Target == "script" {
+			if v, known, _ := t.c.ownField(t.d, t.cred, q.Name); known && v != nil {
+				m.Set(q.wire(), v)
+			}
+		}
+	}
+	raw, _ := marshal(m)
+	return raw
+}
+
+// hookVerdict reads the failure of a hook around a refresh (promise 7).
+func hookVerdict(event string, err error, r *credentials.Redactor) error {
+	var exc *hooks.Exception
+	var script *hooks.ScriptError
+	var limit *hooks.LimitError
+	verdict := func(v credentials.Verdict, text string, wait time.Duration) error {
+		return &credentials.RefreshError{Verdict: v, Text: r.String(text), RetryAfter: wait}
+	}
+	switch {
+	case errors.As(err, &exc) && exc.Kind == hooks.RetryLater:
+		return verdict(credentials.Transient, event+" asks to wait: "+exc.Text, max(exc.After, time.Second))
+	case errors.As(err, &exc):
+		return verdict(credentials.VerdictMisconfigured, fmt.Sprintf("%s threw %s, which cannot cause a refresh here", event, exc.Kind), 0)
+	case errors.As(err, &script) && script.Engine:
+		return verdict(credentials.VerdictMisconfigured, at(script.Message, script.At), 0)
+	case errors.As(err, &script):
+		return verdict(credentials.VerdictRevoked, at(script.Message, script.At), 0)
+	case errors.As(err, &limit):
+		return verdict(credentials.VerdictMisconfigured, limit.Message, 0)
+	}
+	return err
+}
+
+func at(text, place string) string {
+	if place == "" {
+		return text
+	}
+	return text + " (" + place + ")"
+}
+
+// parseToken reads a token endpoint's answer tolerantly: JSON whatever its
+// content type, with a byte-order mark or without, or a form.
+func parseToken(body []byte) map[string]json.RawMessage {
+	body = bytes.TrimSpace(bytes.TrimPrefix(body, []byte("\xef\xbb\xbf")))
+	var m map[string]json.RawMessage
+	if json.Unmarshal(body, &m) == nil {
+		return m
+	}
+	if bytes.ContainsAny(body, "<{ \n") {
+		return nil
+	}
+	form, err := url.ParseQuery(string(body))
+	if err != nil || len(form) == 0 {
+		return nil
+	}
+	m = map[string]json.RawMessage{}
+	for k := range form {
+		m[k] = quote(form.Get(k))
+	}
+	return m
+}
+
+// readToken finds a token in an answer; nil if there is no access token.
+func readToken(m map[string]json.RawMessage, now time.Time) *credentials.Token {
+	access := textOf(m["access_token"])
+	if access == "" {
+		return nil
+	}
+	t := &credentials.Token{AccessToken: credentials.NewSecret(access), RefreshToken: credentials.NewSecret(textOf(m["refresh_token"])), TokenType: textOf(m["token_type"])}
+	if d, ok := credentials.ExpiresIn(m["expires_in"]); ok {
+		t.Expiry = now.Add(d)
+	}
+	return t
+}
+
+func (t *tokenRequest) errorCode() string {
+	var code string
+	_ = json.Unmarshal(t.answer["error"], &code)
+	if code == "" { // {"error": {"code": "…"}}
+		var nested struct{ Code, Type string }
+		_ = json.Unmarshal(t.answer["error"], &nested)
+		code = nested.Code
+		if code == "" {
+			code = nested.Type
+		}
+	}
+	return code
+}
+
+// clientRefused: an invalid_client, or a bare 401, may mean the other style.
+func (t *tokenRequest) clientRefused() bool {
+	code := t.errorCode()
+	return code == "invalid_client" || t.status == http.StatusUnauthorized && code == ""
+}
+
+// The error codes of RFC 6749 section 5.2, RFC 8707 and OpenID Connect Core
+// section 3.1.2.6, by what they mean.
+var (
+	revokedCodes = []string{"invalid_grant", "access_denied", "login_required", "consent_required", "interaction_required"}
+	clientCodes  = []string{"invalid_client", "unauthorized_client", "invalid_scope", "invalid_request", "invalid_target", "unsupported_grant_type"}
+)
+
+// verdict is the one table of what a token endpoint's answer means.
+func (t *tokenRequest) verdict() *credentials.RefreshError {
+	e := &credentials.RefreshError{Status: t.status}
+	code := t.errorCode()
+	said := code
+	if d := textOf(t.answer["error_description"]); d != "" {
+		said += ": " + clip(d, 200)
+	}
+	if said != "" {
+		said = " (" + said + ")"
+	}
+	switch {
+	case t.fault != nil && t.fault.refused != nil:
+		e.Verdict, e.Text = credentials.VerdictMisconfigured, "auth.token_url: "+t.fault.text
+	case t.fault != nil && t.fault.sent:
+		e.Verdict, e.Text = credentials.Unknown, "the token endpoint's answer never came: "+t.fault.text
+	case t.fault != nil:
+		e.Verdict, e.Text = credentials.Transient, "the token endpoint: "+t.fault.text
+	case slices.Contains(revokedCodes, code):
+		e.Verdict, e.Text = credentials.VerdictRevoked, "the provider refused the account"+said+": authorize it again and put the new credential"
+	case slices.Contains(clientCodes, code):
+		e.Verdict, e.Text = credentials.VerdictMisconfigured, "the provider refused the connector"+said+": check client_id, client_secret and scopes"
+	case t.status == http.StatusNotFound, t.status == http.StatusMethodNotAllowed:
+		e.Verdict, e.Text = credentials.VerdictMisconfigured, fmt.Sprintf("the token endpoint answered %d: check auth.token_url", t.status)
+	default:
+		e.Verdict, e.Text, e.RetryAfter = credentials.Transient, fmt.Sprintf("the token endpoint answered %d%s; it is asked again", t.status, said), retryAfter(t.head)
+	}
+	e.Text = t.c.redactorsOf(t.d, t.cred).text.String(e.Text)
+	return e
+}

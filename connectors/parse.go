@@ -1,0 +1,658 @@
+package connectors
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net/url"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"go.yaml.in/yaml/v4"
+
+	"github.com/stepworker/stepworker/hooks"
+)
+
+var namePattern = regexp.MustCompile(`^[a-z][a-z0-9-]*$`)
+
+// parser reads one file and collects findings.
+type fileParser struct {
+	file, folder string
+	lines        []string
+	def          *Definition
+	findings     []Finding
+	templates    []template // checked once all names are known
+}
+
+// template is a text that may hold merge fields.
+type template struct {
+	node   *yaml.Node
+	method *Method // nil: of the connector
+	where  string  // url body header value
+}
+
+// parseFile reads a connector file. The Definition is nil if nothing could be
+// read of it.
+func parseFile(file, folder string) (*Definition, []Finding) {
+	p := &fileParser{file: file, folder: folder, def: &Definition{File: file, Methods: map[string]*Method{}}}
+	f, err := os.Open(file)
+	if err != nil {
+		return nil, []Finding{{File: file, Line: 1, Column: 1, Text: "the file cannot be read"}}
+	}
+	defer f.Close()
+	raw, err := io.ReadAll(io.LimitReader(f, maxFile+1))
+	if err != nil || len(raw) > maxFile {
+		return nil, []Finding{{File: file, Line: 1, Column: 1, Text: fmt.Sprintf("the file cannot be read, or has more than %d bytes", maxFile)}}
+	}
+	p.parse(raw)
+	slices.SortStableFunc(p.findings, func(a, b Finding) int {
+		if a.File != b.File {
+			return strings.Compare(a.File, b.File)
+		}
+		return (a.Line-b.Line)*10_000 + a.Column - b.Column
+	})
+	return p.def, p.findings
+}
+
+var yamlLine = regexp.MustCompile(`line (\d+)(?:, column (\d+))?:? ?(.*)`)
+
+func (p *fileParser) parse(raw []byte) {
+	p.lines = strings.Split(string(raw), "\n")
+	var doc yaml.Node
+	if err := yaml.Unmarshal(raw, &doc); err != nil {
+		line, col, text := 1, 1, strings.TrimPrefix(err.Error(), "yaml: ")
+		if m := yamlLine.FindStringSubmatch(text); m != nil {
+			line, _ = strconv.Atoi(m[1])
+			if m[2] != "" {
+				col, _ = strconv.Atoi(m[2])
+			}
+			text = m[3]
+		}
+		p.findings = append(p.findings, Finding{File: p.file, Line: line, Column: col, Text: "malformed YAML: " + text})
+		return
+	}
+	if len(doc.Content) == 0 {
+		p.findings = append(p.findings, Finding{File: p.file, Line: 1, Column: 1, Text: "the file is empty"})
+		return
+	}
+	p.connector(doc.Content[0])
+	p.finish(doc.Content[0])
+}
+
+func (p *fileParser) find(n *yaml.Node, format string, args ...any) {
+	p.findings = append(p.findings, Finding{File: p.file, Line: n.Line, Column: n.Column, Text: fmt.Sprintf(format, args...)})
+}
+
+func (p *fileParser) hint(n *yaml.Node, format string, args ...any) {
+	p.find(n, format, args...)
+	p.findings[len(p.findings)-1].Hint = true
+}
+
+// keys reads a mapping strictly. A key of a later version is refused with a
+// sentence of its own.
+type keys map[string]func(*yaml.Node)
+
+func (p *fileParser) mapping(n *yaml.Node, what string, known keys, later ...string) map[string]*yaml.Node {
+	got := map[string]*yaml.Node{}
+	if n.Kind != yaml.MappingNode {
+		p.find(n, "%s: a mapping is needed", what)
+		return got
+	}
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		k, v := n.Content[i], n.Content[i+1]
+		if _, twice := got[k.Value]; twice {
+			p.find(k, "key %q stands here twice", k.Value)
+			continue
+		}
+		got[k.Value] = k
+		switch read, ok := known[k.Value]; {
+		case v.Kind == yaml.AliasNode:
+			p.find(v, "aliases are not allowed")
+		case ok:
+			read(v)
+		case slices.Contains(later, k.Value):
+			p.find(k, "%s is not supported yet", k.Value)
+		default:
+			names := make([]string, 0, len(known))
+			for name := range known {
+				names = append(names, name)
+			}
+			p.find(k, "unknown key %q%s", k.Value, didYouMean(k.Value, names))
+		}
+	}
+	return got
+}
+
+func (p *fileParser) text(into *string) func(*yaml.Node) {
+	return func(n *yaml.Node) {
+		if n.Kind != yaml.ScalarNode || n.ShortTag() == "!!null" {
+			p.find(n, "text is needed here")
+			return
+		}
+		*into = n.Value
+	}
+}
+
+func (p *fileParser) boolean(into *bool) func(*yaml.Node) {
+	return func(n *yaml.Node) {
+		if n.ShortTag() != "!!bool" || n.Decode(into) != nil {
+			p.find(n, "true or false is needed here")
+		}
+	}
+}
+
+// enum reads one of the given words; others are known, but not supported yet.
+func (p *fileParser) enum(into *string, words []string, later ...string) func(*yaml.Node) {
+	return func(n *yaml.Node) {
+		p.text(into)(n)
+		switch {
+		case slices.Contains(words, *into):
+		case slices.Contains(later, *into):
+			p.find(n, "%s is not supported yet", *into)
+		default:
+			p.find(n, "%q is none of %s%s", *into, strings.Join(words, ", "), didYouMean(*into, words))
+		}
+	}
+}
+
+func (p *fileParser) sequence(n *yaml.Node, each func(*yaml.Node)) {
+	if n.Kind != yaml.SequenceNode {
+		p.find(n, "a list is needed here")
+		return
+	}
+	for _, c := range n.Content {
+		each(c)
+	}
+}
+
+func (p *fileParser) template(into *string, where string, m *Method) func(*yaml.Node) {
+	return func(n *yaml.Node) {
+		p.text(into)(n)
+		p.templates = append(p.templates, template{n, m, where})
+	}
+}
+
+func (p *fileParser) dataType(into *DataType) func(*yaml.Node) {
+	return func(n *yaml.Node) {
+		s := ""
+		p.enum(&s, []string{"json", "form", "plain_text", "unknown"}, "xml", "file", "simple_file", "multipart_related")(n)
+		*into = DataType(s)
+	}
+}
+
+func (p *fileParser) headers(into *map[string]string, m *Method) func(*yaml.Node) {
+	return func(n *yaml.Node) {
+		if n.Kind != yaml.MappingNode {
+			p.find(n, "headers: a mapping is needed")
+			return
+		}
+		*into = map[string]string{}
+		for i := 0; i+1 < len(n.Content); i += 2 {
+			v := ""
+			p.template(&v, "header", m)(n.Content[i+1])
+			(*into)[n.Content[i].Value] = v
+		}
+	}
+}
+
+func (p *fileParser) connector(n *yaml.Node) {
+	d := p.def
+	d.line, d.column = n.Line, n.Column
+	d.DataType, d.Auth.Type = JSON, "none"
+	var script *hooks.Script
+	got := p.mapping(n, "a connector file", keys{
+		"connector": func(n *yaml.Node) {
+			d.line, d.column = n.Line, n.Column
+			if p.text(&d.Name)(n); !namePattern.MatchString(d.Name) {
+				p.find(n, "connector: a name like acme-crm is needed (a-z, 0-9, -, beginning with a letter)")
+			}
+		},
+		"title":        p.text(&d.Title),
+		"base_url":     p.template(&d.BaseURL, "url", nil),
+		"data_type":    p.dataType(&d.DataType),
+		"content_type": p.text(&d.ContentType),
+		"headers":      p.headers(&d.Headers, nil),
+		"ignore_auth":  p.boolean(&d.IgnoreAuth),
+		"auth":         p.auth,
+		"post_install": func(n *yaml.Node) {
+			p.mapping(n, "post_install", keys{"property_lookup_method": p.text(&d.LoginMethod), "test_auth_method": p.text(&d.TestMethod)}, "logout_method")
+		},
+		"parameters":  func(n *yaml.Node) { d.Parameters = p.parameters(n, nil) },
+		"script":      func(n *yaml.Node) { script = p.inline(n, hooks.LevelConnector, script) },
+		"script_file": func(n *yaml.Node) { script = p.external(n, hooks.LevelConnector, script) },
+		"methods":     func(*yaml.Node) {},
+	}, "rate_limits", "max_concurrent", "paging", "authentications", "triggers")
+	d.Script = script
+	for _, k := range []string{"connector", "base_url", "methods"} {
+		if got[k] == nil && n.Kind == yaml.MappingNode {
+			p.find(n, "key %q is missing", k)
+		}
+	}
+	// Methods come last: they add to what stands above, wherever it stands.
+	if n.Kind == yaml.MappingNode {
+		for i := 0; i+1 < len(n.Content); i += 2 {
+			if n.Content[i].Value == "methods" {
+				p.sequence(n.Content[i+1], p.method)
+			}
+		}
+	}
+}
+
+func (p *fileParser) auth(n *yaml.Node) {
+	a := &p.def.Auth
+	var in, style string
+	got := p.mapping(n, "auth", keys{
+		"type":          p.enum(&a.Type, []string{"none", "api_key", "basic", "oauth2"}, "oauth1", "auth_fields"),
+		"grant":         p.enum(&a.Grant, []string{"authorization_code", "client_credentials", "password"}, "jwt_bearer"),
+		"authorize_url": p.template(&a.AuthorizeURL, "url", nil),
+		"token_url":     p.template(&a.TokenURL, "url", nil),
+		"scopes": func(n *yaml.Node) {
+			p.sequence(n, func(n *yaml.Node) { s := ""; p.text(&s)(n); a.Scopes = append(a.Scopes, s) })
+		},
+		"auth_style": p.enum(&style, []string{"auto", "header", "params"}, "private_key_jwt"),
+		"refresh_on": func(n *yaml.Node) {
+			p.sequence(n, func(n *yaml.Node) {
+				code, err := strconv.Atoi(n.Value)
+				if err != nil || code < 300 || code > 599 {
+					p.find(n, "refresh_on: an HTTP status of 300 to 599 is needed, not %q", n.Value)
+				}
+				a.RefreshOn = append(a.RefreshOn, code)
+			})
+		},
+		"hosts": func(n *yaml.Node) {
+			p.sequence(n, func(n *yaml.Node) {
+				s := ""
+				if p.text(&s)(n); strings.ContainsAny(s, "/ @") {
+					p.find(n, "hosts: a host name is needed, not %q", s)
+				}
+				a.Hosts = append(a.Hosts, strings.ToLower(s))
+			})
+		},
+		"in":     p.enum(&in, []string{"header", "query"}, "body"),
+		"name":   p.text(&a.Name),
+		"prefix": p.text(&a.Prefix),
+	}, "fields")
+	a.In, a.AuthStyle = in, style
+	of := func(key string, types ...string) {
+		if k := got[key]; k != nil && !slices.Contains(types, a.Type) {
+			p.find(k, "%s has no meaning for auth type %s", key, a.Type)
+		}
+	}
+	for _, k := range []string{"grant", "authorize_url", "token_url", "scopes", "auth_style"} {
+		of(k, "oauth2")
+	}
+	for _, k := range []string{"in", "name", "prefix"} {
+		of(k, "api_key")
+	}
+	if got["type"] == nil {
+		p.find(n, "auth: key \"type\" is missing")
+	}
+	if a.Type == "oauth2" {
+		if a.TokenURL == "" {
+			p.find(n, "auth: key \"token_url\" is missing")
+		}
+		if a.Grant == "" {
+			a.Grant = "authorization_code"
+		}
+		if a.AuthStyle == "" {
+			a.AuthStyle = "auto"
+		}
+	}
+	if a.Type == "api_key" {
+		if a.In == "" {
+			a.In = "header"
+		}
+		if a.Name == "" {
+			a.Name = "Authorization"
+		}
+	}
+}
+
+var parameterTypes = []string{"text", "integer", "float", "decimal", "boolean", "datetime"}
+
+func (p *fileParser) parameters(n *yaml.Node, m *Method) []Parameter {
+	var all []Parameter
+	p.sequence(n, func(n *yaml.Node) {
+		q := Parameter{}
+		var valueNode *yaml.Node
+		value := func(into *any, has *bool) func(*yaml.Node) {
+			return func(n *yaml.Node) {
+				v, err := yamlValue(n, 0)
+				if err != nil {
+					p.find(n, "%v", err)
+				}
+				if s, ok := v.(string); ok && strings.HasPrefix(s, "=") {
+					p.find(n, "inline script (a value that begins with =) is not supported yet")
+				}
+				p.templatesIn(n, m, "value")
+				*into, *has, valueNode = v, true, n
+			}
+		}
+		got := p.mapping(n, "a parameter", keys{
+			"name":      p.text(&q.Name),
+			"target":    p.enum(&q.Target, []string{"http_header", "merge_field", "query_string", "script"}, "filter_field", "response_field", "index"),
+			"as":        p.text(&q.As),
+			"value":     value(&q.Value, &q.HasValue),
+			"default":   value(&q.Default, &q.HasDef),
+			"type":      p.enum(&q.Type, parameterTypes, "file", "undefined"),
+			"optional":  p.boolean(&q.Optional),
+			"sensitive": p.boolean(&q.Sensitive),
+			"property":  p.enum(&q.Property, []string{"account", "partner", "session"}),
+		})
+		if q.Name == "" {
+			p.find(n, "a parameter needs a name")
+		}
+		ignored := q.Value == "CYCLR_IGNORE_PARAMETER"
+		if q.Target == "" && !ignored && n.Kind == yaml.MappingNode && got["target"] == nil {
+			p.find(n, "parameter %q: key \"target\" is missing", q.Name)
+		}
+		if q.Property != "" && q.HasValue && !ignored {
+			p.find(valueNode, "parameter %q: a property's value comes from the credential, so it cannot have a fixed one", q.Name)
+		}
+		if q.Property == "session" && q.HasDef {
+			p.find(valueNode, "parameter %q: a session property comes from the login method, so it has no default", q.Name)
+		}
+		for _, other := range all {
+			if other.Name == q.Name {
+				p.find(n, "parameter %q is declared twice", q.Name)
+			}
+		}
+		all = append(all, q)
+	})
+	return all
+}
+
+// wire is a parameter's name on the wire.
+func (q *Parameter) wire() string {
+	if q.As != "" {
+		return q.As
+	}
+	return q.Name
+}
+
+func (p *fileParser) method(n *yaml.Node) {
+	m := &Method{Verb: "GET", Retry: "safe", IgnoreAuth: p.def.IgnoreAuth}
+	var script *hooks.Script
+	var own []Parameter
+	var nameNode *yaml.Node
+	kind := "action"
+	got := p.mapping(n, "a method", keys{
+		"method":       func(n *yaml.Node) { nameNode = n; p.text(&m.Name)(n) },
+		"type":         p.enum(&kind, []string{"action"}, "script", "webhook"),
+		"verb":         p.enum(&m.Verb, []string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}),
+		"endpoint":     p.template(&m.Endpoint, "url", m),
+		"data_type":    p.dataType(&m.DataType),
+		"content_type": p.text(&m.ContentType),
+		"headers":      p.headers(&m.Headers, m),
+		"ignore_auth":  p.boolean(&m.IgnoreAuth),
+		"timeout": func(n *yaml.Node) {
+			d, err := time.ParseDuration(n.Value)
+			if err != nil || d <= 0 {
+				p.find(n, "timeout: a duration such as 30s or 2m is needed, not %q", n.Value)
+			}
+			m.Timeout = d
+		},
+		"body": func(n *yaml.Node) {
+			v, err := yamlValue(n, 0)
+			if err != nil {
+				p.find(n, "body: %v", err)
+			}
+			m.Body, m.HasBody = v, true
+			p.templatesIn(n, m, "body")
+		},
+		"parameters":         func(n *yaml.Node) { own = p.parameters(n, m) },
+		"response":           func(n *yaml.Node) { p.response(n, m) },
+		"retry":              p.enum(&m.Retry, []string{"safe", "always", "never"}),
+		"idempotency_header": p.text(&m.Idempotency),
+		"script":             func(n *yaml.Node) { script = p.inline(n, hooks.LevelMethod, script) },
+		"script_file":        func(n *yaml.Node) { script = p.external(n, hooks.LevelMethod, script) },
+	}, "paging", "rate_limits", "xml_root", "request")
+	m.Script = script
+	if m.Name == "" {
+		p.find(n, "a method needs a name: key \"method\"")
+		return
+	}
+	if got["endpoint"] == nil {
+		p.find(n, "method %q: key \"endpoint\" is missing", m.Name)
+	}
+	if m.DataType == "" {
+		m.DataType = p.def.DataType
+	}
+	if m.ResponseDT == "" {
+		m.ResponseDT = m.DataType
+	}
+	if m.ContentType == "" {
+		m.ContentType = p.def.ContentType
+	}
+	m.Parameters = merged(p.def.Parameters, own)
+	if _, twice := p.def.Methods[m.Name]; twice {
+		p.find(nameNode, "method %q is declared twice", m.Name)
+		return
+	}
+	p.def.Methods[m.Name] = m
+	p.def.MethodNames = append(p.def.MethodNames, m.Name)
+}
+
+// merged lays a method's parameters over the connector's, by name.
+func merged(connector, method []Parameter) []Parameter {
+	var all []Parameter
+	for _, c := range connector {
+		for _, q := range method {
+			if q.Name == c.Name {
+				goto overridden
+			}
+		}
+		all = append(all, c)
+	overridden:
+	}
+	return slices.DeleteFunc(append(all, method...), func(q Parameter) bool { return q.Value == "CYCLR_IGNORE_PARAMETER" })
+}
+
+func (p *fileParser) response(n *yaml.Node, m *Method) {
+	p.mapping(n, "response", keys{
+		"data_type": p.dataType(&m.ResponseDT),
+		"fields": func(n *yaml.Node) {
+			p.sequence(n, func(n *yaml.Node) {
+				f := ResponseField{}
+				got := p.mapping(n, "a response field", keys{
+					"field": p.text(&f.Field), "header": p.text(&f.Header), "cookie": p.text(&f.Cookie), "system": p.text(&f.System),
+					"type": p.enum(&f.Type, parameterTypes, "file", "undefined"),
+				}, "format", "title", "optional", "default")
+				count := 0
+				for _, k := range []string{"field", "header", "cookie"} {
+					if got[k] != nil {
+						count++
+					}
+				}
+				if count != 1 {
+					p.find(n, "a response field has one of field, header and cookie")
+				}
+				if f.System == "" {
+					f.System = f.Field
+				}
+				if f.Field != "" {
+					if _, err := parsePath(f.Field); err != nil {
+						p.find(n, "field %q: %v", f.Field, err)
+					}
+				}
+				m.Fields = append(m.Fields, f)
+			})
+		},
+	})
+}
+
+// inline reads a script that stands in the file, and where it stands.
+func (p *fileParser) inline(n *yaml.Node, level hooks.Level, other *hooks.Script) *hooks.Script {
+	if other != nil {
+		p.find(n, "script and script_file exclude each other")
+	}
+	if n.Kind != yaml.ScalarNode {
+		p.find(n, "script: JavaScript is needed")
+		return nil
+	}
+	s := &hooks.Script{Level: level, File: p.file, Source: n.Value, Line: n.Line, Column: n.Column}
+	switch {
+	case n.Style&yaml.FoldedStyle != 0:
+		p.find(n, "script: a folded block (>) joins lines, so places in errors would be wrong; use |")
+		return nil
+	case n.Style&yaml.LiteralStyle != 0:
+		s.Line, s.Column = n.Line+1, 0
+		for i := n.Line; i < len(p.lines); i++ {
+			if line := p.lines[i]; strings.TrimSpace(line) != "" {
+				s.Indent = len(line) - len(strings.TrimLeft(line, " "))
+				break
+			}
+		}
+	case n.Style&(yaml.DoubleQuotedStyle|yaml.SingleQuotedStyle) != 0:
+		s.Column++
+	}
+	p.scriptFindings(s)
+	return s
+}
+
+// external reads a script file, which must lie in the connectors folder.
+func (p *fileParser) external(n *yaml.Node, level hooks.Level, other *hooks.Script) *hooks.Script {
+	if other != nil {
+		p.find(n, "script and script_file exclude each other")
+	}
+	name := ""
+	if p.text(&name)(n); name == "" {
+		return nil
+	}
+	path := filepath.Join(filepath.Dir(p.file), name)
+	real, err := filepath.EvalSymlinks(path)
+	root, err2 := filepath.EvalSymlinks(p.folder)
+	if err != nil || err2 != nil {
+		p.find(n, "script_file: %s cannot be read", name)
+		return nil
+	}
+	rel, err := filepath.Rel(root, real)
+	if err != nil || rel == ".." || strings.HasPrefix(rel, ".."+string(filepath.Separator)) || filepath.IsAbs(name) {
+		p.find(n, "script_file: %s lies outside of the connectors folder", name)
+		return nil
+	}
+	info, err := os.Stat(real)
+	if err != nil || !info.Mode().IsRegular() || info.Size() > hooks.MaxSource {
+		p.find(n, "script_file: %s is not a file of at most %d bytes", name, hooks.MaxSource)
+		return nil
+	}
+	raw, err := os.ReadFile(real)
+	if err != nil {
+		p.find(n, "script_file: %s cannot be read", name)
+		return nil
+	}
+	s := &hooks.Script{Level: level, File: path, Source: string(raw), Line: 1, Column: 1}
+	p.scriptFindings(s)
+	return s
+}
+
+func (p *fileParser) scriptFindings(s *hooks.Script) {
+	for _, f := range hooks.CheckSource(s) {
+		p.findings = append(p.findings, Finding{File: s.File, Line: f.Line, Column: f.Column, Text: f.Text})
+	}
+	for _, f := range hooks.Declared(s) {
+		name := f.Text
+		if slices.Contains(hooks.EventNames, name) || !strings.HasPrefix(name, "before_") && !strings.HasPrefix(name, "after_") && !strings.HasPrefix(name, "action_") {
+			continue
+		}
+		if near := nearest(name, hooks.EventNames); near != "" {
+			p.findings = append(p.findings, Finding{File: s.File, Line: f.Line, Column: f.Column, Hint: true,
+				Text: fmt.Sprintf("function %s handles no event; did you mean %s?", name, near)})
+		}
+	}
+}
+
+// templatesIn notes every text of a tree.
+func (p *fileParser) templatesIn(n *yaml.Node, m *Method, where string) {
+	if n.Kind == yaml.ScalarNode {
+		p.templates = append(p.templates, template{n, m, where})
+	}
+	for i, c := range n.Content {
+		if n.Kind != yaml.MappingNode || i%2 == 1 {
+			p.templatesIn(c, m, where)
+		}
+	}
+}
+
+// finish checks what needs the whole file.
+func (p *fileParser) finish(n *yaml.Node) {
+	d := p.def
+	for _, q := range d.Parameters {
+		if q.Property == "session" {
+			d.SessionNames = append(d.SessionNames, q.Name)
+		}
+	}
+	for _, name := range d.MethodNames {
+		for _, q := range d.Methods[name].Parameters {
+			if q.Property == "session" && !slices.Contains(d.SessionNames, q.Name) {
+				d.SessionNames = append(d.SessionNames, q.Name)
+			}
+		}
+	}
+	for key, name := range map[string]string{"property_lookup_method": d.LoginMethod, "test_auth_method": d.TestMethod} {
+		if m, ok := d.Methods[name]; name != "" && !ok {
+			p.find(n, "post_install.%s names method %q, which does not exist%s", key, name, didYouMean(name, d.MethodNames))
+		} else if ok && key == "property_lookup_method" {
+			m.IsLogin = true
+		}
+	}
+	if d.LoginMethod == "" && len(d.SessionNames) > 0 {
+		p.find(n, "session property %q: there is no login method to fill it (post_install.property_lookup_method)", d.SessionNames[0])
+	}
+	for _, t := range p.templates {
+		p.checkTemplate(t)
+	}
+	if base := d.BaseURL; base != "" && !strings.HasPrefix(base, "{{") {
+		p.checkURL(n, "base_url", base)
+	}
+	if t := d.Auth.TokenURL; t != "" && !strings.HasPrefix(t, "{{") {
+		p.checkURL(n, "auth.token_url", t)
+	}
+}
+
+func (p *fileParser) checkURL(n *yaml.Node, what, text string) {
+	u, err := url.Parse(mergeField.ReplaceAllString(text, "x"))
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.User != nil {
+		p.find(n, "%s: an absolute http or https URL is needed, without user or password", what)
+	}
+}
+
+func (p *fileParser) checkTemplate(t template) {
+	rest := t.node.Value
+	fields, err := splitTemplate(rest)
+	if err != nil {
+		p.find(t.node, "%v", err)
+		return
+	}
+	params := p.def.Parameters
+	if t.method != nil {
+		params = t.method.Parameters
+	} else {
+		for _, m := range p.def.Methods {
+			params = append(slices.Clone(params), m.Parameters...)
+		}
+	}
+	known := slices.Clone(credentialFields)
+	for _, q := range params {
+		known = append(known, q.Name, q.wire())
+	}
+	for _, f := range fields {
+		if f.name == "" {
+			continue
+		}
+		if later := laterField(f.name); later != "" {
+			p.find(t.node, "merge field {{%s}} is not supported yet", f.name)
+			continue
+		}
+		if !slices.Contains(known, f.name) {
+			p.find(t.node, "unknown merge field {{%s}}%s", f.name, didYouMean(f.name, known))
+		}
+	}
+}
+
+var errUnterminated = errors.New("a merge field is not closed: {{ without }}")

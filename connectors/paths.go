@@ -1,0 +1,140 @@
+package connectors
+
+import (
+	"encoding/json"
+	"errors"
+	"math"
+	"strconv"
+	"strings"
+)
+
+// pathStep is one step of a field's location: a member, and whether its value
+// is a list to go through.
+type pathStep struct {
+	name string // "" for the root list
+	list bool
+}
+
+// parsePath reads a field notation: a.b, [list].x, [a].[b].x, [].x,
+// data.[records].id; backslashes around a name make it literal.
+func parsePath(s string) ([]pathStep, error) {
+	var steps []pathStep
+	for s != "" {
+		var name string
+		if strings.HasPrefix(s, `\`) {
+			end := strings.Index(s[1:], `\`)
+			if end < 0 {
+				return nil, errors.New(`a name that begins with \ must end with \`)
+			}
+			name, s = s[1:1+end], s[2+end:]
+			steps = append(steps, pathStep{name: name})
+		} else {
+			end := strings.IndexByte(s, '.')
+			if end < 0 {
+				end = len(s)
+			}
+			name, s = s[:end], s[end:]
+			if strings.HasPrefix(name, "[") && strings.HasSuffix(name, "]") {
+				steps = append(steps, pathStep{name: name[1 : len(name)-1], list: true})
+			} else if name == "" {
+				return nil, errors.New("an empty name")
+			} else {
+				steps = append(steps, pathStep{name: name})
+			}
+		}
+		if s != "" {
+			if s[0] != '.' || len(s) == 1 {
+				return nil, errors.New("a dot must stand between names")
+			}
+			s = s[1:]
+		}
+	}
+	return steps, nil
+}
+
+// dig reads a location in a body: found is false where a member is missing.
+// Lists give a list, with null for items without the member.
+func dig(v any, steps []pathStep) (out any, found bool) {
+	for i, s := range steps {
+		if s.name != "" || !s.list {
+			m, ok := v.(*OrderedMap)
+			if !ok {
+				return nil, false
+			}
+			if v, ok = m.Values[s.name]; !ok {
+				return nil, false
+			}
+		}
+		if s.list {
+			list, ok := v.([]any)
+			if !ok {
+				return nil, false
+			}
+			all := make([]any, 0, len(list))
+			for _, item := range list {
+				value, _ := dig(item, steps[i+1:])
+				if inner, ok := value.([]any); ok && hasList(steps[i+1:]) {
+					all = append(all, inner...)
+				} else {
+					all = append(all, value)
+				}
+			}
+			return all, true
+		}
+	}
+	return v, true
+}
+
+func hasList(steps []pathStep) bool {
+	for _, s := range steps {
+		if s.list {
+			return true
+		}
+	}
+	return false
+}
+
+// convert turns a field's value into its declared type; what cannot be
+// converted stays as it is.
+func convert(v any, typ string) any {
+	if list, ok := v.([]any); ok {
+		out := make([]any, len(list))
+		for i, e := range list {
+			out[i] = convert(e, typ)
+		}
+		return out
+	}
+	text, ok := scalar(v)
+	if !ok || v == nil {
+		return v
+	}
+	switch typ {
+	case "text", "datetime":
+		if _, composite := v.(*OrderedMap); !composite {
+			return text
+		}
+	case "integer":
+		if n, err := strconv.ParseInt(text, 10, 64); err == nil {
+			return n
+		}
+		if f, err := strconv.ParseFloat(text, 64); err == nil && math.Abs(f) < 1<<53 {
+			return int64(math.Round(f))
+		}
+	case "float", "decimal":
+		if f, err := strconv.ParseFloat(text, 64); err == nil {
+			digits := 14
+			if typ == "decimal" {
+				digits = 12
+			}
+			return json.Number(strings.TrimSuffix(strings.TrimRight(strconv.FormatFloat(f, 'f', digits, 64), "0"), "."))
+		}
+	case "boolean":
+		switch strings.ToLower(text) {
+		case "true", "1":
+			return true
+		case "false", "0":
+			return false
+		}
+	}
+	return v
+}

@@ -1,0 +1,662 @@
+package connectors
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"sort"
+	"strings"
+
+	"github.com/stepworker/stepworker/credentials"
+	"github.com/stepworker/stepworker/hooks"
+)
+
+// resolve finds each parameter's value: fixed, the credential's or partner
+// settings', the step's, the default.
+func (x *exchange) resolve() error {
+	x.params, x.step = map[string]any{}, map[string]bool{}
+	declared := make([]string, 0, len(x.m.Parameters))
+	for i := range x.m.Parameters {
+		q := &x.m.Parameters[i]
+		declared = append(declared, q.Name)
+		if q.Property == "session" && x.m.IsLogin {
+			continue // the login goes out without the old session
+		}
+		var v any
+		given := false
+		switch raw, fromStep := x.call.Parameters[q.Name]; {
+		case q.HasValue:
+			v, given = q.Value, true
+		case q.Property != "":
+			v, given = x.c.property(x.d, x.cred, q.Property, q.Name)
+		case fromStep:
+			decoded, err := decodeJSON(raw)
+			if err != nil {
+				return &CallError{Kind: "input", Message: fmt.Sprintf("parameter %q is no JSON value", q.Name)}
+			}
+			v, given = decoded, decoded != nil
+			x.step[q.Name] = true
+		}
+		if !given && q.HasDef {
+			v, given = q.Default, true
+		}
+		if !given {
+			switch {
+			case q.Property == "session":
+				return &AuthError{Kind: credentials.Session, Version: x.cred.Version, Unsent: true, Text: fmt.Sprintf("there is no session yet: %q has no value", q.Name)}
+			case q.Property != "" && !q.Optional:
+				return &CallError{Kind: "input", Message: fmt.Sprintf("the credential has no property %q", q.Name)}
+			case !q.Optional:
+				return &CallError{Kind: "input", Message: fmt.Sprintf("parameter %q is missing", q.Name)}
+			}
+			continue
+		}
+		x.params[q.Name] = v
+	}
+	names := make([]string, 0, len(x.call.Parameters))
+	for name := range x.call.Parameters {
+		names = append(names, name)
+	}
+	sort.Strings(names)
+	for _, name := range names {
+		if !contains(declared, name) {
+			return &CallError{Kind: "input", Message: fmt.Sprintf("method %q has no parameter %q%s", x.m.Name, name, didYouMean(name, declared))}
+		}
+	}
+	return nil
+}
+
+func contains(all []string, s string) bool {
+	for _, a := range all {
+		if a == s {
+			return true
+		}
+	}
+	return false
+}
+
+// property finds the value that an installation supplies, or the login found.
+func (c *Caller) property(d *Definition, cred *credentials.Credential, kind, name string) (any, bool) {
+	s := &cred.Secrets
+	decode := func(raw json.RawMessage) (any, bool) {
+		v, err := decodeJSON(raw)
+		return v, err == nil && v != nil
+	}
+	switch kind {
+	case "partner":
+		if raw, ok := c.cfg.Partner[d.Name].Properties[name]; ok {
+			return decode(raw)
+		}
+		return nil, false
+	case "session":
+		if v, ok := s.Session[name]; ok && v != "" {
+			return v, true
+		}
+	}
+	if raw, ok := s.Properties[name]; ok {
+		return decode(raw)
+	}
+	if kind == "account" && s.HasBasic {
+		switch name {
+		case "username":
+			return s.Username, true
+		case "password":
+			return s.Password.Reveal(), true
+		}
+	}
+	return nil, false
+}
+
+// look resolves merge fields from parameters, the credential and the system.
+func (x *exchange) look(name string) (v any, known, foreign bool) {
+	for i := range x.m.Parameters {
+		if q := &x.m.Parameters[i]; q.Name == name || q.wire() == name {
+			return x.params[q.Name], true, x.step[q.Name]
+		}
+	}
+	for i := range x.d.Parameters { // a method may leave one out of its request
+		if q := &x.d.Parameters[i]; q.Name == name && q.Property != "" && (q.Property != "session" || !x.m.IsLogin) {
+			v, _ := x.c.property(x.d, x.cred, q.Property, name)
+			return v, true, false
+		}
+	}
+	return x.c.systemField(x.d, x.cred, name)
+}
+
+func (c *Caller) systemField(d *Definition, cred *credentials.Credential, name string) (v any, known, foreign bool) {
+	s := &cred.Secrets
+	text := func(t string) any {
+		if t == "" {
+			return nil
+		}
+		return t
+	}
+	switch name {
+	case "username", "Cyclr_Auth_Username":
+		return text(s.Username), true, false
+	case "password", "Cyclr_Auth_Password":
+		return text(s.Password.Reveal()), true, false
+	case "api_key", "Cyclr_Auth_ApiKey":
+		return text(s.APIKey.Reveal()), true, false
+	case "client_id":
+		id, _ := c.clientOf(d, cred)
+		return text(id), true, false
+	case "client_secret":
+		_, secret := c.clientOf(d, cred)
+		return text(secret), true, false
+	case "access_token":
+		if s.OAuth2 != nil {
+			return text(s.OAuth2.AccessToken.Reveal()), true, false
+		}
+		return nil, true, false
+	}
+	return nil, false, false
+}
+
+// clientOf is the client id and secret: the credential's, else the partner's.
+func (c *Caller) clientOf(d *Definition, cred *credentials.Credential) (id, secret string) {
+	p := c.cfg.Partner[d.Name]
+	id, secret = cred.Secrets.ClientID, cred.Secrets.ClientSecret.Reveal()
+	if id == "" {
+		id = p.ClientID
+	}
+	if secret == "" {
+		secret = p.ClientSecret
+	}
+	return id, secret
+}
+
+// fromMerge looks in method_request_mergefields as scripts left them, then as look does.
+func (x *exchange) fromMerge() (lookup, error) {
+	var now map[string]json.RawMessage
+	if len(x.merge) > 0 && json.Unmarshal(x.merge, &now) != nil {
+		return nil, &CallError{Kind: "script", Message: "method_request_mergefields is no object any more"}
+	}
+	before := x.mergeFields()
+	return func(name string) (any, bool, bool) {
+		raw, ok := now[name]
+		if !ok {
+			return x.look(name)
+		}
+		v, err := decodeJSON(raw)
+		if err != nil {
+			return nil, true, true
+		}
+		if old, ok := before.Values[name]; ok {
+			a, _ := marshal(old)
+			b, _ := marshal(v)
+			if bytes.Equal(a, b) {
+				return x.look(name)
+			}
+		}
+		return v, true, true // a script's: as foreign as a step's
+	}, nil
+}
+
+func (x *exchange) mergeFields() *OrderedMap {
+	m := &OrderedMap{Values: map[string]any{}}
+	for i := range x.m.Parameters {
+		if q := &x.m.Parameters[i]; q.Target == "merge_field" {
+			if v, ok := x.params[q.Name]; ok {
+				m.Set(q.wire(), v)
+			}
+		}
+	}
+	return m
+}
+
+// prepare makes what before_action sees, from the pristine input.
+func (x *exchange) prepare() error {
+	x.actionData = x.call.ActionData
+	if len(x.actionData) == 0 || string(x.actionData) == "null" {
+		x.actionData = json.RawMessage(`{}`)
+	}
+	x.endpoint = joinURL(x.d.BaseURL, x.m.Endpoint)
+	home, err := expandURL(x.endpoint, func(name string) (any, bool, bool) {
+		v, known, foreign := x.look(name)
+		if foreign || known && v == nil { // only scheme and host count here
+			return "x", known, foreign
+		}
+		return v, known, foreign
+	})
+	if err != nil {
+		return err
+	}
+	if x.home, err = origin(home); err != nil {
+		return err
+	}
+	session := &OrderedMap{Values: map[string]any{}}
+	for _, name := range x.d.SessionNames {
+		if v, ok := x.c.property(x.d, x.cred, "session", name); ok && !x.m.IsLogin {
+			session.Set(name, v)
+		}
+	}
+	headers, query, script := &OrderedMap{}, &OrderedMap{}, &OrderedMap{}
+	for _, hs := range []map[string]string{x.d.Headers, x.m.Headers} {
+		names := make([]string, 0, len(hs))
+		for k := range hs {
+			names = append(names, k)
+		}
+		sort.Strings(names)
+		for _, k := range names {
+			v, ok, err := expandText(hs[k], x.look)
+			if err != nil {
+				return err
+			}
+			if ok {
+				headers.Set(k, v)
+			}
+		}
+	}
+	for i := range x.m.Parameters {
+		q := &x.m.Parameters[i]
+		v, ok := x.params[q.Name]
+		if !ok {
+			continue
+		}
+		if !x.step[q.Name] {
+			if v, ok, err = expandTree(v, x.look); err != nil {
+				return err
+			}
+			if !ok {
+				continue
+			}
+			x.params[q.Name] = v
+		}
+		switch q.Target {
+		case "http_header":
+			headers.Set(q.wire(), v)
+		case "query_string":
+			query.Set(q.wire(), v)
+		case "script":
+			script.Set(q.wire(), v)
+		}
+	}
+	body := x.call.Body
+	if body == nil && x.m.HasBody {
+		tree, ok, err := expandTree(x.m.Body, x.look)
+		if err != nil {
+			return err
+		}
+		if ok {
+			if body, err = marshal(tree); err != nil {
+				return err
+			}
+		}
+	}
+	x.body = body
+	for into, m := range map[*json.RawMessage]*OrderedMap{&x.headers: headers, &x.query: query, &x.scriptPar: script, &x.merge: x.mergeFields(), &x.session: session} {
+		if *into, err = marshal(m); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// joinURL puts one slash between base and endpoint; an absolute endpoint stands alone.
+func joinURL(base, endpoint string) string {
+	if strings.HasPrefix(endpoint, "http://") || strings.HasPrefix(endpoint, "https://") || strings.HasPrefix(endpoint, "{{") || base == "" {
+		return endpoint
+	}
+	if endpoint == "" {
+		return base
+	}
+	if strings.HasPrefix(endpoint, "?") {
+		return strings.TrimRight(base, "/") + endpoint
+	}
+	return strings.TrimRight(base, "/") + "/" + strings.TrimLeft(endpoint, "/")
+}
+
+func origin(raw string) (string, error) {
+	u, err := url.Parse(raw)
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.User != nil {
+		return "", &CallError{Kind: "input", Message: "the method's URL is not an absolute http or https URL"}
+	}
+	return strings.ToLower(u.Scheme + "://" + u.Host), nil
+}
+
+// request builds the HTTP request from what before_action left.
+func (x *exchange) request(ctx context.Context) (*http.Request, error) {
+	look, err := x.fromMerge()
+	if err != nil {
+		return nil, err
+	}
+	raw, err := expandURL(x.endpoint, look)
+	if err != nil {
+		return nil, err
+	}
+	if x.target, err = origin(raw); err != nil {
+		return nil, err
+	}
+	u, err := url.Parse(raw)
+	if err != nil {
+		return nil, &CallError{Kind: "input", Message: "the method's URL cannot be read"}
+	}
+	if x.target != x.home && !contains(x.d.Auth.Hosts, strings.ToLower(u.Host)) && !contains(x.d.Auth.Hosts, strings.ToLower(u.Hostname())) {
+		return nil, &CallError{Kind: "input", Message: fmt.Sprintf("the URL leads to host %q, which is neither the connector's nor in auth.hosts", u.Host)}
+	}
+	query, err := formPairs(x.query)
+	if err != nil {
+		return nil, &CallError{Kind: "input", Message: "the query: " + err.Error()}
+	}
+	if len(query) > 0 {
+		if u.RawQuery != "" {
+			u.RawQuery += "&"
+		}
+		u.RawQuery += query.encode()
+	}
+	header := http.Header{}
+	if err := setHeaders(header, x.headers); err != nil {
+		return nil, err
+	}
+	body, contentType, err := x.encodeBody()
+	if err != nil {
+		return nil, err
+	}
+	timeout := x.c.cfg.CallTimeout
+	if x.m.Timeout > 0 {
+		timeout = x.m.Timeout
+	}
+	callCtx, cancel := context.WithTimeout(ctx, timeout)
+	x.cancel = cancel
+	var reader io.Reader
+	if body != nil {
+		reader = bytes.NewReader(body)
+	}
+	req, err := http.NewRequestWithContext(callCtx, x.m.Verb, u.String(), reader)
+	if err != nil {
+		cancel()
+		return nil, &CallError{Kind: "input", Message: "the request cannot be built"}
+	}
+	req.Header = header
+	if body != nil && contentType != "" && header.Get("Content-Type") == "" {
+		header.Set("Content-Type", contentType)
+	}
+	if header.Get("Accept") == "" && x.m.ResponseDT == JSON {
+		header.Set("Accept", "application/json")
+	}
+	if header.Get("User-Agent") == "" {
+		header.Set("User-Agent", "stepworker")
+	}
+	if x.m.Idempotency != "" && x.call.ExecutionID != "" && header.Get(x.m.Idempotency) == "" {
+		header.Set(x.m.Idempotency, x.call.ExecutionID)
+	}
+	if host := header.Get("Host"); host != "" {
+		cancel()
+		return nil, &CallError{Kind: "input", Message: "a Host header cannot be set: the URL says the host"}
+	}
+	if !x.m.IgnoreAuth {
+		if err := x.c.authenticate(x.d, x.cred, req); err != nil {
+			cancel()
+			return nil, err
+		}
+	}
+	return req, nil
+}
+
+// authenticate adds the connector's authentication, unless a script set it.
+func (c *Caller) authenticate(d *Definition, cred *credentials.Credential, req *http.Request) error {
+	s := &cred.Secrets
+	missing := func(what string) error {
+		return &CallError{Kind: "input", Message: fmt.Sprintf("the credential has no %s, which auth type %s needs", what, d.Auth.Type)}
+	}
+	switch d.Auth.Type {
+	case "api_key":
+		if s.APIKey.Empty() {
+			return missing("api_key")
+		}
+		if d.Auth.In == "query" {
+			q := url.QueryEscape(d.Auth.Name) + "=" + url.QueryEscape(d.Auth.Prefix+s.APIKey.Reveal())
+			if req.URL.RawQuery != "" {
+				q = req.URL.RawQuery + "&" + q
+			}
+			req.URL.RawQuery = q
+		} else if req.Header.Get(d.Auth.Name) == "" {
+			return setHeader(req.Header, d.Auth.Name, d.Auth.Prefix+s.APIKey.Reveal())
+		}
+	case "basic":
+		if !s.HasBasic {
+			return missing("basic user name and password")
+		}
+		if req.Header.Get("Authorization") == "" {
+			req.SetBasicAuth(s.Username, s.Password.Reveal())
+		}
+	case "oauth2":
+		if s.OAuth2 == nil || s.OAuth2.AccessToken.Empty() {
+			return &AuthError{Kind: credentials.OAuth2, Version: cred.Version, Unsent: true, Text: "there is no token yet"}
+		}
+		if req.Header.Get("Authorization") == "" {
+			return setHeader(req.Header, "Authorization", "Bearer "+s.OAuth2.AccessToken.Reveal())
+		}
+	}
+	return nil
+}
+
+func setHeader(h http.Header, name, value string) error {
+	if strings.ContainsAny(value, "\r\n\x00") || strings.ContainsAny(name, "\r\n\x00 :") || name == "" {
+		return &CallError{Kind: "input", Message: fmt.Sprintf("header %q: a line break cannot stand in a header", clip(name, 60))}
+	}
+	h.Set(name, value)
+	return nil
+}
+
+func setHeaders(h http.Header, raw json.RawMessage) error {
+	v, err := decodeJSON(raw)
+	m, ok := v.(*OrderedMap)
+	if err != nil || !ok {
+		return &CallError{Kind: "script", Message: "method_request_headers is no object any more"}
+	}
+	for _, k := range m.Keys {
+		list, ok := m.Values[k].([]any)
+		if !ok {
+			list = []any{m.Values[k]}
+		}
+		for i, item := range list {
+			text, ok := scalar(item)
+			if !ok {
+				continue
+			}
+			if i == 0 {
+				if err := setHeader(h, k, text); err != nil {
+					return err
+				}
+			} else if err := setHeader(http.Header{}, k, text); err != nil {
+				return err
+			} else {
+				h.Add(k, text)
+			}
+		}
+	}
+	return nil
+}
+
+// pairs are a form's or query's names and values, in order.
+type pairs [][2]string
+
+func (p pairs) encode() string {
+	var b strings.Builder
+	for i, kv := range p {
+		if i > 0 {
+			b.WriteByte('&')
+		}
+		b.WriteString(url.QueryEscape(kv[0]) + "=" + strings.ReplaceAll(url.QueryEscape(kv[1]), "+", "%20"))
+	}
+	return b.String()
+}
+
+// formPairs: a list of scalars repeats its name, anything deeper is its JSON
+// text, null is left out, "" is sent empty.
+func formPairs(raw json.RawMessage) (pairs, error) {
+	if len(raw) == 0 || string(raw) == "null" {
+		return nil, nil
+	}
+	v, err := decodeJSON(raw)
+	if err != nil {
+		return nil, err
+	}
+	m, ok := v.(*OrderedMap)
+	if !ok {
+		return nil, fmt.Errorf("an object is needed")
+	}
+	var out pairs
+	for _, k := range m.Keys {
+		switch value := m.Values[k].(type) {
+		case nil:
+		case []any:
+			flat := true
+			for _, e := range value {
+				switch e.(type) {
+				case []any, *OrderedMap:
+					flat = false
+				}
+			}
+			if !flat {
+				text, _ := scalar(value)
+				out = append(out, [2]string{k, text})
+				continue
+			}
+			for _, e := range value {
+				if text, ok := scalar(e); ok {
+					out = append(out, [2]string{k, text})
+				}
+			}
+		default:
+			text, _ := scalar(value)
+			out = append(out, [2]string{k, text})
+		}
+	}
+	return out, nil
+}
+
+// encodeBody writes the body as the method's data type says.
+func (x *exchange) encodeBody() (body []byte, contentType string, err error) {
+	raw := x.body
+	if raw == nil || string(raw) == "null" {
+		return nil, "", nil
+	}
+	bad := func(text string) error {
+		return &CallError{Kind: "input", Message: fmt.Sprintf("the body cannot be written as %s: %s", x.m.DataType, text)}
+	}
+	switch x.m.DataType {
+	case Form:
+		p, err := formPairs(raw)
+		if err != nil {
+			return nil, "", bad(err.Error())
+		}
+		body, contentType = []byte(p.encode()), "application/x-www-form-urlencoded"
+	case PlainText:
+		v, err := decodeJSON(raw)
+		if err != nil {
+			return nil, "", bad("it is no JSON value")
+		}
+		switch v.(type) {
+		case []any, *OrderedMap:
+			return nil, "", bad("text is needed, not an object or a list")
+		}
+		text, _ := scalar(v)
+		body, contentType = []byte(text), "text/plain; charset=utf-8"
+	case UnknownDT:
+		body = raw
+		var text string
+		if json.Unmarshal(raw, &text) == nil {
+			body = []byte(text)
+		}
+	default:
+		if !json.Valid(raw) {
+			return nil, "", bad("it is no JSON value")
+		}
+		body, contentType = raw, "application/json"
+	}
+	if x.m.ContentType != "" {
+		contentType = x.m.ContentType
+	}
+	return body, contentType, nil
+}
+
+// globals are what an event's scripts see.
+func (x *exchange) globals(event string) []hooks.Global {
+	g := make([]hooks.Global, 0, 28)
+	add := func(name string, raw json.RawMessage, write bool) {
+		g = append(g, hooks.Global{Name: name, JSON: raw, Write: write})
+	}
+	headers := func(name string, raw json.RawMessage, write bool) {
+		g = append(g, hooks.Global{Name: name, JSON: raw, Write: write, Headers: true})
+	}
+	before := event == "before_action"
+	after := event == "after_action" || event == "after_action_paging" || event == "action_condition"
+	body := x.body
+	if body == nil {
+		body = json.RawMessage("null")
+	}
+	add("method_request", body, before)
+	headers("method_request_headers", x.headers, before)
+	add("method_request_parameters", x.query, before)
+	add("method_request_mergefields", x.merge, true)
+	add("method_endpoint", quote(x.endpoint), before)
+	add("method_name", quote(x.m.Name), false)
+	add("action_data", x.actionData, true)
+	add("session_properties", x.session, true)
+	add("script_parameters", x.scriptPar, false)
+	add("method_auth_value", x.c.authValue(x.d, x.cred), false)
+	if after {
+		content := x.content
+		if content == nil {
+			content = json.RawMessage(`""`)
+		}
+		add("method_response", content, event != "action_condition")
+		headers("method_response_headers", headersJSON(x.resHead), false)
+		add("reasonPhrase", quote(x.reason), false)
+	}
+	if event == "after_error" {
+		g = append(g, hooks.Global{Name: "method_error", JSON: x.methodError, Write: true, HeadersIn: "headers"})
+	}
+	status := json.RawMessage("null")
+	if x.status != 0 {
+		status = json.RawMessage(fmt.Sprint(x.status))
+	}
+	add("statusCode", status, false)
+	cy := &x.call.Cycle
+	variables, err := marshal(cy.Variables)
+	if err != nil || cy.Variables == nil {
+		variables = json.RawMessage(`{}`)
+	}
+	add("cycle_variables", variables, false)
+	add("cycle_id", quote(cy.CycleID), false)
+	add("cycle_step_id", quote(cy.CycleStepID), false)
+	add("transaction_id", quote(cy.TransactionID), false)
+	add("cyclr_account_id", quote(x.cred.AccountID), false)
+	add("external_account_id", quote(x.cred.ExternalAccountID), false)
+	add("script_execution_context", quote("RUNNING_TRANSACTION"), false)
+	return g
+}
+
+// authValue is method_auth_value: the key, the Basic text, the access token.
+func (c *Caller) authValue(d *Definition, cred *credentials.Credential) json.RawMessage {
+	s := &cred.Secrets
+	switch {
+	case d.Auth.Type == "api_key":
+		return quote(s.APIKey.Reveal())
+	case d.Auth.Type == "basic":
+		r := http.Request{Header: http.Header{}}
+		r.SetBasicAuth(s.Username, s.Password.Reveal())
+		return quote(strings.TrimPrefix(r.Header.Get("Authorization"), "Basic "))
+	case d.Auth.Type == "oauth2" && s.OAuth2 != nil:
+		return quote(s.OAuth2.AccessToken.Reveal())
+	}
+	return json.RawMessage("null")
+}
+
+func quote(s string) json.RawMessage {
+	raw, _ := marshal(s)
+	return raw
+}
+
+func textOf(raw json.RawMessage) string {
+	var s string
+	_ = json.Unmarshal(raw, &s)
+	return s
+}

@@ -1,0 +1,349 @@
+package connectors
+
+import (
+	"bytes"
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"io"
+	"mime"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/stepworker/stepworker/hooks"
+)
+
+// send makes the request and reads its answer. A fault is a request that got
+// none; an answer over the cap is told by tooLarge.
+func (x *exchange) send(req *http.Request) *fault {
+	x.ran = true
+	res, f := x.c.send(req)
+	if f != nil {
+		return f
+	}
+	defer res.Body.Close()
+	x.status, x.resHead = res.StatusCode, res.Header
+	x.reason = strings.TrimSpace(strings.TrimPrefix(res.Status, fmt.Sprint(res.StatusCode)))
+	if x.reason == "" {
+		x.reason = http.StatusText(res.StatusCode)
+	}
+	body, err := io.ReadAll(io.LimitReader(res.Body, x.c.cfg.MaxResponse+1))
+	switch {
+	case int64(len(body)) > x.c.cfg.MaxResponse:
+		x.tooLarge = true
+		body = body[:0]
+	case err != nil:
+		x.status = 0
+		return describeFault(req.URL.Host, true, err)
+	}
+	x.resBody = body
+	x.content, x.binary = parseBody(body, res.Header.Get("Content-Type"), x.m.ResponseDT)
+	return nil
+}
+
+// parseBody turns an answer into what hooks see: by its own Content-Type, else
+// by the method's data type. What does not parse is text, never a failure.
+func parseBody(body []byte, contentType string, dt DataType) (json.RawMessage, bool) {
+	if len(body) == 0 {
+		return json.RawMessage(`""`), false
+	}
+	body = bytes.TrimPrefix(body, []byte("\xef\xbb\xbf"))
+	media, _, err := mime.ParseMediaType(contentType)
+	asJSON := dt == JSON
+	if err == nil && media != "" {
+		asJSON = media == "application/json" || media == "text/json" || strings.HasSuffix(media, "+json")
+	}
+	if asJSON && json.Valid(body) {
+		return json.RawMessage(body), false
+	}
+	if !utf8.Valid(body) {
+		return quote(base64.StdEncoding.EncodeToString(body)), true
+	}
+	return quote(string(body)), false
+}
+
+// parseLeft parses text that a hook left as content, where the data type says JSON.
+func parseLeft(raw json.RawMessage, dt DataType) json.RawMessage {
+	if raw == nil || dt != JSON || len(raw) == 0 || raw[0] != '"' {
+		return raw
+	}
+	return parseText(textOf(raw), dt)
+}
+
+func parseText(text string, dt DataType) json.RawMessage {
+	if dt == JSON && json.Valid([]byte(text)) {
+		return json.RawMessage(text)
+	}
+	return quote(text)
+}
+
+// headersJSON: a value is text; a repeated header, and always Set-Cookie, a list.
+func headersJSON(h http.Header) json.RawMessage {
+	names := make([]string, 0, len(h))
+	for k := range h {
+		names = append(names, k)
+	}
+	slices.Sort(names)
+	m := &OrderedMap{}
+	for _, k := range names {
+		if v := h[k]; len(v) == 1 && k != "Set-Cookie" {
+			m.Set(k, v[0])
+		} else {
+			m.Set(k, v)
+		}
+	}
+	raw, _ := marshal(m)
+	return raw
+}
+
+// methodError is what after_error sees and may change.
+type methodError struct {
+	StatusCode   *int            `json:"statusCode"`
+	ReasonPhrase string          `json:"reasonPhrase"`
+	Content      string          `json:"content"`
+	Error        string          `json:"error"`
+	IsError      bool            `json:"isError"`
+	IsWarning    bool            `json:"isWarning"`
+	IsSuccess    bool            `json:"isSuccess"`
+	Headers      json.RawMessage `json:"headers"`
+}
+
+// afterError runs after_error on an error of the API or the network.
+func (x *exchange) afterError(ctx context.Context, f *fault) (*methodError, error) {
+	if x.tooLarge {
+		return nil, x.overCap()
+	}
+	me := &methodError{IsError: true, ReasonPhrase: x.reason, Content: string(x.resBody), Headers: headersJSON(x.resHead)}
+	if f != nil {
+		me.Error = f.text
+	} else {
+		status := x.status
+		me.StatusCode, me.Error = &status, x.statusText()
+	}
+	raw, err := marshal(me)
+	if err != nil {
+		return nil, err
+	}
+	x.methodError = raw
+	out, err := x.event(ctx, "after_error")
+	if err != nil || out == nil {
+		return me, err
+	}
+	if changed, ok := out.Changed["method_error"]; ok {
+		var after struct {
+			methodError
+			Content   json.RawMessage `json:"content"`
+			IsError   json.RawMessage `json:"isError"`
+			IsWarning json.RawMessage `json:"isWarning"`
+			IsSuccess json.RawMessage `json:"isSuccess"`
+			Status    json.RawMessage `json:"statusCode"`
+			Reason    json.RawMessage `json:"reasonPhrase"`
+			Err       json.RawMessage `json:"error"`
+		}
+		if json.Unmarshal(changed, &after) != nil {
+			return nil, &CallError{Kind: "script", Message: "after_error left a method_error that is no object", StatusCode: x.status}
+		}
+		truthy := func(raw json.RawMessage) bool {
+			s := string(raw)
+			return s != "" && s != "false" && s != "null" && s != "0" && s != `""`
+		}
+		me.IsError, me.IsWarning, me.IsSuccess = truthy(after.IsError), truthy(after.IsWarning), truthy(after.IsSuccess)
+		if len(after.Content) > 0 && after.Content[0] == '"' {
+			me.Content = textOf(after.Content)
+		} else {
+			me.Content = string(after.Content)
+		}
+	}
+	return me, nil
+}
+
+func (x *exchange) overCap() *CallError {
+	return &CallError{Kind: "limit", StatusCode: x.status, Message: fmt.Sprintf("the answer is larger than %d bytes (--max-response)", x.c.cfg.MaxResponse)}
+}
+
+// collect makes the Answer of a call that ran to its end.
+func (x *exchange) collect(a *Answer) error {
+	if x.tooLarge {
+		return x.overCap()
+	}
+	a.StatusCode = x.status
+	content := x.content
+	if string(content) == `""` {
+		content = nil
+	}
+	if x.binary {
+		a.ContentEncoding = "base64"
+	} else if content != nil && content[0] == '"' && x.m.ResponseDT == JSON {
+		return &CallError{Kind: "http", StatusCode: x.status, Detail: clip(textOf(content), 2000),
+			Message: "the answer is no JSON, though response.data_type says so"}
+	}
+	if string(content) == "null" {
+		content = nil
+	}
+	a.Content = content
+	if len(x.m.Fields) == 0 && !x.m.IsLogin {
+		return nil
+	}
+	var tree any
+	if content != nil {
+		var err error
+		if tree, err = decodeJSON(content); err != nil {
+			return err
+		}
+	}
+	fields := &OrderedMap{Values: map[string]any{}}
+	session := map[string]string{}
+	for _, f := range x.m.Fields {
+		v, found := x.fieldValue(f, tree)
+		if !found {
+			continue
+		}
+		v = convert(v, f.Type)
+		if name := x.sessionName(f.System); name != "" && x.m.IsLogin {
+			if text, ok := scalar(v); ok && text != "" {
+				session[name] = text
+			}
+			continue
+		}
+		fields.Set(f.System, v)
+	}
+	if x.m.IsLogin {
+		for k, v := range x.changedSession() { // what a hook set wins
+			session[k] = v
+		}
+		a.Session = session
+	}
+	if len(fields.Keys) == 0 {
+		return nil
+	}
+	raw, err := marshal(fields)
+	a.Fields = raw
+	return err
+}
+
+func (x *exchange) fieldValue(f ResponseField, tree any) (any, bool) {
+	switch {
+	case f.Header != "":
+		v := x.resHead.Values(f.Header)
+		return strings.Join(v, ", "), len(v) > 0
+	case f.Cookie != "":
+		for _, line := range x.resHead.Values("Set-Cookie") {
+			pair, _, _ := strings.Cut(line, ";")
+			if k, v, ok := strings.Cut(pair, "="); ok && strings.TrimSpace(k) == f.Cookie {
+				return strings.TrimSpace(v), true // raw, as it was sent
+			}
+		}
+		return nil, false
+	}
+	steps, err := parsePath(f.Field)
+	if err != nil {
+		return nil, false
+	}
+	return dig(tree, steps)
+}
+
+func (x *exchange) sessionName(system string) string {
+	for _, n := range x.d.SessionNames {
+		if strings.EqualFold(n, system) {
+			return n
+		}
+	}
+	if strings.EqualFold(system, "session_expires") {
+		return "session_expires"
+	}
+	return ""
+}
+
+// changedSession is what hooks set in session_properties.
+func (x *exchange) changedSession() map[string]string {
+	v, err := decodeJSON(x.session)
+	m, ok := v.(*OrderedMap)
+	if err != nil || !ok {
+		return nil
+	}
+	out := map[string]string{}
+	for _, k := range m.Keys {
+		text, ok := scalar(m.Values[k])
+		if !ok || text == "" {
+			continue
+		}
+		old, had := x.c.property(x.d, x.cred, "session", k)
+		if oldText, _ := scalar(old); !x.m.IsLogin && had && oldText == text {
+			continue
+		}
+		out[k] = text
+	}
+	return out
+}
+
+// scriptDoer performs http_request: the same address policy, cap and time
+// limit as the call itself.
+type scriptDoer struct{ x *exchange }
+
+func (s *scriptDoer) DoHook(ctx context.Context, r hooks.HTTPRequest) (*hooks.HTTPResponse, error) {
+	return s.x.c.doHook(ctx, s.x, r)
+}
+
+func (c *Caller) doHook(ctx context.Context, x *exchange, r hooks.HTTPRequest) (*hooks.HTTPResponse, error) {
+	u, err := url.Parse(r.URL)
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
+		return nil, fmt.Errorf("http_request: an absolute http or https URL is needed")
+	}
+	if len(r.Parameters) > 0 {
+		raw, err := marshal(r.Parameters)
+		if err != nil {
+			return nil, err
+		}
+		p, err := formPairs(raw)
+		if err != nil {
+			return nil, err
+		}
+		if u.RawQuery != "" {
+			u.RawQuery += "&"
+		}
+		u.RawQuery += p.encode()
+	}
+	ctx, cancel := context.WithTimeout(ctx, c.cfg.CallTimeout)
+	defer cancel()
+	var body io.Reader
+	if r.HasData {
+		body = strings.NewReader(r.Data)
+	}
+	req, err := http.NewRequestWithContext(ctx, r.Method, u.String(), body)
+	if err != nil {
+		return nil, fmt.Errorf("http_request: the request cannot be built")
+	}
+	for k, v := range r.Headers {
+		if err := setHeader(req.Header, k, v); err != nil {
+			return nil, fmt.Errorf("http_request: %w", err)
+		}
+	}
+	if req.Header.Get("User-Agent") == "" {
+		req.Header.Set("User-Agent", "stepworker")
+	}
+	own := strings.ToLower(u.Scheme + "://" + u.Host)
+	if x != nil && !x.m.IgnoreAuth && (own == x.home || own == x.target && x.target != "" || contains(x.d.Auth.Hosts, strings.ToLower(u.Host)) || contains(x.d.Auth.Hosts, strings.ToLower(u.Hostname()))) {
+		_ = c.authenticate(x.d, x.cred, req) // without a token the request goes out bare
+	}
+	res, f := c.send(req)
+	if f != nil {
+		return nil, fmt.Errorf("http_request: %s", f.text)
+	}
+	defer res.Body.Close()
+	raw, err := io.ReadAll(io.LimitReader(res.Body, c.cfg.MaxResponse+1))
+	if err != nil {
+		return nil, fmt.Errorf("http_request: %s", describeFault(u.Host, true, err).text)
+	}
+	if int64(len(raw)) > c.cfg.MaxResponse {
+		return nil, fmt.Errorf("http_request: the answer is larger than %d bytes", c.cfg.MaxResponse)
+	}
+	sent, err := marshal(map[string]any{"method": r.Method, "url": u.String()})
+	if err != nil {
+		return nil, err
+	}
+	return &hooks.HTTPResponse{StatusCode: res.StatusCode, Headers: headersJSON(res.Header), Content: strings.ToValidUTF8(string(raw), "\ufffd"), Request: sent}, nil
+}

@@ -1,0 +1,209 @@
+package connectors
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/http/httptrace"
+	"net/netip"
+	"net/url"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"time"
+)
+
+// policyError is an address that the network policy refuses.
+type policyError struct{ host string }
+
+func (e *policyError) Error() string {
+	return fmt.Sprintf("host %q is at an address that the network policy refuses (see --allow-private-network, --allow-network)", e.host)
+}
+
+// policy decides on addresses at dial time, after the name was resolved.
+type policy struct {
+	private   bool
+	networks  []netip.Prefix
+	forbidden map[netip.AddrPort]bool
+}
+
+func newPolicy(cfg *CallerConfig) (*policy, error) {
+	p := &policy{private: cfg.AllowPrivate, forbidden: map[netip.AddrPort]bool{}}
+	for _, n := range cfg.AllowNetworks {
+		prefix, err := netip.ParsePrefix(n)
+		if err != nil {
+			return nil, fmt.Errorf("network %q is not in CIDR notation", n)
+		}
+		p.networks = append(p.networks, prefix.Masked())
+	}
+	for _, f := range cfg.Forbidden {
+		host, port, err := net.SplitHostPort(f)
+		if err != nil {
+			continue
+		}
+		n, err := strconv.ParseUint(port, 10, 16)
+		if err != nil {
+			continue
+		}
+		ips, err := net.LookupIP(host)
+		if err != nil {
+			continue
+		}
+		for _, ip := range ips {
+			if a, ok := netip.AddrFromSlice(ip); ok {
+				p.forbidden[netip.AddrPortFrom(a.Unmap(), uint16(n))] = true
+				if a.Unmap().IsUnspecified() {
+					p.forbidden[netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), uint16(n))] = true
+					p.forbidden[netip.AddrPortFrom(netip.IPv6Loopback(), uint16(n))] = true
+				}
+			}
+		}
+	}
+	return p, nil
+}
+
+// reserved are networks that are no public addresses (IANA special-purpose
+// registries) and that package netip has no word for.
+var reserved = []netip.Prefix{
+	netip.MustParsePrefix("0.0.0.0/8"), netip.MustParsePrefix("100.64.0.0/10"), netip.MustParsePrefix("192.0.0.0/24"),
+	netip.MustParsePrefix("192.0.2.0/24"), netip.MustParsePrefix("198.18.0.0/15"), netip.MustParsePrefix("198.51.100.0/24"),
+	netip.MustParsePrefix("203.0.113.0/24"), netip.MustParsePrefix("240.0.0.0/4"), netip.MustParsePrefix("64:ff9b::/96"),
+	netip.MustParsePrefix("64:ff9b:1::/48"), netip.MustParsePrefix("100::/64"), netip.MustParsePrefix("2001::/23"),
+	netip.MustParsePrefix("2001:db8::/32"), netip.MustParsePrefix("2002::/16"),
+}
+
+func (p *policy) allows(ap netip.AddrPort) bool {
+	a := ap.Addr().Unmap().WithZone("")
+	if p.forbidden[netip.AddrPortFrom(a, ap.Port())] {
+		return false
+	}
+	for _, n := range p.networks {
+		if n.Contains(a) {
+			return true
+		}
+	}
+	switch {
+	case a.IsLinkLocalUnicast(), a.IsMulticast(), a.IsUnspecified():
+		return false
+	case a.IsLoopback(), a.IsPrivate():
+		return p.private
+	}
+	for _, n := range reserved {
+		if n.Contains(a) {
+			return false
+		}
+	}
+	return true
+}
+
+func (p *policy) transport() *http.Transport {
+	dialer := &net.Dialer{Timeout: 15 * time.Second, KeepAlive: 30 * time.Second, Control: func(network, address string, _ syscall.RawConn) error {
+		ap, err := netip.ParseAddrPort(address)
+		if err != nil || !p.allows(ap) {
+			return &policyError{}
+		}
+		return nil
+	}}
+	return &http.Transport{
+		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+			c, err := dialer.DialContext(ctx, network, addr)
+			var refused *policyError
+			if errors.As(err, &refused) {
+				host, _, _ := net.SplitHostPort(addr)
+				return nil, &policyError{host}
+			}
+			return c, err
+		},
+		ForceAttemptHTTP2: true, MaxIdleConns: 2000, MaxIdleConnsPerHost: 256, IdleConnTimeout: 90 * time.Second,
+		TLSHandshakeTimeout: 15 * time.Second, ExpectContinueTimeout: time.Second,
+	}
+}
+
+// fault is a request that got no answer.
+type fault struct {
+	sent    bool // something may have reached the server
+	refused *policyError
+	timeout bool
+	text    string // free of secrets
+}
+
+func (f *fault) Error() string { return f.text }
+
+// send makes one request through the guarded transport. Redirects are
+// followed for GET and HEAD, on the same host, five at most.
+func (c *Caller) send(req *http.Request) (*http.Response, *fault) {
+	var sent atomic.Bool
+	trace := &httptrace.ClientTrace{WroteHeaders: func() { sent.Store(true) }}
+	req = req.WithContext(httptrace.WithClientTrace(req.Context(), trace))
+	res, err := c.client.Do(req)
+	if err == nil {
+		return res, nil
+	}
+	return nil, describeFault(req.URL.Host, sent.Load(), err)
+}
+
+// describeFault converts a URL error: its own text holds the whole URL.
+func describeFault(host string, sent bool, err error) *fault {
+	f := &fault{sent: sent}
+	var dns *net.DNSError
+	var op *net.OpError
+	var ne net.Error
+	switch {
+	case errors.As(err, &f.refused):
+		f.text = f.refused.Error()
+	case errors.As(err, &dns):
+		f.text = fmt.Sprintf("host %q cannot be resolved", host)
+	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &ne) && ne.Timeout():
+		f.timeout, f.text = true, fmt.Sprintf("host %q did not answer in time", host)
+	case errors.As(err, &op) && op.Op == "dial":
+		f.text = fmt.Sprintf("host %q cannot be reached: %s", host, plainCause(err))
+	default:
+		f.text = fmt.Sprintf("the connection to host %q broke: %s", host, plainCause(err))
+	}
+	return f
+}
+
+func plainCause(err error) string {
+	var ue *url.Error
+	if errors.As(err, &ue) {
+		err = ue.Err
+	}
+	var errno syscall.Errno
+	if errors.As(err, &errno) {
+		return errno.Error()
+	}
+	text := err.Error()
+	if i := strings.LastIndex(text, ": "); i >= 0 {
+		text = text[i+2:]
+	}
+	return text
+}
+
+func checkRedirect(req *http.Request, via []*http.Request) error {
+	first := via[0]
+	if first.Method != http.MethodGet && first.Method != http.MethodHead || len(via) > 5 ||
+		req.URL.Host != first.URL.Host || req.URL.Scheme != first.URL.Scheme {
+		return http.ErrUseLastResponse
+	}
+	req.Header.Del("Referer")
+	return nil
+}
+
+// retryAfter reads Retry-After: seconds or a date (RFC 9110 section 10.2.3).
+func retryAfter(h http.Header) time.Duration {
+	v := strings.TrimSpace(h.Get("Retry-After"))
+	if s, err := strconv.ParseFloat(v, 64); err == nil && s > 0 && s < 1e8 {
+		return time.Duration(s * float64(time.Second))
+	}
+	if at, err := http.ParseTime(v); err == nil {
+		now := time.Now()
+		if date, err := http.ParseTime(h.Get("Date")); err == nil {
+			now = date // the server's own clock
+		}
+		return max(at.Sub(now), time.Second)
+	}
+	return 0
+}

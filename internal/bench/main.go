@@ -1,0 +1,327 @@
+// Command bench measures the whole pool against a yardstick: an asynq handler
+// written by hand that makes the same HTTP call and keeps the answer, with no
+// scripts. Both run in one go, turn by turn, each in a process of its own, on
+// a redis-server of its own, because an absolute time means little on a shared
+// machine. It prints steps per second, CPU per step (user and system, hook
+// hosts included, the API's own left out) and the ratios.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/hibiken/asynq"
+	"github.com/redis/go-redis/v9"
+
+	"github.com/stepworker/stepworker/connectors"
+	"github.com/stepworker/stepworker/credentials"
+	"github.com/stepworker/stepworker/hooks"
+	"github.com/stepworker/stepworker/jobs"
+)
+
+const connectorYAML = `connector: bench
+title: Bench
+base_url: "{{base}}"
+data_type: json
+auth: {type: api_key, name: Authorization, prefix: "Bearer "}
+parameters:
+  - {name: base, target: merge_field, property: account}
+script: |
+  function before_action() {
+    method_request_headers['X-Request'] = 'bench';
+    return true;
+  }
+  function after_action() {
+    if (method_response != null && method_response.error === 'invalid_grant') {
+      throw new AuthRefreshException();
+    }
+    return true;
+  }
+methods:
+  - method: get
+    verb: GET
+    endpoint: /item
+`
+
+func main() {
+	hooks.HostMain()
+	role := flag.String("role", "", "internal: api, pool or handwritten")
+	steps := flag.Int("steps", 4000, "steps in each run")
+	rounds := flag.Int("rounds", 3, "runs of each contender")
+	concurrency := flag.Int("concurrency", 50, "steps at once")
+	redisAddr := flag.String("redis", "", "internal")
+	api := flag.String("api", "", "internal")
+	flag.Parse()
+	var err error
+	switch *role {
+	case "api":
+		err = serveAPI()
+	case "pool":
+		err = runPool(*redisAddr, *api, *steps, *concurrency)
+	case "handwritten":
+		err = runHandwritten(*redisAddr, *api, *steps, *concurrency)
+	default:
+		err = compare(*steps, *rounds, *concurrency)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+type figures struct{ PerSecond, CPUMicros float64 }
+
+func compare(steps, rounds, concurrency int) error {
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	api := exec.Command(self, "-role", "api")
+	api.Stderr = os.Stderr
+	out, err := api.StdoutPipe()
+	if err != nil {
+		return err
+	}
+	if err := api.Start(); err != nil {
+		return err
+	}
+	defer func() { _ = api.Process.Kill(); _ = api.Wait() }()
+	var url string
+	if _, err := fmt.Fscanln(out, &url); err != nil {
+		return err
+	}
+	all := map[string][]figures{}
+	for i := range rounds {
+		for _, who := range []string{"handwritten", "pool"} {
+			f, err := run(self, who, url, steps, concurrency)
+			if err != nil {
+				return fmt.Errorf("%s: %w", who, err)
+			}
+			all[who] = append(all[who], f)
+			fmt.Printf("round %d  %-12s %7.0f steps/s  %6.0f µs CPU per step\n", i+1, who, f.PerSecond, f.CPUMicros)
+		}
+	}
+	var speed, cpu []float64
+	for i := range rounds {
+		speed = append(speed, all["pool"][i].PerSecond/all["handwritten"][i].PerSecond)
+		cpu = append(cpu, all["pool"][i].CPUMicros/all["handwritten"][i].CPUMicros)
+	}
+	fmt.Printf("\npool / handwritten: steps per second %.2f (aim 1.0), CPU per step %.2f   (medians of %d pairs, %d steps each, 1 KB answers, before_action and after_action)\n",
+		median(speed), median(cpu), rounds, steps)
+	return nil
+}
+
+func median(v []float64) float64 {
+	slices.Sort(v)
+	return v[len(v)/2]
+}
+
+// run measures one contender in a process of its own.
+func run(self, who, api string, steps, concurrency int) (figures, error) {
+	dir, err := os.MkdirTemp("", "bench")
+	if err != nil {
+		return figures{}, err
+	}
+	defer os.RemoveAll(dir)
+	sock := filepath.Join(dir, "redis.sock")
+	server := exec.Command("redis-server", "--port", "0", "--unixsocket", sock, "--dir", dir, "--appendonly", "yes", "--save", "", "--maxmemory-policy", "noeviction")
+	if err := server.Start(); err != nil {
+		return figures{}, fmt.Errorf("redis-server: %w", err)
+	}
+	defer func() { _ = server.Process.Kill(); _ = server.Wait() }()
+	for range 500 {
+		if c, err := net.Dial("unix", sock); err == nil {
+			c.Close()
+			break
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	cmd := exec.Command(self, "-role", who, "-redis", sock, "-api", api, "-steps", strconv.Itoa(steps), "-concurrency", strconv.Itoa(concurrency))
+	cmd.Stderr = os.Stderr
+	out, err := cmd.Output()
+	if err != nil {
+		return figures{}, err
+	}
+	var seconds, warm float64
+	if _, err := fmt.Sscan(string(out), &seconds, &warm); err != nil {
+		return figures{}, fmt.Errorf("%q: %w", out, err)
+	}
+	total := (cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()).Seconds()
+	return figures{PerSecond: float64(steps) / seconds, CPUMicros: (total - warm) / float64(steps) * 1e6}, nil
+}
+
+// spent is this process's CPU time so far: what setting the stage cost.
+func spent() float64 {
+	var u syscall.Rusage
+	_ = syscall.Getrusage(syscall.RUSAGE_SELF, &u)
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano()).Seconds()
+}
+
+func serveAPI() error {
+	body := []byte(`{"id":1,"items":["` + strings.Repeat("x", 1000) + `"]}`)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	fmt.Printf("http://%s\n", l.Addr())
+	return http.Serve(l, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		_, _ = w.Write(body)
+	}))
+}
+
+func client(sock string) redis.UniversalClient {
+	return redis.NewClient(&redis.Options{Network: "unix", Addr: sock, PoolSize: 64})
+}
+
+func runPool(sock, api string, steps, concurrency int) error {
+	ctx := context.Background()
+	rdb := client(sock)
+	keys, err := credentials.ParseKeys(credentials.NewKey())
+	if err != nil {
+		return err
+	}
+	store := credentials.NewStore(rdb, keys)
+	in, err := credentials.DecodeInput([]byte(fmt.Sprintf(`{"credential_id":"c","connector":"bench","api_key":"k-0123456789","properties":{"base":%q}}`, api)))
+	if err != nil {
+		return err
+	}
+	if _, _, err := store.Put(ctx, in, false); err != nil {
+		return err
+	}
+	dir, err := os.MkdirTemp("", "bench")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	if err := os.WriteFile(filepath.Join(dir, "bench.yaml"), []byte(connectorYAML), 0o600); err != nil {
+		return err
+	}
+	catalog, findings, err := connectors.Load(dir)
+	if err != nil {
+		return err
+	}
+	for _, f := range findings {
+		return fmt.Errorf("%s", f)
+	}
+	engine, err := hooks.New(hooks.Config{})
+	if err != nil {
+		return err
+	}
+	caller, err := connectors.NewCaller(connectors.CallerConfig{Engine: engine, AllowPrivate: true})
+	if err != nil {
+		return err
+	}
+	var done atomic.Int64
+	finished := make(chan struct{})
+	pool, err := jobs.NewPool(jobs.PoolConfig{
+		Redis: rdb, Store: store, Catalog: catalog, Concurrency: concurrency,
+		Caller: caller,
+		Observe: func(m jobs.Moment) {
+			switch m.What {
+			case "failed", "retried", "parked":
+				fmt.Fprintln(os.Stderr, m.What, m.Text)
+			case "succeeded":
+				if done.Add(1) == int64(steps) {
+					close(finished)
+				}
+			}
+		},
+	})
+	if err != nil {
+		return err
+	}
+	batch := make([]*jobs.Step, steps)
+	for i := range batch {
+		batch[i] = &jobs.Step{CredentialID: "c", Method: "get"}
+	}
+	for _, r := range jobs.NewClient(rdb).EnqueueBatch(ctx, batch) {
+		if r.Err != nil {
+			return r.Err
+		}
+	}
+	warm, begun := spent(), time.Now()
+	if err := pool.Start(); err != nil {
+		return err
+	}
+	<-finished
+	fmt.Println(time.Since(begun).Seconds(), warm)
+	pool.Shutdown()
+	return engine.Close()
+}
+
+func runHandwritten(sock, api string, steps, concurrency int) error {
+	rdb := client(sock)
+	c := asynq.NewClientFromRedisClient(rdb)
+	slots := make(chan error, 64)
+	for range 64 {
+		slots <- nil
+	}
+	for i := range steps {
+		if err := <-slots; err != nil {
+			return err
+		}
+		go func() {
+			_, err := c.Enqueue(asynq.NewTask("step", []byte(`{"credential_id":"c","method":"get"}`)), asynq.TaskID(strconv.Itoa(i)), asynq.Queue("steps"), asynq.Retention(24*time.Hour), asynq.Timeout(5*time.Minute))
+			slots <- err
+		}()
+	}
+	for range 64 {
+		if err := <-slots; err != nil {
+			return err
+		}
+	}
+	hc := &http.Client{Timeout: time.Minute, Transport: &http.Transport{MaxIdleConnsPerHost: 64}}
+	var done atomic.Int64
+	finished := make(chan struct{})
+	server := asynq.NewServerFromRedisClient(rdb, asynq.Config{Concurrency: concurrency, Queues: map[string]int{"steps": 1}, LogLevel: asynq.FatalLevel})
+	warm, begun := spent(), time.Now()
+	err := server.Start(asynq.HandlerFunc(func(ctx context.Context, t *asynq.Task) error {
+		var step struct{ Method string }
+		if err := json.Unmarshal(t.Payload(), &step); err != nil {
+			return err
+		}
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, api+"/item", nil)
+		if err != nil {
+			return err
+		}
+		req.Header.Set("Authorization", "Bearer k-0123456789")
+		res, err := hc.Do(req)
+		if err != nil {
+			return err
+		}
+		defer res.Body.Close()
+		body, err := io.ReadAll(io.LimitReader(res.Body, 10<<20))
+		if err != nil || res.StatusCode != http.StatusOK || !json.Valid(body) {
+			return fmt.Errorf("status %d: %w", res.StatusCode, err)
+		}
+		if _, err := t.ResultWriter().Write(body); err != nil {
+			return err
+		}
+		if done.Add(1) == int64(steps) {
+			close(finished)
+		}
+		return nil
+	}))
+	if err != nil {
+		return err
+	}
+	<-finished
+	fmt.Println(time.Since(begun).Seconds(), warm)
+	server.Shutdown()
+	return nil
+}

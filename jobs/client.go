@@ -1,0 +1,366 @@
+package jobs
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/hibiken/asynq"
+	"github.com/oklog/ulid/v2"
+	"github.com/redis/go-redis/v9"
+
+	"github.com/stepworker/stepworker/credentials"
+)
+
+// Errors of Client.Result.
+var (
+	ErrNotFinished      = errors.New("the execution has not ended yet")
+	ErrUnknownExecution = errors.New("no execution of that id is known; results are kept for the step's retention")
+)
+
+// Client enqueues steps and reads results. It needs no key and no connectors.
+// It is safe for concurrent use; the Redis client stays the caller's to close.
+type Client struct {
+	rdb       redis.UniversalClient
+	asynq     *asynq.Client
+	inspector *asynq.Inspector
+	store     *credentials.Store
+}
+
+// NewClient returns a client on the given Redis.
+func NewClient(rdb redis.UniversalClient) *Client {
+	return &Client{
+		rdb:       rdb,
+		asynq:     asynq.NewClientFromRedisClient(rdb),
+		inspector: asynq.NewInspectorFromRedisClient(rdb),
+		store:     credentials.NewStore(rdb, nil),
+	}
+}
+
+// Statuses of a Receipt.
+const (
+	Enqueued  = "enqueued"
+	Duplicate = "duplicate" // the id exists while its task or its result is kept
+)
+
+// Receipt answers one enqueued step. Err is set where the step was refused.
+type Receipt struct {
+	ExecutionID string
+	Status      string
+	Err         error
+}
+
+// InvalidError is a step whose form is wrong; nothing was enqueued for it.
+type InvalidError struct{ Reason string }
+
+func (e *InvalidError) Error() string { return e.Reason }
+
+// Enqueue accepts a step. An *InvalidError means that its form is wrong; any
+// other error that Redis could not be asked, in which case it may or may not
+// have been accepted: give steps an ExecutionID of your own and enqueue again.
+func (c *Client) Enqueue(ctx context.Context, step *Step) (Receipt, error) {
+	r := c.EnqueueBatch(ctx, []*Step{step})[0]
+	return r, r.Err
+}
+
+// enqueueWidth is how many steps of a batch are enqueued at once: asynq has
+// no batch call, so a batch is made of concurrent single ones.
+const enqueueWidth = 64
+
+// EnqueueBatch enqueues many steps, in about their order; receipts come in
+// the order of the steps. An invalid step never stops the others.
+func (c *Client) EnqueueBatch(ctx context.Context, steps []*Step) []Receipt {
+	receipts := make([]Receipt, len(steps))
+	payloads := make([][]byte, len(steps))
+	claims := make([]*redis.Cmd, len(steps))
+	now := time.Now()
+	if err := claimScript.Load(ctx, c.rdb).Err(); err != nil && len(steps) > 1 {
+		for i := range receipts {
+			receipts[i].Err = fmt.Errorf("redis: %w", err)
+		}
+		return receipts
+	}
+	pipe := c.rdb.Pipeline()
+	for i, s := range steps {
+		if err := s.Validate(); err != nil {
+			receipts[i] = Receipt{ExecutionID: s.ExecutionID, Err: &InvalidError{err.Error()}}
+			continue
+		}
+		p := payload{V: payloadVersion, EnqueuedAt: now.UTC().Truncate(time.Millisecond), Step: *s}
+		if p.ExecutionID == "" {
+			p.ExecutionID = ulid.Make().String()
+		}
+		raw, err := json.Marshal(p)
+		if err != nil {
+			receipts[i].Err = &InvalidError{err.Error()}
+			continue
+		}
+		if len(raw) > MaxStepSize {
+			receipts[i] = Receipt{ExecutionID: s.ExecutionID, Err: &InvalidError{fmt.Sprintf("the step has %d bytes; at most %d are allowed", len(raw), MaxStepSize)}}
+			continue
+		}
+		receipts[i].ExecutionID, payloads[i] = p.ExecutionID, raw
+		claims[i] = claimScript.EvalSha(ctx, pipe, []string{execKey(p.ExecutionID)}, s.queue(), now.UnixMilli())
+	}
+	_, _ = pipe.Exec(ctx) // each command's own error is read below
+
+	var wg sync.WaitGroup
+	slots := make(chan struct{}, enqueueWidth)
+	for i := range steps {
+		if claims[i] == nil {
+			continue
+		}
+		slots <- struct{}{}
+		wg.Add(1)
+		go func() {
+			defer func() { <-slots; wg.Done() }()
+			receipts[i].Status, receipts[i].Err = c.enqueueClaimed(ctx, steps[i], receipts[i].ExecutionID, payloads[i], claims[i])
+		}()
+	}
+	wg.Wait()
+	return receipts
+}
+
+func (c *Client) enqueueClaimed(ctx context.Context, s *Step, id string, raw []byte, claim *redis.Cmd) (string, error) {
+	answer, err := claim.Slice()
+	if err != nil {
+		return "", fmt.Errorf("redis: %w", err)
+	}
+	state, _ := answer[0].(int64)
+	queue, _ := answer[1].(string)
+	switch state {
+	case 2:
+		return Duplicate, nil
+	case 0:
+		// Known, and not ended. Unless its task is gone (a crash between the
+		// claim and the task, or deleted from the dashboard), a duplicate.
+		if _, err := c.inspector.GetTaskInfo(queue, id); err == nil {
+			return Duplicate, nil
+		} else if !errors.Is(err, asynq.ErrTaskNotFound) && !errors.Is(err, asynq.ErrQueueNotFound) {
+			return "", fmt.Errorf("redis: %w", err)
+		}
+	}
+	opts := []asynq.Option{
+		asynq.TaskID(id), asynq.Queue(queue),
+		// asynq's own budget must never run out: at its limit a task is
+		// archived even when it only parks. outcome.go ends executions.
+		asynq.MaxRetry(asynqMaxRetry),
+		// Ours ends first, so that an attempt's end is always ours to tell.
+		asynq.Timeout(s.timeout() + attemptGrace),
+		asynq.Retention(s.retention()),
+	}
+	if s.ProcessAt != nil && s.ProcessAt.After(time.Now()) {
+		opts = append(opts, asynq.ProcessAt(*s.ProcessAt))
+	}
+	_, err = c.asynq.EnqueueContext(ctx, asynq.NewTask(TypeStep, raw), opts...)
+	switch {
+	case errors.Is(err, asynq.ErrTaskIDConflict):
+		if state == 1 {
+			return c.resolveConflict(ctx, queue, id)
+		}
+		return Duplicate, nil
+	case err != nil:
+		return "", fmt.Errorf("redis: %w", err)
+	}
+	return Enqueued, nil
+}
+
+// resolveConflict tells a task that outlived its result (archived, or not yet
+// cleaned up) from our own enqueueing whose answer was lost and repeated.
+func (c *Client) resolveConflict(ctx context.Context, queue, id string) (string, error) {
+	info, err := c.inspector.GetTaskInfo(queue, id)
+	if err != nil {
+		return "", fmt.Errorf("redis: %w", err)
+	}
+	if info.State != asynq.TaskStateArchived && info.State != asynq.TaskStateCompleted {
+		return Enqueued, nil
+	}
+	if err := c.rdb.Del(ctx, execKey(id)).Err(); err != nil {
+		return "", fmt.Errorf("redis: %w", err)
+	}
+	return Duplicate, nil
+}
+
+// Result returns how an execution ended, or ErrNotFinished, or
+// ErrUnknownExecution.
+func (c *Client) Result(ctx context.Context, id string) (*Result, error) {
+	pipe := c.rdb.Pipeline()
+	res, exec := pipe.Get(ctx, resultKey(id)), pipe.HMGet(ctx, execKey(id), "q", "end")
+	if _, err := pipe.Exec(ctx); err != nil && !errors.Is(err, redis.Nil) {
+		return nil, fmt.Errorf("redis: %w", err)
+	}
+	known := exec.Val()
+	if raw, err := res.Bytes(); err == nil {
+		// An archived execution that is run again has a record without an end.
+		if known[0] == nil || known[1] != nil {
+			return decodeResult(raw)
+		}
+	}
+	if known[0] == nil {
+		return nil, ErrUnknownExecution
+	}
+	return nil, ErrNotFinished
+}
+
+func decodeResult(raw []byte) (*Result, error) {
+	var r Result
+	if err := json.Unmarshal(raw, &r); err != nil {
+		return nil, fmt.Errorf("a stored result cannot be read: %w", err)
+	}
+	return &r, nil
+}
+
+// Wait calls fn once for each execution as it ends, until all have ended, fn
+// returns an error, or ctx is done. An id that nobody enqueued is waited for.
+func (c *Client) Wait(ctx context.Context, ids []string, fn func(*Result) error) error {
+	left := make([]string, 0, len(ids))
+	seen := make(map[string]bool, len(ids))
+	for _, id := range ids {
+		if !seen[id] {
+			seen[id] = true
+			left = append(left, id)
+		}
+	}
+	pause := 20 * time.Millisecond
+	for len(left) > 0 {
+		found := false
+		for start := 0; start < len(left); start += 500 {
+			part := left[start:min(start+500, len(left))]
+			pipe := c.rdb.Pipeline()
+			cmds := make([]*redis.StringCmd, len(part))
+			for i, id := range part {
+				cmds[i] = pipe.Get(ctx, resultKey(id))
+			}
+			if _, err := pipe.Exec(ctx); err != nil && !errors.Is(err, redis.Nil) {
+				if ctx.Err() != nil {
+					return ctx.Err()
+				}
+				break // Redis is away: the next round asks again
+			}
+			for i, cmd := range cmds {
+				raw, err := cmd.Bytes()
+				if err != nil {
+					continue
+				}
+				r, err := decodeResult(raw)
+				if err != nil {
+					return err
+				}
+				if err := fn(r); err != nil {
+					return err
+				}
+				part[i], found = "", true
+			}
+		}
+		keep := left[:0]
+		for _, id := range left {
+			if id != "" {
+				keep = append(keep, id)
+			}
+		}
+		left = keep
+		if len(left) == 0 {
+			return nil
+		}
+		if found {
+			pause = 20 * time.Millisecond
+		} else {
+			pause = min(pause*3/2, 250*time.Millisecond)
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(pause):
+		}
+	}
+	return nil
+}
+
+// ExecutionStatus tells where an execution stands that has not ended.
+type ExecutionStatus struct {
+	ExecutionID  string              `json:"execution_id"`
+	Status       string              `json:"status"` // pending active scheduled parked held deferred retry
+	CredentialID string              `json:"credential_id,omitempty"`
+	WaitsFor     string              `json:"waits_for,omitempty"`
+	Since        *Time               `json:"since,omitempty"`
+	NextTry      *Time               `json:"next_try,omitempty"`
+	Credential   *credentials.Status `json:"credential,omitempty"`
+}
+
+// Status tells where an execution stands. Of one that has ended, ask Result.
+func (c *Client) Status(ctx context.Context, id string) (*ExecutionStatus, error) {
+	exec, err := c.rdb.HGetAll(ctx, execKey(id)).Result()
+	if err != nil {
+		return nil, fmt.Errorf("redis: %w", err)
+	}
+	if exec["q"] == "" {
+		return nil, ErrUnknownExecution
+	}
+	info, err := c.inspector.GetTaskInfo(exec["q"], id)
+	if errors.Is(err, asynq.ErrTaskNotFound) || errors.Is(err, asynq.ErrQueueNotFound) {
+		return nil, ErrUnknownExecution
+	} else if err != nil {
+		return nil, fmt.Errorf("redis: %w", err)
+	}
+	s := &ExecutionStatus{ExecutionID: id, Status: info.State.String()}
+	if !info.NextProcessAt.IsZero() && info.State != asynq.TaskStatePending {
+		s.NextTry = timeOf(info.NextProcessAt)
+	}
+	if p, err := decodePayload(info.Payload); err == nil {
+		s.CredentialID = p.CredentialID
+	}
+	if info.State == asynq.TaskStateRetry {
+		s.WaitsFor = info.LastErr
+		if why := exec["why"]; why != "" {
+			s.Status = why
+		}
+		if ms, err := strconv.ParseInt(exec["since"], 10, 64); err == nil {
+			s.Since = timeOf(time.UnixMilli(ms))
+		}
+		if st, err := c.store.Status(ctx, s.CredentialID); err == nil {
+			s.Credential = st
+			if s.Status == whyParked && st.State != credentials.Active && st.State != credentials.Refreshing {
+				s.Status = whyHeld
+			}
+		}
+	}
+	return s, nil
+}
+
+// RequestRefresh asks the pool to refresh a credential now, also a revoked one.
+func (c *Client) RequestRefresh(ctx context.Context, credential string) error {
+	st, err := c.store.Status(ctx, credential)
+	if err != nil {
+		return err
+	}
+	// The version asked for goes along: what a running refresh renews meanwhile
+	// answers this request too.
+	return c.hint(ctx, refreshTask{CredentialID: credential, Version: st.Version, Kind: kindForced}, ulid.Make().String())
+}
+
+// RequestResume asks the pool to put a credential's waiting executions back
+// to pending. The request is a hint: the sweeper does the same a little later.
+func (c *Client) RequestResume(ctx context.Context, credential string) error {
+	return c.hint(ctx, refreshTask{CredentialID: credential, Kind: kindResume}, ulid.Make().String())
+}
+
+// hint enqueues a credential:refresh task. What makes a refresh single is the
+// credential's lease in Redis; a task may be lost, doubled, archived or stuck
+// under a dead worker without harm, since each further request has a new id.
+func (c *Client) hint(ctx context.Context, r refreshTask, suffix string) error {
+	raw, err := json.Marshal(r)
+	if err != nil {
+		return err
+	}
+	id := fmt.Sprintf("%s:v%d:%s:%s", r.CredentialID, r.Version, r.Kind, suffix)
+	_, err = c.asynq.EnqueueContext(ctx, asynq.NewTask(TypeRefresh, raw), asynq.TaskID(id), asynq.Queue(QueueRefresh),
+		asynq.MaxRetry(asynqMaxRetry), asynq.Timeout(refreshTaskTimeout))
+	if errors.Is(err, asynq.ErrTaskIDConflict) {
+		return nil
+	}
+	return err
+}

@@ -1,0 +1,302 @@
+package jobs
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"time"
+
+	"github.com/hibiken/asynq"
+
+	"github.com/stepworker/stepworker/connectors"
+)
+
+// This file is the one table from how an attempt ended to what happens next.
+//
+//	what happened                         next            uses up a retry
+//	ran to its end                        completed       -
+//	AuthError, credential known refused   parked          no
+//	revoked, misconfigured                held            no
+//	CallError.Defer                       deferred        no
+//	CallError.Repeat                      retried         yes
+//	any other error                       archived        -
+//	worker drained, killed                another takes it  no
+//	this worker's own fault               put back        no
+
+const (
+	// asynqMaxRetry keeps asynq from ever ending an execution by itself: at
+	// its limit it archives even what only parks.
+	asynqMaxRetry = 1 << 20
+	// attemptGrace is how much later asynq's timeout comes than ours.
+	attemptGrace = 30 * time.Second
+
+	firstRetry   = time.Second
+	longestRetry = 10 * time.Minute
+	// rateWait is how long a 429 without Retry-After waits; rateGrowth is
+	// added with each further one in a row, the last stays.
+	rateWait = 60 * time.Second
+)
+
+var rateGrowth = []time.Duration{0, time.Minute, 3 * time.Minute, 7 * time.Minute, 15 * time.Minute, 30 * time.Minute}
+
+// waitError puts an execution back. It is no failure unless fault is set.
+type waitError struct {
+	why   string
+	text  string
+	delay time.Duration
+	fault bool
+}
+
+func (e *waitError) Error() string { return e.why + ": " + e.text }
+
+// retryDelay, isFailure are asynq's questions about a handler's error.
+func retryDelay(n int, err error, _ *asynq.Task) time.Duration {
+	var w *waitError
+	if errors.As(err, &w) {
+		return w.delay
+	}
+	if errors.Is(err, asynq.ErrLeaseExpired) {
+		return 0 // its worker is gone: at once
+	}
+	return backoffDelay(n)
+}
+
+func isFailure(err error) bool {
+	var w *waitError
+	if errors.As(err, &w) {
+		return w.fault
+	}
+	return true
+}
+
+// backoffDelay grows from a second to ten minutes, doubling, with full jitter
+// on its upper half.
+func backoffDelay(n int) time.Duration {
+	d := min(firstRetry<<min(n, 20), longestRetry)
+	return d/2 + time.Duration(rand.Int64N(int64(d)/2+1))
+}
+
+// outcome maps an error of Caller.Call to the execution's next state.
+func (a *attempt) outcome(ctx context.Context, err error) error {
+	var auth *connectors.AuthError
+	var ce *connectors.CallError
+	switch {
+	case errors.As(err, &auth):
+		a.ran(auth.Ran, auth.Logs)
+		return a.refused(ctx, auth)
+	case errors.As(err, &ce):
+		a.ran(ce.Ran, ce.Logs)
+	case errors.Is(err, context.DeadlineExceeded):
+		a.ran(true, nil)
+		return a.fail(detached(ctx), &ResultError{Kind: KindLimit, Message: fmt.Sprintf("the attempt took longer than the step's timeout, %s", a.step.timeout())})
+	case errors.Is(err, context.Canceled):
+		return err // the worker drains: asynq puts the task back
+	default:
+		return a.p.workerFault(err.Error())
+	}
+	if errors.Is(ctx.Err(), context.Canceled) {
+		return ctx.Err()
+	}
+	if err := a.p.keepActionData(a.id, a.rec, ce.ActionData); err != nil {
+		return a.p.workerFault("action_data cannot be sealed")
+	}
+	failure := &ResultError{Kind: ce.Kind, Message: ce.Message, Detail: ce.Detail, At: ce.At}
+	switch {
+	case ce.Defer:
+		delay := ce.RetryAfter
+		if delay <= 0 {
+			delay = rateWait
+		}
+		if ce.StatusCode == 429 {
+			delay += rateGrowth[min(a.rec.limited, len(rateGrowth)-1)]
+			a.rec.limited++
+		}
+		a.p.observe(Moment{What: "deferred", Text: ce.Message}, a)
+		return a.putBack(ctx, whyDeferred, ce.Message, delay)
+	case ce.Repeat && a.rec.faults < a.step.maxRetries():
+		a.rec.faults++
+		a.p.observe(Moment{What: "retried", Text: ce.Message}, a)
+		delay := max(backoffDelay(a.rec.faults-1), ce.RetryAfter)
+		return a.retry(ctx, ce.Message, delay)
+	}
+	return a.failCode(ctx, failure, ce.StatusCode)
+}
+
+func (a *attempt) ran(ran bool, logs []string) {
+	if ran {
+		a.rec.attempts++
+	}
+	a.logs = append(a.logs, logs...)
+}
+
+func (a *attempt) succeed(ctx context.Context, ans *connectors.Answer) error {
+	a.ran(ans.Ran, ans.Logs)
+	if _, unhelped := a.cred.Meta.Unhelped[a.meth.Name]; unhelped || a.rec.refusals > 0 {
+		if err := a.p.cfg.Store.Helped(ctx, a.cred.ID, a.meth.Name); err != nil {
+			return a.p.workerFault("redis cannot be written")
+		}
+	}
+	res := a.result(Succeeded)
+	if ans.Warning != "" {
+		res.Status = Warning
+		res.Error = &ResultError{Kind: KindHTTP, Message: ans.Warning}
+	}
+	res.StatusCode, res.Exit = ans.StatusCode, ans.Exit
+	res.Content, res.ContentEncoding, res.Fields = ans.Content, ans.ContentEncoding, ans.Fields
+	if ans.StatusCode != 0 {
+		res.Pages = 1
+	}
+	if err := a.finish(ctx, res); err != nil {
+		return err
+	}
+	a.p.observe(Moment{What: string(res.Status)}, a)
+	return nil
+}
+
+func (a *attempt) fail(ctx context.Context, e *ResultError) error { return a.failCode(ctx, e, 0) }
+
+func (a *attempt) failCode(ctx context.Context, e *ResultError, status int) error {
+	res := a.result(Failed)
+	res.Error, res.StatusCode = e, status
+	if err := a.finish(ctx, res); err != nil {
+		return err
+	}
+	a.p.observe(Moment{What: string(Failed), Text: e.Message}, a)
+	return fmt.Errorf("%s: %s: %w", e.Kind, clip(e.Message, 500), asynq.SkipRetry)
+}
+
+func (a *attempt) result(status Status) *Result {
+	r := &Result{
+		ExecutionID: a.id, CredentialID: a.step.CredentialID, Method: a.step.Method, Status: status, Tag: a.step.Tag,
+		Attempts: a.rec.attempts, Refreshes: a.rec.refreshes,
+		FinishedAt: timeOf(time.Now()),
+	}
+	if a.rec.enqueuedAt != 0 {
+		r.EnqueuedAt = timeOf(time.UnixMilli(a.rec.enqueuedAt))
+	}
+	if a.cred != nil {
+		r.Connector = a.cred.Connector
+	}
+	if c := a.step.Cycle; c != nil {
+		r.Cycle = &Cycle{CycleID: c.CycleID, CycleStepID: c.CycleStepID, TransactionID: c.TransactionID}
+	}
+	return r
+}
+
+// finish stores a result. The reply goes first: a worker that dies between
+// the two sends it again, under the same task id.
+func (a *attempt) finish(ctx context.Context, res *Result) error {
+	ctx = detached(ctx)
+	if err := a.p.storeResult(ctx, a.rec, res, a.step.ReplyTo, a.step.retention()); err != nil {
+		return a.p.workerFault("redis cannot be written")
+	}
+	if a.rec.why == whyParked || a.rec.why == whyHeld {
+		// Woken by its timer or by resume; its place in the set is free.
+		_ = a.p.cfg.Store.Unwait(ctx, a.step.CredentialID, a.waiter())
+	}
+	a.p.metrics.executions.WithLabelValues(res.Connector, string(res.Status)).Inc()
+	a.p.metrics.steps.Observe(time.Since(a.at).Seconds())
+	level := slog.LevelInfo
+	attrs := []any{"execution_id", a.id, "credential_id", res.CredentialID, "connector", res.Connector, "method", res.Method,
+		"status", res.Status, "attempts", res.Attempts, "refreshes", res.Refreshes, "seconds", time.Since(a.at).Seconds()}
+	if res.Error != nil {
+		level = slog.LevelWarn
+		attrs = append(attrs, "kind", res.Error.Kind, "error", res.Error.Message)
+	}
+	a.p.log.Log(ctx, level, "execution ended", attrs...)
+	for _, line := range a.logs {
+		a.p.log.Info("script", "execution_id", a.id, "text", line)
+	}
+	return nil
+}
+
+func (p *Pool) storeResult(ctx context.Context, rec *record, res *Result, reply *ReplyTo, retention time.Duration) error {
+	raw, err := json.Marshal(res)
+	if err != nil {
+		return err
+	}
+	if reply != nil {
+		if err := p.reply(ctx, reply, res, raw); err != nil {
+			return err
+		}
+	}
+	return finishScript.Run(ctx, p.rdb, []string{execKey(res.ExecutionID), resultKey(res.ExecutionID)},
+		rec.queue, rec.enqueuedAt, string(res.Status), raw, retention.Milliseconds()).Err()
+}
+
+func (p *Pool) reply(ctx context.Context, to *ReplyTo, res *Result, raw []byte) error {
+	if len(res.Content) > maxReplyContent {
+		short := *res
+		short.Content, short.ContentEncoding, short.ContentOmitted = nil, "", true
+		var err error
+		if raw, err = json.Marshal(short); err != nil {
+			return err
+		}
+	}
+	_, err := p.client.asynq.EnqueueContext(ctx, asynq.NewTask(to.Type, raw), asynq.TaskID("r."+res.ExecutionID), asynq.Queue(to.Queue))
+	if errors.Is(err, asynq.ErrTaskIDConflict) {
+		return nil // sent by an attempt whose worker died right after
+	}
+	return err
+}
+
+// putBack leaves the execution waiting, without a worker.
+func (a *attempt) putBack(ctx context.Context, why, text string, delay time.Duration) error {
+	return a.leave(ctx, &waitError{why: why, text: clip(text, 500), delay: delay})
+}
+
+func (a *attempt) retry(ctx context.Context, text string, delay time.Duration) error {
+	return a.leave(ctx, &waitError{why: whyRetry, text: clip(text, 500), delay: delay, fault: true})
+}
+
+func (a *attempt) leave(ctx context.Context, w *waitError) error {
+	ctx = detached(ctx)
+	if w.why != a.rec.why || w.why == whyParked || w.why == whyHeld {
+		a.rec.wait(w.why, a.at)
+	}
+	n, _ := asynq.GetRetryCount(ctx)
+	if w.fault {
+		n++ // asynq will count this one
+	}
+	a.rec.retried = n
+	if d := a.step.Deadline; d != nil {
+		w.delay = min(w.delay, max(time.Until(*d)+time.Second, time.Second))
+	}
+	if err := a.p.saveRecord(ctx, a.id, a.rec); err != nil {
+		return a.p.workerFault("redis cannot be written")
+	}
+	a.p.log.Info("attempt ended", "execution_id", a.id, "credential_id", a.step.CredentialID, "method", a.step.Method,
+		"waits", w.why, "text", w.text, "next_try_in", w.delay.Seconds(), "seconds", time.Since(a.at).Seconds())
+	for _, line := range a.logs {
+		a.p.log.Info("script", "execution_id", a.id, "text", line)
+	}
+	return w
+}
+
+// workerFault puts a task back because of this worker, not because of the
+// task: it is never charged to the execution, and /readyz says so.
+func (p *Pool) workerFault(text string) error {
+	p.setFault(text)
+	p.log.Error("worker fault", "text", text)
+	return &waitError{why: "worker", text: text, delay: 5*time.Second + rand.N(5*time.Second)}
+}
+
+// archiveUnreadable ends a task whose payload cannot be understood.
+func (p *Pool) archiveUnreadable(ctx context.Context, id string, why error) error {
+	queue, _ := asynq.GetQueueName(ctx)
+	now := time.Now()
+	res := &Result{ExecutionID: id, Status: Failed, FinishedAt: timeOf(now), Error: &ResultError{Kind: KindInput, Message: "the payload cannot be understood: " + clip(why.Error(), 500)}}
+	if executionID.MatchString(id) {
+		if err := p.storeResult(detached(ctx), &record{queue: queue, enqueuedAt: now.UnixMilli()}, res, nil, DefaultRetention); err != nil {
+			return p.workerFault("redis cannot be written")
+		}
+	}
+	p.log.Warn("unreadable payload", "execution_id", id, "error", why.Error())
+	return fmt.Errorf("%s: %w", res.Error.Message, asynq.SkipRetry)
+}
+
+// detached outlives the attempt's own deadline: what was found out is stored.
+func detached(ctx context.Context) context.Context { return context.WithoutCancel(ctx) }

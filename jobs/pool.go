@@ -1,0 +1,267 @@
+package jobs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hibiken/asynq"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/redis/go-redis/v9"
+
+	"github.com/stepworker/stepworker/connectors"
+	"github.com/stepworker/stepworker/credentials"
+)
+
+// PoolConfig is what a Pool needs. Redis, Store, Catalog and Caller are required.
+type PoolConfig struct {
+	Redis   redis.UniversalClient // stays the caller's to close
+	Store   *credentials.Store
+	Catalog *connectors.Catalog
+	Caller  *connectors.Caller
+	// Concurrency is how many steps run at once in this process; 0: 50.
+	// Refreshes have workers of their own.
+	Concurrency int
+	// Queues are names and weights; nil: steps=1.
+	Queues map[string]int
+	// Hold is how long an execution may wait for its credential; 0: 72 h.
+	Hold time.Duration
+	// ShutdownTimeout is how long Shutdown waits for running steps; 0: 25 s.
+	ShutdownTimeout time.Duration
+	DenyStepScripts bool
+	Logger          *slog.Logger          // nil: discards
+	Registerer      prometheus.Registerer // nil: no metrics
+	// Observe, if set, is told of each moment in an execution's life, from
+	// many goroutines.
+	Observe func(Moment)
+}
+
+// Moment is something that happened to an execution or a credential.
+type Moment struct {
+	// What: called refused parked refreshing refreshed refresh_failed resumed
+	// held succeeded warning failed deferred retried.
+	What         string
+	ExecutionID  string
+	CredentialID string
+	Connector    string
+	Method       string
+	Text         string
+	At           time.Time
+}
+
+// Pool takes steps and refreshes from Redis and runs them.
+type Pool struct {
+	cfg     PoolConfig
+	rdb     redis.UniversalClient
+	client  *Client
+	log     *slog.Logger
+	metrics *metrics
+	resumer *resumer
+	asked   sync.Map // refreshes this process asked for, by time slot
+
+	lanes  []*asynq.Server
+	base   context.Context
+	cancel context.CancelFunc
+	loops  sync.WaitGroup
+	stop   chan struct{}
+
+	fault     atomic.Pointer[string] // this worker's own fault, "" without
+	redisSeen atomic.Int64           // ms of the last answer
+	draining  atomic.Bool
+}
+
+// maxLanes is how many dequeue loops a process runs at most: one asynq.Server
+// has one, and so takes one task per round trip, whatever its concurrency.
+const maxLanes = 8
+
+// NewPool returns a pool that has not started.
+func NewPool(cfg PoolConfig) (*Pool, error) {
+	if cfg.Redis == nil || cfg.Store == nil || cfg.Catalog == nil || cfg.Caller == nil {
+		return nil, errors.New("a pool needs Redis, Store, Catalog and Caller")
+	}
+	if cfg.Concurrency == 0 {
+		cfg.Concurrency = 50
+	}
+	if len(cfg.Queues) == 0 {
+		cfg.Queues = map[string]int{QueueSteps: 1}
+	}
+	if _, ok := cfg.Queues[QueueRefresh]; ok {
+		return nil, fmt.Errorf("queue %q is reserved", QueueRefresh)
+	}
+	if cfg.Hold == 0 {
+		cfg.Hold = 72 * time.Hour
+	}
+	if cfg.ShutdownTimeout == 0 {
+		cfg.ShutdownTimeout = 25 * time.Second
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	p := &Pool{cfg: cfg, rdb: cfg.Redis, client: NewClient(cfg.Redis), log: cfg.Logger, stop: make(chan struct{})}
+	p.resumer = newResumer(p)
+	var err error
+	if p.metrics, err = newMetrics(cfg.Registerer, cfg.Store); err != nil {
+		return nil, err
+	}
+	p.base, p.cancel = context.WithCancel(context.Background())
+	lanes := min(maxLanes, cfg.Concurrency)
+	for i := range lanes {
+		share := cfg.Concurrency / lanes
+		if i < cfg.Concurrency%lanes {
+			share++
+		}
+		p.lanes = append(p.lanes, asynq.NewServerFromRedisClient(p.rdb, p.serverConfig(share, cfg.Queues)))
+	}
+	return p, nil
+}
+
+func (p *Pool) serverConfig(concurrency int, queues map[string]int) asynq.Config {
+	return asynq.Config{
+		Concurrency:              concurrency,
+		Queues:                   queues,
+		BaseContext:              func() context.Context { return p.base },
+		TaskCheckInterval:        50 * time.Millisecond,  // default 1 s
+		DelayedTaskCheckInterval: 500 * time.Millisecond, // default 5 s
+		RetryDelayFunc:           retryDelay,
+		IsFailure:                isFailure,
+		ShutdownTimeout:          p.cfg.ShutdownTimeout,
+		Logger:                   asynqLogger{p.log},
+		LogLevel:                 asynq.WarnLevel,
+	}
+}
+
+// Start begins to take tasks. It returns once the loops run.
+func (p *Pool) Start() error {
+	p.keepQueuesKnown(p.base)
+	refresh := asynq.NewServerFromRedisClient(p.rdb, p.serverConfig(refreshers, map[string]int{QueueRefresh: 1}))
+	if err := refresh.Start(p.guard(p.processRefresh)); err != nil {
+		return fmt.Errorf("starting the refresh lane: %w", err)
+	}
+	started := []*asynq.Server{refresh}
+	for _, lane := range p.lanes {
+		if err := lane.Start(p.guard(p.ProcessTask)); err != nil {
+			for _, s := range started {
+				s.Shutdown()
+			}
+			return fmt.Errorf("starting a lane: %w", err)
+		}
+		started = append(started, lane)
+	}
+	p.lanes = started
+	p.loops.Add(2)
+	go p.every(2*time.Second, p.keepQueuesKnown)
+	go p.every(sweepEvery, p.resumer.sweep)
+	return nil
+}
+
+// guard keeps a panic of ours from being charged to anyone at once: like the
+// death of a worker it counts against the execution ten times in a row.
+func (p *Pool) guard(h func(context.Context, *asynq.Task) error) asynq.HandlerFunc {
+	return func(ctx context.Context, t *asynq.Task) (err error) {
+		defer func() {
+			if r := recover(); r != nil {
+				p.log.Error("a task made this worker panic", "type", t.Type(), "panic", fmt.Sprintf("%T", r), "stack", string(debug.Stack()))
+				err = &waitError{why: "worker", text: "it panicked on this task", delay: 5 * time.Second, fault: true}
+			}
+		}()
+		return h(ctx, t)
+	}
+}
+
+func (p *Pool) every(d time.Duration, do func(context.Context)) {
+	defer p.loops.Done()
+	t := time.NewTicker(d)
+	defer t.Stop()
+	for {
+		select {
+		case <-p.stop:
+			return
+		case <-t.C:
+			ctx, cancel := context.WithTimeout(p.base, time.Minute)
+			do(ctx)
+			cancel()
+		}
+	}
+}
+
+// keepQueuesKnown tells Redis the names of our queues again and again: asynq
+// does so once per process, and without them no task can be resumed.
+func (p *Pool) keepQueuesKnown(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	names := []any{QueueRefresh}
+	for q := range p.cfg.Queues {
+		names = append(names, q)
+	}
+	if err := p.rdb.SAdd(ctx, "asynq:queues", names...).Err(); err == nil {
+		p.redisSeen.Store(time.Now().UnixMilli())
+	} else if p.base.Err() == nil {
+		p.log.Warn("redis does not answer", "error", err.Error())
+	}
+}
+
+// Shutdown stops taking tasks, waits for the running ones up to
+// ShutdownTimeout, and puts what is left back.
+func (p *Pool) Shutdown() {
+	if p.draining.Swap(true) {
+		return
+	}
+	close(p.stop)
+	var wg sync.WaitGroup
+	for _, lane := range p.lanes {
+		wg.Add(1)
+		go func() { defer wg.Done(); lane.Shutdown() }()
+	}
+	wg.Wait()
+	p.cancel()
+	p.loops.Wait()
+}
+
+// Ready is nil while the pool reads its queues; else it says in a line why not.
+func (p *Pool) Ready() error {
+	if p.draining.Load() {
+		return errors.New("draining")
+	}
+	if ms := p.redisSeen.Load(); time.Since(time.UnixMilli(ms)) > 6*time.Second {
+		return errors.New("redis does not answer")
+	}
+	if f := p.fault.Load(); f != nil && *f != "" {
+		return errors.New("worker fault: " + *f)
+	}
+	return nil
+}
+
+func (p *Pool) setFault(text string) {
+	if f := p.fault.Load(); f != nil && *f == text || f == nil && text == "" {
+		return
+	}
+	p.fault.Store(&text)
+}
+
+func (p *Pool) observe(m Moment, a *attempt) {
+	if p.cfg.Observe == nil {
+		return
+	}
+	if a != nil {
+		m.ExecutionID, m.CredentialID, m.Method = a.id, a.step.CredentialID, a.step.Method
+		if a.def != nil {
+			m.Connector = a.def.Name
+		}
+	}
+	m.At = time.Now()
+	p.cfg.Observe(m)
+}
+
+// asynqLogger passes asynq's own warnings on.
+type asynqLogger struct{ log *slog.Logger }
+
+func (l asynqLogger) Debug(args ...any) { l.log.Debug("asynq", "text", fmt.Sprint(args...)) }
+func (l asynqLogger) Info(args ...any)  { l.log.Debug("asynq", "text", fmt.Sprint(args...)) }
+func (l asynqLogger) Warn(args ...any)  { l.log.Warn("asynq", "text", fmt.Sprint(args...)) }
+func (l asynqLogger) Error(args ...any) { l.log.Error("asynq", "text", fmt.Sprint(args...)) }
+func (l asynqLogger) Fatal(args ...any) { l.log.Error("asynq", "text", fmt.Sprint(args...)) }

@@ -1,0 +1,276 @@
+package jobs
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/hibiken/asynq"
+	"github.com/redis/go-redis/v9"
+
+	"github.com/stepworker/stepworker/connectors"
+	"github.com/stepworker/stepworker/credentials"
+)
+
+// unknownConnectorGrace is how long a step waits for a worker that knows its
+// connector and method, so that a rolling restart loses nothing.
+const unknownConnectorGrace = 5 * time.Minute
+
+// attempt is one try of an execution by this worker.
+type attempt struct {
+	p    *Pool
+	task *asynq.Task
+	id   string
+	step *payload
+	rec  *record
+	cred *credentials.Credential
+	def  *connectors.Definition
+	meth *connectors.Method
+	at   time.Time
+	log  *slog.Logger
+	logs []string
+}
+
+func decodePayload(raw []byte) (*payload, error) {
+	var v struct {
+		V *int `json:"v"`
+	}
+	if err := json.Unmarshal(raw, &v); err != nil {
+		return nil, jsonError(raw, err, stepMembers)
+	}
+	if v.V != nil && *v.V > payloadVersion {
+		return nil, &newerError{*v.V}
+	}
+	var p payload
+	if err := decodeStrict(raw, &p, stepMembers); err != nil {
+		return nil, err
+	}
+	if v.V == nil || *v.V < 1 {
+		return nil, errors.New(`member "v" is missing; it says the payload's version and is 1`)
+	}
+	if err := p.Validate(); err != nil {
+		return nil, err
+	}
+	return &p, nil
+}
+
+// newerError is a payload that a newer build wrote.
+type newerError struct{ v int }
+
+func (e *newerError) Error() string {
+	return fmt.Sprintf("the payload's version is %d, this build reads up to %d", e.v, payloadVersion)
+}
+
+// ProcessTask runs one attempt of a step: it opens the credential, calls the
+// method, and turns how that went into the execution's next state.
+func (p *Pool) ProcessTask(ctx context.Context, t *asynq.Task) error {
+	id, _ := asynq.GetTaskID(ctx)
+	step, err := decodePayload(t.Payload())
+	var newer *newerError
+	if errors.As(err, &newer) {
+		return p.workerFault(newer.Error())
+	}
+	if err != nil {
+		return p.archiveUnreadable(ctx, id, err)
+	}
+	if step.ExecutionID != "" && step.ExecutionID != id {
+		return p.archiveUnreadable(ctx, id, fmt.Errorf("execution_id is %q, but the task's id is %q", step.ExecutionID, id))
+	}
+	a := &attempt{p: p, task: t, id: id, step: step, at: time.Now()}
+	ctx, cancel := context.WithTimeout(ctx, step.timeout())
+	defer cancel()
+	return a.run(ctx)
+}
+
+func (a *attempt) run(ctx context.Context) error {
+	p := a.p
+	// Open: the record and the credential, in one round trip.
+	var rec *redis.MapStringStringCmd
+	cred, err := p.cfg.Store.GetWith(ctx, a.step.CredentialID, func(pipe redis.Pipeliner) {
+		rec = pipe.HGetAll(ctx, execKey(a.id))
+	})
+	if rec == nil || rec.Err() != nil {
+		return p.workerFault("redis cannot be read")
+	}
+	a.rec, a.cred = readRecord(rec.Val()), cred
+	if queue, ok := asynq.GetQueueName(ctx); ok {
+		a.rec.queue = queue
+	}
+	if a.rec.enqueuedAt == 0 && !a.step.EnqueuedAt.IsZero() {
+		a.rec.enqueuedAt = a.step.EnqueuedAt.UnixMilli()
+	}
+	switch a.rec.end {
+	case Succeeded, Warning, Cancelled:
+		return nil // a worker died between the result and the task's end
+	}
+	if a.deaths(ctx) >= maxDeaths {
+		return a.fail(ctx, &ResultError{Kind: KindLimit, Message: fmt.Sprintf("%d workers in a row died while they ran this execution", maxDeaths)})
+	}
+	if r, err := a.admit(ctx, err); r != nil || err != nil {
+		if r != nil {
+			return a.fail(ctx, r)
+		}
+		return err
+	}
+	return a.call(ctx)
+}
+
+// deaths counts the workers that died while running this execution, in a row.
+// asynq counts a lapsed lease as a retry; a living worker notes that count.
+func (a *attempt) deaths(ctx context.Context) int {
+	n, _ := asynq.GetRetryCount(ctx)
+	return n - a.rec.retried
+}
+
+// admit decides, before anything is sent, whether this attempt may call: a
+// ResultError ends the execution, an error puts it back.
+func (a *attempt) admit(ctx context.Context, opened error) (*ResultError, error) {
+	p, s := a.p, a.step
+	if d := s.Deadline; d != nil && a.at.After(*d) {
+		return &ResultError{Kind: KindExpired, Message: "not begun by its deadline, " + d.UTC().Format(time.RFC3339)}, nil
+	}
+	var sealed *credentials.SealError
+	switch {
+	case errors.Is(opened, credentials.ErrNotFound):
+		return a.unknownCredential(ctx), nil
+	case errors.As(opened, &sealed):
+		if err := p.cfg.Store.VerifyKeys(ctx); err != nil {
+			return nil, p.workerFault("its keys do not open the check value sealed at first start")
+		}
+		return nil, a.hold(ctx, "no key of this worker opens the credential; put it again")
+	case opened != nil:
+		return nil, p.workerFault("redis cannot be read")
+	}
+	p.setFault("")
+	c := a.cred
+	def, ok := p.cfg.Catalog.Get(c.Connector)
+	if !ok {
+		return a.unknownHere(ctx, fmt.Sprintf("connector %q", c.Connector), p.cfg.Catalog.Nearest(c.Connector))
+	}
+	a.def = def
+	if a.meth, ok = def.Method(s.Method); !ok {
+		return a.unknownHere(ctx, fmt.Sprintf("method %q of connector %q", s.Method, c.Connector), def.NearestMethod(s.Method))
+	}
+	switch {
+	case a.meth.IsLogin:
+		return input("method %q is connector %q's login method; it cannot be a step", s.Method, c.Connector), nil
+	case s.AccountID != "" && s.AccountID != c.AccountID:
+		return input("the step's account_id is %q, but credential %q belongs to another account", s.AccountID, c.ID), nil
+	case s.Script != "" && p.cfg.DenyStepScripts:
+		return input("steps may bring no script here (--step-scripts=deny)"), nil
+	}
+	if r := s.ReplyTo; r != nil {
+		if _, ours := p.cfg.Queues[r.Queue]; ours {
+			s.ReplyTo = nil
+			return input("reply_to.queue %q is one of Stepworker's own; results need a queue of the flow's", r.Queue), nil
+		}
+	}
+	a.countRefresh()
+	switch c.Meta.State {
+	case credentials.Revoked, credentials.Misconfigured:
+		return nil, a.hold(ctx, heldText(c))
+	}
+	oauth2, session := p.cfg.Caller.CanRefresh(def, c)
+	switch {
+	case c.Meta.Refused:
+		return nil, a.park(ctx, refusal{kind: c.Meta.RefusedKind, version: c.Version, text: "the credential is known refused"})
+	case oauth2 && (c.Secrets.OAuth2 == nil || c.Secrets.OAuth2.AccessToken.Empty()):
+		return nil, a.park(ctx, refusal{kind: credentials.OAuth2, version: c.Version, text: "no token yet"})
+	case c.Meta.Expired(a.at) && oauth2:
+		return nil, a.park(ctx, refusal{kind: credentials.OAuth2, version: c.Version, text: "the token has expired"})
+	case c.Meta.Expired(a.at) && session:
+		return nil, a.park(ctx, refusal{kind: credentials.Session, version: c.Version, text: "the session has expired"})
+	}
+	return nil, nil
+}
+
+// countRefresh notes whether the refresh that this execution waited for came.
+func (a *attempt) countRefresh() {
+	r, c := a.rec, a.cred
+	if r.parkedAt == 0 || c.Version <= r.parkedAt {
+		return
+	}
+	if lr := c.Meta.LastRefresh; lr != nil && lr.Verdict == credentials.Renewed && lr.At.UnixMilli() >= r.since {
+		r.refreshes++
+		if r.forRefusal {
+			r.unhelpful++ // until it succeeds
+		}
+	}
+	r.parkedAt, r.forRefusal = 0, false
+	r.why, r.since, r.waits = "", 0, 0
+}
+
+// call makes the API call and turns its end into the execution's next state.
+func (a *attempt) call(ctx context.Context) error {
+	data, err := a.p.actionData(a.id, a.rec)
+	if err != nil {
+		return a.p.workerFault("its keys do not open an execution's action_data")
+	}
+	a.p.observe(Moment{What: "called"}, a)
+	call := &connectors.Call{
+		Definition: a.def, Method: a.meth, Credential: a.cred, ExecutionID: a.id,
+		Parameters: a.step.Parameters, Body: a.step.Body, Script: a.step.Script, ActionData: data,
+	}
+	if c := a.step.Cycle; c != nil {
+		call.Cycle = connectors.Cycle(*c)
+	}
+	answer, err := a.p.cfg.Caller.Call(ctx, call)
+	if err == nil {
+		return a.succeed(ctx, answer)
+	}
+	return a.outcome(ctx, err)
+}
+
+// unknownHere puts a step back whose connector or method this worker does not
+// know; another worker of a rolling restart may.
+func (a *attempt) unknownHere(ctx context.Context, what, near string) (*ResultError, error) {
+	if a.rec.unknown == 0 {
+		a.rec.unknown = a.at.UnixMilli()
+	}
+	if a.at.Sub(time.UnixMilli(a.rec.unknown)) < unknownConnectorGrace {
+		return nil, a.putBack(ctx, whyDeferred, "this worker does not know "+what+hint(near), 10*time.Second)
+	}
+	return input("no worker knows %s%s", what, hint(near)), nil
+}
+
+func (a *attempt) unknownCredential(ctx context.Context) *ResultError {
+	var known []string
+	enough := errors.New("enough")
+	_ = a.p.cfg.Store.List(ctx, credentials.Filter{}, func(s *credentials.Status) error {
+		known = append(known, s.CredentialID)
+		if len(known) >= 1000 {
+			return enough
+		}
+		return nil
+	})
+	_ = a.p.cfg.Store.Unwait(ctx, a.step.CredentialID, a.waiter())
+	return input("unknown credential %q%s", a.step.CredentialID, hint(nearest(a.step.CredentialID, known)))
+}
+
+func hint(near string) string {
+	if near == "" {
+		return ""
+	}
+	return fmt.Sprintf("; did you mean %q?", near)
+}
+
+func input(format string, args ...any) *ResultError {
+	return &ResultError{Kind: KindInput, Message: fmt.Sprintf(format, args...)}
+}
+
+func heldText(c *credentials.Credential) string {
+	why := c.Meta.LastError
+	if why == "" {
+		why = "the provider refused it"
+	}
+	if c.Meta.State == credentials.Misconfigured {
+		return "the connector is misconfigured: " + why
+	}
+	return "the credential is revoked: " + why
+}
+
+// waiter is the execution's name in its credential's waiting set.
+func (a *attempt) waiter() string { return a.rec.queue + "|" + a.id }

@@ -1,0 +1,197 @@
+package jobs
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/hibiken/asynq"
+	"github.com/oklog/ulid/v2"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/stepworker/stepworker/credentials"
+)
+
+const (
+	resumeWidth = 16
+	resumePage  = 1000
+	// resumeStay is how long a resume looks again at executions that are still
+	// on their way from active to retry; what is left then is the sweeper's.
+	resumeStay = 5 * time.Second
+	sweepEvery = 5 * time.Second
+)
+
+// resumer puts waiting executions back to pending, and sweeps for those whose
+// wake-up was lost.
+type resumer struct {
+	p  *Pool
+	me string // owner of its locks
+}
+
+func newResumer(p *Pool) *resumer { return &resumer{p: p, me: ulid.Make().String()} }
+
+// run goes through a credential's waiting set until nobody is left, or the
+// credential cannot be used (any more).
+func (s *resumer) run(ctx context.Context, credential string) error {
+	unlock := s.lock(ctx, credential)
+	defer unlock()
+	begun := time.Now()
+	for {
+		usable, _, _, err := s.p.cfg.Store.Usable(ctx, credential)
+		gone := errors.Is(err, credentials.ErrNotFound)
+		if err != nil && !gone {
+			return &waitError{why: "worker", text: "redis cannot be used", delay: 2 * time.Second}
+		}
+		if !usable && !gone {
+			return nil
+		}
+		left, err := s.round(ctx, credential)
+		if err != nil {
+			return &waitError{why: "worker", text: "redis cannot be used", delay: 2 * time.Second}
+		}
+		if left == 0 || time.Since(begun) > resumeStay {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(30 * time.Millisecond):
+		}
+	}
+}
+
+// lock keeps two processes from going through one set side by side: a task
+// that one has resumed may have ended when the other comes to it. It is a
+// courtesy, not a guard, so after a while it is passed by.
+func (s *resumer) lock(ctx context.Context, credential string) (unlock func()) {
+	key, owner := "stepworker:cred:{"+credential+"}:resuming", ulid.Make().String()
+	for begun := time.Now(); time.Since(begun) < resumeStay+time.Second; {
+		ok, err := s.p.rdb.SetNX(ctx, key, owner, 2*resumeStay).Result()
+		if err != nil || ok {
+			break
+		}
+		select {
+		case <-ctx.Done():
+			return func() {}
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+	return func() {
+		ctx := detached(ctx)
+		if v, err := s.p.rdb.Get(ctx, key).Result(); err == nil && v == owner {
+			s.p.rdb.Del(ctx, key)
+		}
+	}
+}
+
+// round looks at every waiter once; left is how many have to be looked at again.
+func (s *resumer) round(ctx context.Context, credential string) (left int64, err error) {
+	for {
+		page, err := s.p.cfg.Store.Waiters(ctx, credential, left, resumePage)
+		if err != nil {
+			return 0, err
+		}
+		var mu sync.Mutex
+		var kept int64
+		g, gctx := errgroup.WithContext(ctx)
+		g.SetLimit(resumeWidth)
+		for _, w := range page {
+			g.Go(func() error {
+				stays, err := s.one(gctx, credential, w)
+				if stays {
+					mu.Lock()
+					kept++
+					mu.Unlock()
+				}
+				return err
+			})
+		}
+		if err := g.Wait(); err != nil {
+			return 0, err
+		}
+		left += kept
+		if len(page) < resumePage {
+			return left, nil
+		}
+	}
+}
+
+// one resumes one waiter. It leaves the set before it runs: an execution that
+// is refused again joins anew, and must not be taken out by a late hand. (If
+// the worker dies between the two, the execution's own timer wakes it.)
+func (s *resumer) one(ctx context.Context, credential, waiter string) (stays bool, err error) {
+	queue, id, _ := strings.Cut(waiter, "|")
+	info, err := s.p.client.inspector.GetTaskInfo(queue, id)
+	switch {
+	case errors.Is(err, asynq.ErrTaskNotFound), errors.Is(err, asynq.ErrQueueNotFound):
+		return false, s.p.cfg.Store.Unwait(ctx, credential, waiter)
+	case err != nil:
+		return false, err
+	}
+	switch info.State {
+	case asynq.TaskStateActive:
+		return true, nil // on its way from active to retry, or running by its timer
+	case asynq.TaskStateRetry, asynq.TaskStateScheduled:
+		if err := s.p.cfg.Store.Unwait(ctx, credential, waiter); err != nil {
+			return false, err
+		}
+		if err := s.p.client.inspector.RunTask(queue, id); err != nil {
+			if ctx.Err() != nil {
+				return false, ctx.Err()
+			}
+			return false, nil // its timer was quicker: it runs already
+		}
+		s.p.observe(Moment{What: "resumed", ExecutionID: id, CredentialID: credential}, nil)
+		return false, nil
+	default:
+		return false, s.p.cfg.Store.Unwait(ctx, credential, waiter)
+	}
+}
+
+// sweep closes what a crash left open: waiters of a usable or deleted
+// credential are resumed, a refresh that nobody has under way is asked for.
+// One worker at a time does it.
+func (s *resumer) sweep(ctx context.Context) {
+	ok, err := s.p.rdb.SetNX(ctx, "stepworker:sweeper", s.me, 2*sweepEvery).Result()
+	if err != nil {
+		return
+	}
+	if !ok {
+		if owner, err := s.p.rdb.Get(ctx, "stepworker:sweeper").Result(); err != nil || owner != s.me {
+			return
+		}
+		s.p.rdb.PExpire(ctx, "stepworker:sweeper", 2*sweepEvery)
+	}
+	ids, err := s.p.cfg.Store.WaitingCredentials(ctx)
+	if err != nil {
+		return
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(8)
+	for _, id := range ids {
+		g.Go(func() error {
+			s.sweepOne(ctx, id)
+			return nil
+		})
+	}
+	_ = g.Wait()
+}
+
+func (s *resumer) sweepOne(ctx context.Context, id string) {
+	usable, meta, version, err := s.p.cfg.Store.Usable(ctx, id)
+	gone := errors.Is(err, credentials.ErrNotFound)
+	switch {
+	case err != nil && !gone:
+	case usable || gone:
+		if err := s.run(ctx, id); err != nil {
+			s.p.log.Warn("resuming goes on later", "credential_id", id)
+		}
+	case meta.State == credentials.Revoked || meta.State == credentials.Misconfigured:
+	case meta.Refused && time.Now().After(meta.NextTry) && time.Now().After(meta.LeaseUntil):
+		if err := s.p.askRefresh(ctx, id, version, meta.RefusedKind); err != nil {
+			s.p.log.Warn("a refresh could not be asked for", "credential_id", id)
+		}
+	}
+}

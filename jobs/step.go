@@ -1,0 +1,274 @@
+package jobs
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"regexp"
+	"slices"
+	"sort"
+	"strings"
+	"time"
+
+	"github.com/agext/levenshtein"
+)
+
+// Task types and queues of ours.
+const (
+	TypeStep     = "step:run"
+	TypeRefresh  = "credential:refresh"
+	QueueSteps   = "steps"   // default queue of steps
+	QueueRefresh = "refresh" // reserved
+)
+
+// Defaults of a step's optional members.
+const (
+	DefaultMaxRetries = 3
+	DefaultTimeout    = 5 * time.Minute
+	DefaultRetention  = 24 * time.Hour
+)
+
+// Limits of a step's size, in bytes.
+const (
+	MaxStepSize   = 1 << 20
+	MaxScriptSize = 64 << 10
+)
+
+const payloadVersion = 1
+
+var (
+	executionID  = regexp.MustCompile(`^[A-Za-z0-9_.:-]{1,128}$`)
+	credentialID = regexp.MustCompile(`^[A-Za-z0-9_.:@-]{1,128}$`)
+)
+
+// Duration is a time.Duration that is written as Go writes it: "5m".
+type Duration time.Duration
+
+// MarshalJSON implements json.Marshaler.
+func (d Duration) MarshalJSON() ([]byte, error) { return json.Marshal(time.Duration(d).String()) }
+
+// UnmarshalJSON implements json.Unmarshaler.
+func (d *Duration) UnmarshalJSON(b []byte) error {
+	var s string
+	if err := json.Unmarshal(b, &s); err != nil {
+		return fmt.Errorf(`a duration is text such as "5m", not %s`, b)
+	}
+	v, err := time.ParseDuration(s)
+	if err != nil {
+		return fmt.Errorf(`%q is no duration; write it as "90s", "5m" or "24h"`, s)
+	}
+	*d = Duration(v)
+	return nil
+}
+
+// Step is what a flow asks for: call this method with this credential and
+// this input. Only CredentialID and Method are required.
+type Step struct {
+	ExecutionID  string                     `json:"execution_id,omitempty"`
+	CredentialID string                     `json:"credential_id"`
+	Method       string                     `json:"method"`
+	Parameters   map[string]json.RawMessage `json:"parameters,omitempty"`
+	Body         json.RawMessage            `json:"body,omitempty"`
+	Script       string                     `json:"script,omitempty"`
+	Cycle        *Cycle                     `json:"cycle,omitempty"`
+	Tag          string                     `json:"tag,omitempty"`
+	// AccountID, if given, must equal the credential's.
+	AccountID string `json:"account_id,omitempty"`
+	// Deadline: an execution not begun by then fails with kind expired.
+	Deadline *time.Time `json:"deadline,omitempty"`
+	Queue    string     `json:"queue,omitempty"`
+	// MaxRetries counts faults only: parks, holds and deferrals use up none.
+	MaxRetries *int `json:"max_retries,omitempty"`
+	// Timeout is of one attempt, in whole seconds.
+	Timeout   Duration   `json:"timeout,omitempty"`
+	ProcessAt *time.Time `json:"process_at,omitempty"`
+	// Retention is how long the result is kept.
+	Retention Duration `json:"retention,omitempty"`
+	ReplyTo   *ReplyTo `json:"reply_to,omitempty"`
+
+	Mappings    json.RawMessage `json:"mappings,omitempty"`
+	FieldsInUse json.RawMessage `json:"fields_in_use,omitempty"`
+	Webhook     json.RawMessage `json:"webhook,omitempty"`
+}
+
+// Cycle is the step's place in its flow.
+type Cycle struct {
+	CycleID       string                     `json:"cycle_id,omitempty"`
+	CycleStepID   string                     `json:"cycle_step_id,omitempty"`
+	TransactionID string                     `json:"transaction_id,omitempty"`
+	Variables     map[string]json.RawMessage `json:"variables,omitempty"`
+}
+
+// ReplyTo names the asynq task that brings the result back to a flow.
+type ReplyTo struct {
+	Queue string `json:"queue"`
+	Type  string `json:"type"`
+}
+
+// payload is a step as it stands in the task.
+type payload struct {
+	V          int       `json:"v"`
+	EnqueuedAt time.Time `json:"enqueued_at,omitzero"`
+	Step
+}
+
+// DecodeStep reads one step strictly: an unknown member is an error that
+// names the nearest known one. It does not Validate.
+func DecodeStep(raw []byte) (*Step, error) {
+	if len(raw) > MaxStepSize {
+		return nil, fmt.Errorf("the step has %d bytes; at most %d are allowed", len(raw), MaxStepSize)
+	}
+	var s Step
+	if err := decodeStrict(raw, &s, stepMembers); err != nil {
+		return nil, err
+	}
+	return &s, nil
+}
+
+var (
+	stepMembers = []string{"execution_id", "credential_id", "method", "parameters", "body", "mappings", "script", "cycle",
+		"fields_in_use", "tag", "account_id", "deadline", "queue", "max_retries", "timeout", "process_at", "retention", "reply_to", "webhook"}
+	cycleMembers   = []string{"cycle_id", "cycle_step_id", "transaction_id", "variables"}
+	replyToMembers = []string{"queue", "type"}
+)
+
+func decodeStrict(raw []byte, into any, members []string) error {
+	dec := json.NewDecoder(bytes.NewReader(raw))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(into); err != nil {
+		return jsonError(raw, err, members)
+	}
+	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
+		return errors.New("there is something after the JSON value")
+	}
+	return nil
+}
+
+func jsonError(raw []byte, err error, members []string) error {
+	var syntax *json.SyntaxError
+	var typ *json.UnmarshalTypeError
+	switch {
+	case errors.As(err, &syntax):
+		line, col := position(raw, syntax.Offset)
+		return fmt.Errorf("malformed JSON at line %d, column %d: %s", line, col, strings.TrimPrefix(err.Error(), "json: "))
+	case errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, io.EOF):
+		line, col := position(raw, int64(len(raw)))
+		return fmt.Errorf("malformed JSON at line %d, column %d: it ends too early", line, col)
+	case errors.As(err, &typ):
+		if typ.Field == "" {
+			return fmt.Errorf("a step is a JSON object, not a %s", typ.Value)
+		}
+		return fmt.Errorf("%s: a %s is not allowed here", typ.Field, typ.Value)
+	}
+	if name, ok := strings.CutPrefix(err.Error(), "json: unknown field "); ok {
+		name = strings.Trim(name, `"`)
+		all := slices.Concat(members, cycleMembers, replyToMembers)
+		if near := nearest(name, all); near != "" {
+			return fmt.Errorf("unknown member %q; did you mean %q?", name, near)
+		}
+		return fmt.Errorf("unknown member %q", name)
+	}
+	return errors.New(strings.TrimPrefix(err.Error(), "json: "))
+}
+
+func position(raw []byte, offset int64) (line, col int) {
+	head := raw[:min(int(max(offset-1, 0)), len(raw))]
+	return 1 + bytes.Count(head, []byte("\n")), len(head) - (bytes.LastIndexByte(head, '\n') + 1) + 1
+}
+
+// nearest returns the name most like the given one, or "" if none is alike.
+func nearest(name string, known []string) string {
+	sort.Strings(known)
+	best, score := "", 0.6
+	for _, k := range known {
+		if s := levenshtein.Similarity(strings.ToLower(name), strings.ToLower(k), nil); s > score {
+			best, score = k, s
+		}
+	}
+	return best
+}
+
+// Validate checks the step's form. Whether its credential, connector and
+// method exist is the worker's to say.
+func (s *Step) Validate() error {
+	switch {
+	case s.CredentialID == "":
+		return errors.New("credential_id is missing")
+	case !credentialID.MatchString(s.CredentialID):
+		return fmt.Errorf("credential_id %q: 1 to 128 of A-Z a-z 0-9 _ . : @ - are allowed", clip(s.CredentialID, 140))
+	case s.Method == "":
+		return errors.New("method is missing")
+	case s.ExecutionID != "" && !executionID.MatchString(s.ExecutionID):
+		return fmt.Errorf("execution_id %q: 1 to 128 of A-Z a-z 0-9 _ . : - are allowed", clip(s.ExecutionID, 140))
+	case len(s.Script) > MaxScriptSize:
+		return fmt.Errorf("the script has %d bytes; at most %d are allowed", len(s.Script), MaxScriptSize)
+	case strings.ContainsAny(s.Queue, "{}"):
+		return fmt.Errorf("queue %q: a queue's name holds no braces", s.Queue)
+	case s.Queue != "" && strings.TrimSpace(s.Queue) == "":
+		return errors.New("queue: the name is blank")
+	case s.Queue == QueueRefresh:
+		return fmt.Errorf("queue %q is reserved", QueueRefresh)
+	case s.MaxRetries != nil && (*s.MaxRetries < 0 || *s.MaxRetries > 100):
+		return fmt.Errorf("max_retries is %d; 0 to 100 are allowed", *s.MaxRetries)
+	case s.Timeout != 0 && (time.Duration(s.Timeout) < time.Second || time.Duration(s.Timeout)%time.Second != 0):
+		return fmt.Errorf("timeout is %s; whole seconds, at least one, are allowed", time.Duration(s.Timeout))
+	case s.Retention < 0 || s.Retention != 0 && time.Duration(s.Retention) < time.Second:
+		return fmt.Errorf("retention is %s; at least 1s is needed", time.Duration(s.Retention))
+	case s.Mappings != nil:
+		return errors.New("mappings is not supported yet")
+	case s.FieldsInUse != nil:
+		return errors.New("fields_in_use is not supported yet")
+	case s.Webhook != nil:
+		return errors.New("webhook is not supported yet")
+	}
+	if r := s.ReplyTo; r != nil {
+		switch {
+		case r.Queue == "" || r.Type == "":
+			return errors.New("reply_to needs both queue and type")
+		case strings.ContainsAny(r.Queue, "{}"):
+			return fmt.Errorf("reply_to.queue %q: a queue's name holds no braces", r.Queue)
+		case r.Queue == QueueRefresh || r.Queue == s.queue():
+			return fmt.Errorf("reply_to.queue %q is one of Stepworker's own; results need a queue of the flow's", r.Queue)
+		case r.Type == TypeStep || r.Type == TypeRefresh:
+			return fmt.Errorf("reply_to.type %q is one of Stepworker's own", r.Type)
+		}
+	}
+	return nil
+}
+
+func (s *Step) queue() string {
+	if s.Queue == "" {
+		return QueueSteps
+	}
+	return s.Queue
+}
+
+func (s *Step) maxRetries() int {
+	if s.MaxRetries == nil {
+		return DefaultMaxRetries
+	}
+	return *s.MaxRetries
+}
+
+func (s *Step) timeout() time.Duration {
+	if s.Timeout == 0 {
+		return DefaultTimeout
+	}
+	return time.Duration(s.Timeout)
+}
+
+func (s *Step) retention() time.Duration {
+	if s.Retention == 0 {
+		return DefaultRetention
+	}
+	return time.Duration(s.Retention)
+}
+
+func clip(s string, n int) string {
+	if len(s) <= n {
+		return s
+	}
+	return strings.ToValidUTF8(s[:n], "") + "…"
+}
