@@ -88,9 +88,12 @@ type exchange struct {
 	binary      bool
 	ran         bool
 	tooLarge    bool
-	faultSent   bool
+	faulted     bool // the request got no answer
+	faultSent   bool // though something was sent
 	methodError json.RawMessage
 	logs        []string
+	found       []string // secrets that are not the credential's yet
+	masks       *credentials.Redactor
 	cancel      context.CancelFunc
 }
 
@@ -134,6 +137,9 @@ func (x *exchange) run(ctx context.Context) (*Answer, error) {
 	if err := x.hook(ctx, "after_action_paging"); err != nil {
 		return nil, err
 	}
+	if !x.binary { // JSON that was sent as text
+		x.content = parseLeft(x.content, x.m.ResponseDT)
+	}
 	if err := x.condition(ctx, answer); err != nil {
 		return nil, err
 	}
@@ -146,7 +152,14 @@ func (x *exchange) failed(ctx context.Context, f *fault, answer *Answer) (done b
 	if f != nil && f.refused != nil {
 		return false, &CallError{Kind: "input", Message: f.text}
 	}
+	x.faulted, x.faultSent = f != nil, f != nil && f.sent
 	me, err := x.afterError(ctx, f)
+	var ce *CallError
+	if f != nil && errors.As(err, &ce) && ce.script != nil && ce.script.Engine {
+		// Without an answer there is no status: a handler that reads
+		// statusCode.toString() stumbles, which must not hide the fault.
+		return false, x.apiError(f)
+	}
 	if err != nil {
 		return false, err
 	}
@@ -163,7 +176,7 @@ func (x *exchange) failed(ctx context.Context, f *fault, answer *Answer) (done b
 		if f != nil {
 			answer.Warning = f.text
 		}
-		answer.Warning = x.redactors().text.String(answer.Warning)
+		answer.Warning = x.mask().String(answer.Warning)
 		return true, nil
 	}
 	if slices.Contains(x.d.Auth.RefreshOn, x.status) {
@@ -180,10 +193,9 @@ func (x *exchange) failed(ctx context.Context, f *fault, answer *Answer) (done b
 func (x *exchange) apiError(f *fault) *CallError {
 	repeat := x.m.Retry == "always" || x.m.Retry == "safe" && slices.Contains([]string{"GET", "HEAD", "OPTIONS", "PUT", "DELETE"}, x.m.Verb)
 	if f != nil {
-		x.faultSent = f.sent
 		return &CallError{Kind: "network", Message: f.text, Repeat: repeat || !f.sent}
 	}
-	e := &CallError{Kind: "http", StatusCode: x.status, Message: fmt.Sprintf("the API answered %s", x.statusText()), Detail: clip(string(x.resBody), 2000)}
+	e := &CallError{Kind: "http", StatusCode: x.status, Message: fmt.Sprintf("the API answered %s", x.statusText()), Detail: x.detail(string(x.resBody))}
 	wait := retryAfter(x.resHead)
 	switch {
 	case x.status == http.StatusTooManyRequests, x.status == http.StatusServiceUnavailable && wait > 0:
@@ -285,7 +297,7 @@ func (x *exchange) exception(e *hooks.Exception) error {
 }
 
 func (x *exchange) authError(e *hooks.Exception) *AuthError {
-	a := &AuthError{Kind: credentials.OAuth2, Version: x.cred.Version, At: e.At, Status: x.status, Detail: clip(string(x.resBody), 2000), Text: e.Text}
+	a := &AuthError{Kind: credentials.OAuth2, Version: x.cred.Version, At: e.At, Status: x.status, Detail: x.detail(string(x.resBody)), Text: e.Text}
 	if e.Kind == hooks.AuthSession {
 		a.Kind = credentials.Session
 		a.Session = x.changedSession()
@@ -320,7 +332,7 @@ func (x *exchange) finish(ctx context.Context, err error) error {
 	var auth *AuthError
 	var ce *CallError
 	var exp *expandError
-	r := x.redactors().text
+	r := x.mask()
 	switch {
 	case errors.As(err, &auth):
 		auth.ActionData, auth.Ran, auth.Logs = x.actionData, x.ran, x.maskLogs()
@@ -339,9 +351,31 @@ func (x *exchange) finish(ctx context.Context, err error) error {
 
 func (x *exchange) maskLogs() []string {
 	for i, l := range x.logs {
-		x.logs[i] = x.redactors().text.String(l)
+		x.logs[i] = x.mask().String(l)
 	}
 	return x.logs
+}
+
+// detail is what an API said, masked before it is cut: a secret's beginning
+// is no less secret.
+func (x *exchange) detail(said string) string {
+	return clip(x.mask().String(clip(said, 64<<10)), 2000)
+}
+
+// mask masks what must not be shown: the credential's secrets, and for a login
+// the session that it just found.
+func (x *exchange) mask() *credentials.Redactor {
+	if !x.m.IsLogin && x.found == nil {
+		return x.redactors().text
+	}
+	if x.masks == nil || x.m.IsLogin {
+		secrets := append(x.c.secretsOf(x.d, x.cred), x.found...)
+		for _, v := range x.foundSession() {
+			secrets = append(secrets, v)
+		}
+		x.masks = credentials.NewRedactor(secrets, 6)
+	}
+	return x.masks
 }
 
 // redactors of this credential's version, made once.
@@ -353,6 +387,18 @@ func (c *Caller) redactorsOf(d *Definition, cred *credentials.Credential) *redac
 	if r := c.redactors[cred.ID]; r != nil && r.version == cred.Version && r.connector == d.Name {
 		return r
 	}
+	secrets := c.secretsOf(d, cred)
+	r := &redactors{connector: d.Name, version: cred.Version, text: credentials.NewRedactor(secrets, 6), content: credentials.NewRedactor(secrets, 16)}
+	if len(c.redactors) > 10_000 {
+		clear(c.redactors)
+	}
+	c.redactors[cred.ID] = r
+	return r
+}
+
+// secretsOf is everything that must not be shown: the credential's secrets,
+// and what the connector marks as sensitive.
+func (c *Caller) secretsOf(d *Definition, cred *credentials.Credential) []string {
 	secrets := cred.SecretValues()
 	add := func(q Parameter) {
 		if !q.Sensitive {
@@ -381,12 +427,7 @@ func (c *Caller) redactorsOf(d *Definition, cred *credentials.Credential) *redac
 	if cred.Secrets.HasBasic {
 		secrets = append(secrets, cred.Secrets.Username+":"+cred.Secrets.Password.Reveal())
 	}
-	r := &redactors{connector: d.Name, version: cred.Version, text: credentials.NewRedactor(secrets, 6), content: credentials.NewRedactor(secrets, 16)}
-	if len(c.redactors) > 10_000 {
-		clear(c.redactors)
-	}
-	c.redactors[cred.ID] = r
-	return r
+	return secrets
 }
 
 func clip(s string, n int) string {

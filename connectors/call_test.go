@@ -189,6 +189,7 @@ parameters:
   - {name: zone, target: merge_field}
   - {name: since, target: query_string, optional: true}
 script: |
+  function copy(v) { return JSON.parse(JSON.stringify(v)) }
   function before_action() { action_data.order = (action_data.order || '') + 'C'; }
   function after_action() { action_data.order += 'c'; }
 methods:
@@ -200,8 +201,8 @@ methods:
       function before_action() {
         action_data.order = (action_data.order || '') + 'M';
         action_data.before = {
-          request: method_request, headers: method_request_headers['x-extra'], parameters: method_request_parameters,
-          merge: method_request_mergefields, endpoint: method_endpoint, name: method_name, script: script_parameters,
+          request: copy(method_request), headers: method_request_headers['x-extra'], parameters: copy(method_request_parameters),
+          merge: copy(method_request_mergefields), endpoint: method_endpoint, name: method_name, script: copy(script_parameters),
           variables: cycle_variables, ids: [cycle_id, cycle_step_id, transaction_id, cyclr_account_id, external_account_id],
           auth: method_auth_value, context: script_execution_context
         };
@@ -498,6 +499,12 @@ func TestCall_networkFaults(t *testing.T) {
 			t.Errorf("the API saw %d requests", n)
 		}
 	})
+	t.Run("a handler that needs a status does not hide the fault", func(t *testing.T) {
+		a := newAPI(t, file("GET", "safe", ", script: \"function after_error() { if (method_error.error != null && method_error.statusCode.toString() === '403') throw new AuthRefreshException() }\""), dropping)
+		if e := a.fails("m"); e.Kind != "network" || !e.Repeat {
+			t.Errorf("got %+v", e)
+		}
+	})
 	t.Run("after_error sees no status", func(t *testing.T) {
 		a := newAPI(t, file("GET", "safe", ", script: \"function after_error() { method_error.isSuccess = true; method_error.content = JSON.stringify([method_error.statusCode, method_error.error != null]) }\""), dropping)
 		sameJSON(t, "content", a.must("m").Content, `[null,true]`)
@@ -519,6 +526,7 @@ func TestCall_content(t *testing.T) {
 		"broken json":               {"json", "application/json", `{"a":`, "", "", "http"},
 		"text":                      {"plain_text", "text/plain", `hello`, `"hello"`, "", ""},
 		"latin-1 text":              {"plain_text", "text/plain; charset=iso-8859-1", "Zo\xeb", `"Zoë"`, "", ""},
+		"latin-1 json":              {"json", "application/json; charset=iso-8859-1", "{\"a\":\"Zo\xeb\"}", `{"a":"Zoë"}`, "", ""},
 		"binary":                    {"unknown", "application/octet-stream", "\x00\xff\xfe", `"AP/+"`, "base64", ""},
 	}
 	for name, c := range cases {
@@ -546,7 +554,7 @@ func TestCall_content(t *testing.T) {
 }
 
 func TestCall_hooksSeeEmptyBodyAsEmptyString(t *testing.T) {
-	a := newAPI(t, oneMethod+"    script: function after_action() { method_response = {was: method_response} }\n", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(204) })
+	a := newAPI(t, oneMethod+"    script: 'function after_action() { method_response = {was: method_response} }'\n", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(204) })
 	sameJSON(t, "content", a.must("get").Content, `{"was":""}`)
 }
 
@@ -811,7 +819,7 @@ func TestHTTPRequest_obeysTheNetworkPolicy(t *testing.T) {
 		t.Fatalf("got %+v, %v", got, err)
 	}
 	contains(t, "error", got.Error, "169.254.169.254")
-	uncaught := newAPI(t, oneMethod+"    script: function before_action() { http_request({url: 'http://169.254.169.254/'}) }\n", nil)
+	uncaught := newAPI(t, oneMethod+"    script: \"function before_action() { http_request({url: 'http://169.254.169.254/'}) }\"\n", nil)
 	if e := uncaught.fails("get"); e.Kind != "script" || e.Repeat {
 		t.Errorf("got %+v", e)
 	}

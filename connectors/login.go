@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
+	"slices"
 	"strings"
 
 	"github.com/stepworker/stepworker/credentials"
@@ -20,7 +22,7 @@ func (c *Caller) login(ctx context.Context, d *Definition, cred *credentials.Cre
 	x := &exchange{c: c, d: d, m: m, cred: cred, call: &Call{Definition: d, Method: m, Credential: cred, Urgent: true}}
 	answer, err := x.run(ctx)
 	if err != nil {
-		return nil, x.loginVerdict(x.finish(ctx, err))
+		return nil, x.loginVerdict(fmt.Sprintf("login method %q", m.Name), x.finish(ctx, err))
 	}
 	misconfigured := func(format string, args ...any) error {
 		return &credentials.RefreshError{Verdict: credentials.VerdictMisconfigured, Status: x.status, Text: fmt.Sprintf(format, args...)}
@@ -42,44 +44,67 @@ func (c *Caller) login(ctx context.Context, d *Definition, cred *credentials.Cre
 	}
 	// The login that opens a credential's first session: the test method, once.
 	opened := *cred
-	opened.Secrets.Session = answer.Session
-	if err := c.Test(ctx, d, &opened); err != nil {
+	opened.Secrets.Session = map[string]string{}
+	maps.Copy(opened.Secrets.Session, cred.Secrets.Session)
+	maps.Copy(opened.Secrets.Session, answer.Session)
+	if err := c.test(ctx, d, &opened, slices.Collect(maps.Values(answer.Session))); err != nil {
 		return nil, err
 	}
 	return r, nil
 }
 
-// loginVerdict reads a failed login (promise 7).
-func (x *exchange) loginVerdict(err error) error {
+// loginVerdict reads a failed login or test (promise 7). What a server says
+// while it is out of order, or a firewall's HTML page, refuses nobody, whatever
+// the connector's script makes of it.
+func (x *exchange) loginVerdict(what string, err error) error {
 	var auth *AuthError
 	var ce *CallError
 	e := &credentials.RefreshError{Status: x.status}
 	html := strings.Contains(strings.ToLower(x.resHead.Get("Content-Type")), "html") && x.resHead.Get("WWW-Authenticate") == ""
+	page := html && (x.status == http.StatusBadRequest || x.status == http.StatusForbidden)
+	verdict := func(v credentials.Verdict, format string, args ...any) {
+		e.Verdict, e.Text = v, what+" "+fmt.Sprintf(format, args...)
+	}
+	isAuth, isCall := errors.As(err, &auth), errors.As(err, &ce)
+	engine := isCall && ce.script != nil && ce.script.Engine
 	switch {
-	case errors.As(err, &auth) && auth.Unsent:
-		e.Verdict, e.Text = credentials.VerdictMisconfigured, "the login method needs what it is to bring: "+auth.Text
-	case errors.As(err, &auth):
-		e.Verdict, e.Text = credentials.VerdictRevoked, "the login was refused: "+auth.Text
-	case errors.As(err, &ce) && ce.Defer:
-		e.Verdict, e.Text, e.RetryAfter = credentials.Transient, "the login has to wait: "+ce.Message, ce.RetryAfter
-	case errors.As(err, &ce) && ce.Kind == "script" && (ce.script == nil || !ce.script.Engine):
-		e.Verdict, e.Text = credentials.VerdictRevoked, "the login was refused: "+at(ce.Message, ce.At)
-	case errors.As(err, &ce) && (ce.Kind == "script" || ce.Kind == "limit" || ce.Kind == "input"):
-		e.Verdict, e.Text = credentials.VerdictMisconfigured, "the login method: "+at(ce.Message, ce.At)
-	case errors.As(err, &ce) && ce.Kind == "http" && html && (x.status == http.StatusBadRequest || x.status == http.StatusForbidden):
-		e.Verdict, e.Text = credentials.Transient, fmt.Sprintf("the login answered %s with an HTML page; it is tried again", x.statusText())
-	case errors.As(err, &ce) && ce.Kind == "http" && (x.status == 400 || x.status == 401 || x.status == 403):
-		e.Verdict, e.Text = credentials.VerdictRevoked, fmt.Sprintf("the login was refused with %s: check user name and password, and put the credential again", x.statusText())
-	case errors.As(err, &ce) && ce.Kind == "http" && (x.status == 404 || x.status == 405):
-		e.Verdict, e.Text = credentials.VerdictMisconfigured, fmt.Sprintf("the login answered %s: check the login method's endpoint", x.statusText())
-	case errors.As(err, &ce) && ce.Kind == "network" && x.faultSent:
-		e.Verdict, e.Text = credentials.Unknown, "the login's answer never came: "+ce.Message
-	case errors.As(err, &ce):
-		e.Verdict, e.Text, e.RetryAfter = credentials.Transient, "the login failed: "+ce.Message, ce.RetryAfter
-	default:
+	case !isAuth && !isCall:
 		return err
+	case isAuth && auth.Unsent:
+		verdict(credentials.VerdictMisconfigured, "needs what it is to bring: %s", auth.Text)
+	case isCall && ce.Defer:
+		verdict(credentials.Transient, "has to wait: %s", ce.Message)
+		e.RetryAfter = ce.RetryAfter
+	case x.faultSent:
+		verdict(credentials.Unknown, "got no answer: %s", err)
+	case engine, isCall && (ce.Kind == "limit" || ce.Kind == "input"):
+		verdict(credentials.VerdictMisconfigured, "cannot be called as the connector says: %s", at(ce.Message, ce.At))
+	case page:
+		verdict(credentials.Transient, "answered %s with an HTML page; it is tried again", x.statusText())
+	case temporary(x.status), x.faulted:
+		verdict(credentials.Transient, "failed, and is tried again: %s", err)
+		e.RetryAfter = retryAfter(x.resHead)
+	case isAuth:
+		verdict(credentials.VerdictRevoked, "was refused: %s", auth.Text)
+	case ce.Kind == "script":
+		verdict(credentials.VerdictRevoked, "was refused: %s", at(ce.Message, ce.At))
+	case ce.Kind == "http" && (x.status == 400 || x.status == 401 || x.status == 403):
+		verdict(credentials.VerdictRevoked, "was refused with %s: check what the account logs in with, and put the credential again", x.statusText())
+	case ce.Kind == "http" && (x.status == 404 || x.status == 405):
+		verdict(credentials.VerdictMisconfigured, "answered %s: check the method's endpoint and verb", x.statusText())
+	default:
+		verdict(credentials.Transient, "failed, and is tried again: %s", ce.Message)
 	}
 	return e
+}
+
+// temporary says that a status tells of the server, not of who asks.
+func temporary(status int) bool {
+	switch status {
+	case http.StatusRequestTimeout, http.StatusLocked, http.StatusTooEarly, http.StatusTooManyRequests:
+		return true
+	}
+	return status >= 500
 }
 
 // Open finishes a credential whose first token was just stored: the login
@@ -96,31 +121,20 @@ func (c *Caller) Open(ctx context.Context, d *Definition, cred *credentials.Cred
 	return &credentials.Renewal{Opened: true}, nil
 }
 
-// Test calls the test method. The error is a *credentials.RefreshError:
-// revoked if the API refused it, transient for all else. It cannot cause a
-// refresh.
+// Test calls the test method. The error is a *credentials.RefreshError, by the
+// rules of a login: revoked if the API refused it. It cannot cause a refresh.
 func (c *Caller) Test(ctx context.Context, d *Definition, cred *credentials.Credential) error {
+	return c.test(ctx, d, cred, nil)
+}
+
+func (c *Caller) test(ctx context.Context, d *Definition, cred *credentials.Credential, found []string) error {
 	m, ok := d.Methods[d.TestMethod]
 	if !ok {
 		return nil
 	}
-	_, err := c.Call(ctx, &Call{Definition: d, Method: m, Credential: cred, Urgent: true})
-	if err == nil {
-		return nil
+	x := &exchange{c: c, d: d, m: m, cred: cred, found: found, call: &Call{Definition: d, Method: m, Credential: cred, Urgent: true}}
+	if _, err := x.run(ctx); err != nil {
+		return x.loginVerdict(fmt.Sprintf("test method %q", m.Name), x.finish(ctx, err))
 	}
-	var auth *AuthError
-	var ce *CallError
-	e := &credentials.RefreshError{Verdict: credentials.Transient}
-	switch {
-	case errors.As(err, &auth):
-		e.Verdict, e.Status, e.Text = credentials.VerdictRevoked, auth.Status, "the test method was refused: "+auth.Text
-	case errors.As(err, &ce):
-		e.Status, e.Text, e.RetryAfter = ce.StatusCode, "the test method failed: "+ce.Message, ce.RetryAfter
-		if ce.StatusCode == 401 || ce.StatusCode == 403 {
-			e.Verdict, e.Text = credentials.VerdictRevoked, "the test method was refused: "+ce.Message
-		}
-	default:
-		return err
-	}
-	return e
+	return nil
 }

@@ -54,19 +54,23 @@ func (c *Caller) Refresh(ctx context.Context, d *Definition, cred *credentials.C
 		style = c.knownStyle(ctx, d.Name)
 	}
 	try := style
+	_, secret := c.clientOf(d, cred)
 	if try == "" {
 		try = "header"
+		if secret == "" {
+			try = "params" // a public client has nothing to put into the header (RFC 6749 section 3.2.1)
+		}
 	}
 	t, err := c.requestToken(ctx, d, cred, try)
 	if style == "" {
-		if t.clientRefused() && t.fault == nil {
+		if try == "header" && t.clientRefused() && t.fault == nil {
 			if t2, err2 := c.requestToken(ctx, d, cred, "params"); t2.token != nil {
 				t, err, try = t2, err2, "params"
 			} else if !t2.clientRefused() {
 				t, err = t2, err2
 			}
 		}
-		if t.token != nil {
+		if t.token != nil && secret != "" {
 			c.learnStyle(ctx, d.Name, try)
 		}
 	}
@@ -295,7 +299,11 @@ func (t *tokenRequest) hook(ctx context.Context, event string, body, headers, an
 	if err == nil {
 		return out.Value("method_request", body), out.Value("method_request_headers", headers), out.Value("method_response", answer), nil
 	}
-	t.hookErr = hookVerdict(event, err, t.c.redactorsOf(t.d, t.cred).text)
+	secrets := t.c.secretsOf(t.d, t.cred)
+	for _, k := range []string{"access_token", "refresh_token", "id_token"} {
+		secrets = append(secrets, textOf(t.answer[k]))
+	}
+	t.hookErr = hookVerdict(event, err, credentials.NewRedactor(secrets, 6))
 	return nil, nil, nil, t.hookErr
 }
 
@@ -328,7 +336,7 @@ func hookVerdict(event string, err error, r *credentials.Redactor) error {
 	case errors.As(err, &script) && script.Engine:
 		return verdict(credentials.VerdictMisconfigured, at(script.Message, script.At), 0)
 	case errors.As(err, &script):
-		return verdict(credentials.VerdictRevoked, at(script.Message, script.At), 0)
+		return verdict(credentials.Transient, at(script.Message, script.At), 0)
 	case errors.As(err, &limit):
 		return verdict(credentials.VerdictMisconfigured, limit.Message, 0)
 	}
@@ -422,6 +430,8 @@ func (t *tokenRequest) verdict() *credentials.RefreshError {
 		e.Verdict, e.Text = credentials.Unknown, "the token endpoint's answer never came: "+t.fault.text
 	case t.fault != nil:
 		e.Verdict, e.Text = credentials.Transient, "the token endpoint: "+t.fault.text
+	case temporary(t.status) || t.status == http.StatusConflict:
+		e.Verdict, e.Text, e.RetryAfter = credentials.Transient, fmt.Sprintf("the token endpoint answered %d%s; it is asked again", t.status, said), retryAfter(t.head)
 	case slices.Contains(revokedCodes, code):
 		e.Verdict, e.Text = credentials.VerdictRevoked, "the provider refused the account"+said+": authorize it again and put the new credential"
 	case slices.Contains(clientCodes, code):

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -20,6 +21,7 @@ import (
 func (x *exchange) resolve() error {
 	x.params, x.step = map[string]any{}, map[string]bool{}
 	declared := make([]string, 0, len(x.m.Parameters))
+	written := map[string]bool{} // by the connector: only there merge fields mean something
 	for i := range x.m.Parameters {
 		q := &x.m.Parameters[i]
 		declared = append(declared, q.Name)
@@ -30,7 +32,7 @@ func (x *exchange) resolve() error {
 		given := false
 		switch raw, fromStep := x.call.Parameters[q.Name]; {
 		case q.HasValue:
-			v, given = q.Value, true
+			v, given, written[q.Name] = q.Value, true, true
 		case q.Property != "":
 			v, given = x.c.property(x.d, x.cred, q.Property, q.Name)
 		case fromStep:
@@ -42,7 +44,7 @@ func (x *exchange) resolve() error {
 			x.step[q.Name] = true
 		}
 		if !given && q.HasDef {
-			v, given = q.Default, true
+			v, given, written[q.Name] = q.Default, true, true
 		}
 		if !given {
 			switch {
@@ -65,6 +67,58 @@ func (x *exchange) resolve() error {
 	for _, name := range names {
 		if !contains(declared, name) {
 			return &CallError{Kind: "input", Message: fmt.Sprintf("method %q has no parameter %q%s", x.m.Name, name, didYouMean(name, declared))}
+		}
+	}
+	return x.fill(written)
+}
+
+// fill replaces the merge fields of parameters that the connector wrote. One
+// may be built from others; one built from what has no value is left out, and
+// one built from a step's is as foreign as the step's.
+func (x *exchange) fill(written map[string]bool) error {
+	begun := map[string]bool{}
+	var fill func(q *Parameter) error
+	fill = func(q *Parameter) error {
+		v, ok := x.params[q.Name]
+		if !ok || !written[q.Name] {
+			return nil
+		}
+		if begun[q.Name] {
+			return &expandError{fmt.Sprintf("parameter %q is built from itself", q.Name)}
+		}
+		begun[q.Name] = true
+		var inner error
+		v, ok, err := expandTree(v, func(name string) (any, bool, bool) {
+			if other := x.parameter(name); other != nil && inner == nil {
+				inner = fill(other)
+			}
+			value, known, foreign := x.look(name)
+			if foreign {
+				x.step[q.Name] = true
+			}
+			return value, known, foreign
+		})
+		if inner != nil || err != nil {
+			return errors.Join(inner, err)
+		}
+		delete(written, q.Name)
+		if x.params[q.Name] = v; !ok {
+			delete(x.params, q.Name)
+		}
+		return nil
+	}
+	for i := range x.m.Parameters {
+		if err := fill(&x.m.Parameters[i]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (x *exchange) parameter(name string) *Parameter {
+	for i := range x.m.Parameters {
+		if q := &x.m.Parameters[i]; q.Name == name || q.wire() == name {
+			return q
 		}
 	}
 	return nil
@@ -113,10 +167,8 @@ func (c *Caller) property(d *Definition, cred *credentials.Credential, kind, nam
 
 // look resolves merge fields from parameters, the credential and the system.
 func (x *exchange) look(name string) (v any, known, foreign bool) {
-	for i := range x.m.Parameters {
-		if q := &x.m.Parameters[i]; q.Name == name || q.wire() == name {
-			return x.params[q.Name], true, x.step[q.Name]
-		}
+	if q := x.parameter(name); q != nil {
+		return x.params[q.Name], true, x.step[q.Name]
 	}
 	for i := range x.d.Parameters { // a method may leave one out of its request
 		if q := &x.d.Parameters[i]; q.Name == name && q.Property != "" && (q.Property != "session" || !x.m.IsLogin) {
@@ -258,15 +310,6 @@ func (x *exchange) prepare() error {
 		if !ok {
 			continue
 		}
-		if !x.step[q.Name] {
-			if v, ok, err = expandTree(v, x.look); err != nil {
-				return err
-			}
-			if !ok {
-				continue
-			}
-			x.params[q.Name] = v
-		}
 		switch q.Target {
 		case "http_header":
 			headers.Set(q.wire(), v)
@@ -316,7 +359,33 @@ func origin(raw string) (string, error) {
 	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.User != nil {
 		return "", &CallError{Kind: "input", Message: "the method's URL is not an absolute http or https URL"}
 	}
-	return strings.ToLower(u.Scheme + "://" + u.Host), nil
+	return originOf(u), nil
+}
+
+// originOf is scheme, host and port, the scheme's own port left out.
+func originOf(u *url.URL) string {
+	scheme, host := strings.ToLower(u.Scheme), strings.ToLower(u.Host)
+	switch scheme {
+	case "http":
+		host = strings.TrimSuffix(host, ":80")
+	case "https":
+		host = strings.TrimSuffix(host, ":443")
+	}
+	return scheme + "://" + host
+}
+
+// mayReceive says whether a URL may receive the connector's authentication:
+// the connector's own hosts, and those of auth.hosts unless that would take
+// it from https to http.
+func (x *exchange) mayReceive(u *url.URL) bool {
+	at := originOf(u)
+	if at == x.home || x.target != "" && at == x.target {
+		return true
+	}
+	if strings.HasPrefix(x.home, "https:") && !strings.HasPrefix(at, "https:") {
+		return false
+	}
+	return contains(x.d.Auth.Hosts, strings.ToLower(u.Host)) || contains(x.d.Auth.Hosts, strings.ToLower(u.Hostname()))
 }
 
 // request builds the HTTP request from what before_action left.
@@ -329,16 +398,18 @@ func (x *exchange) request(ctx context.Context) (*http.Request, error) {
 	if err != nil {
 		return nil, err
 	}
-	if x.target, err = origin(raw); err != nil {
+	target, err := origin(raw)
+	if err != nil {
 		return nil, err
 	}
 	u, err := url.Parse(raw)
 	if err != nil {
 		return nil, &CallError{Kind: "input", Message: "the method's URL cannot be read"}
 	}
-	if x.target != x.home && !contains(x.d.Auth.Hosts, strings.ToLower(u.Host)) && !contains(x.d.Auth.Hosts, strings.ToLower(u.Hostname())) {
+	if !x.mayReceive(u) {
 		return nil, &CallError{Kind: "input", Message: fmt.Sprintf("the URL leads to host %q, which is neither the connector's nor in auth.hosts", u.Host)}
 	}
+	x.target = target
 	query, err := formPairs(x.query)
 	if err != nil {
 		return nil, &CallError{Kind: "input", Message: "the query: " + err.Error()}

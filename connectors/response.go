@@ -14,6 +14,8 @@ import (
 	"strings"
 	"unicode/utf8"
 
+	"golang.org/x/text/encoding/htmlindex"
+
 	"github.com/stepworker/stepworker/hooks"
 )
 
@@ -52,10 +54,17 @@ func parseBody(body []byte, contentType string, dt DataType) (json.RawMessage, b
 		return json.RawMessage(`""`), false
 	}
 	body = bytes.TrimPrefix(body, []byte("\xef\xbb\xbf"))
-	media, _, err := mime.ParseMediaType(contentType)
+	media, params, err := mime.ParseMediaType(contentType)
 	asJSON := dt == JSON
 	if err == nil && media != "" {
 		asJSON = media == "application/json" || media == "text/json" || strings.HasSuffix(media, "+json")
+	}
+	if name := params["charset"]; name != "" && (asJSON || strings.HasPrefix(media, "text/") || strings.HasSuffix(media, "xml")) {
+		if cs, err := htmlindex.Get(name); err == nil {
+			if text, err := cs.NewDecoder().Bytes(body); err == nil {
+				body = text
+			}
+		}
 	}
 	if asJSON && json.Valid(body) {
 		return json.RawMessage(body), false
@@ -178,7 +187,7 @@ func (x *exchange) collect(a *Answer) error {
 	if x.binary {
 		a.ContentEncoding = "base64"
 	} else if content != nil && content[0] == '"' && x.m.ResponseDT == JSON {
-		return &CallError{Kind: "http", StatusCode: x.status, Detail: clip(textOf(content), 2000),
+		return &CallError{Kind: "http", StatusCode: x.status, Detail: x.detail(textOf(content)),
 			Message: "the answer is no JSON, though response.data_type says so"}
 	}
 	if string(content) == "null" {
@@ -195,27 +204,17 @@ func (x *exchange) collect(a *Answer) error {
 			return err
 		}
 	}
-	fields := &OrderedMap{Values: map[string]any{}}
-	session := map[string]string{}
-	for _, f := range x.m.Fields {
-		v, found := x.fieldValue(f, tree)
-		if !found {
-			continue
-		}
-		v = convert(v, f.Type)
-		if name := x.sessionName(f.System); name != "" && x.m.IsLogin {
-			if text, ok := scalar(v); ok && text != "" {
-				session[name] = text
-			}
-			continue
-		}
-		fields.Set(f.System, v)
-	}
 	if x.m.IsLogin {
-		for k, v := range x.changedSession() { // what a hook set wins
-			session[k] = v
+		a.Session = x.foundSession()
+	}
+	fields := &OrderedMap{Values: map[string]any{}}
+	for _, f := range x.m.Fields {
+		if x.m.IsLogin && x.sessionName(f.System) != "" {
+			continue
 		}
-		a.Session = session
+		if v, found := x.fieldValue(f, tree); found {
+			fields.Set(f.System, convert(v, f.Type))
+		}
 	}
 	if len(fields.Keys) == 0 {
 		return nil
@@ -223,6 +222,27 @@ func (x *exchange) collect(a *Answer) error {
 	raw, err := marshal(fields)
 	a.Fields = raw
 	return err
+}
+
+// foundSession is the session that a login's answer and hooks brought.
+func (x *exchange) foundSession() map[string]string {
+	session := map[string]string{}
+	tree, err := decodeJSON(x.content)
+	if err != nil {
+		tree = nil
+	}
+	for _, f := range x.m.Fields {
+		name := x.sessionName(f.System)
+		if v, found := x.fieldValue(f, tree); found && name != "" {
+			if text, ok := scalar(convert(v, f.Type)); ok && text != "" {
+				session[name] = text
+			}
+		}
+	}
+	for k, v := range x.changedSession() { // what a hook set wins
+		session[k] = v
+	}
+	return session
 }
 
 func (x *exchange) fieldValue(f ResponseField, tree any) (any, bool) {
@@ -325,8 +345,7 @@ func (c *Caller) doHook(ctx context.Context, x *exchange, r hooks.HTTPRequest) (
 	if req.Header.Get("User-Agent") == "" {
 		req.Header.Set("User-Agent", "stepworker")
 	}
-	own := strings.ToLower(u.Scheme + "://" + u.Host)
-	if x != nil && !x.m.IgnoreAuth && (own == x.home || own == x.target && x.target != "" || contains(x.d.Auth.Hosts, strings.ToLower(u.Host)) || contains(x.d.Auth.Hosts, strings.ToLower(u.Hostname()))) {
+	if !x.m.IgnoreAuth && x.mayReceive(u) {
 		_ = c.authenticate(x.d, x.cred, req) // without a token the request goes out bare
 	}
 	res, f := c.send(req)

@@ -1,0 +1,318 @@
+// Command enqueue puts steps into Redis and reads their results. It needs no
+// key and no connectors.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/schollz/progressbar/v3"
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"github.com/stepworker/stepworker/internal/cli"
+	"github.com/stepworker/stepworker/jobs"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	os.Exit(run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+}
+
+func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	e := &enqueue{stdin: stdin, stdout: json.NewEncoder(stdout), stderr: stderr}
+	e.stdout.SetEscapeHTML(false)
+	cmd := e.command()
+	cmd.SetArgs(args)
+	cmd.SetOut(stdout)
+	cmd.SetErr(stderr)
+	return cli.Exit(stderr, cmd.ExecuteContext(ctx))
+}
+
+// batch is how many steps are enqueued together.
+const batch = 500
+
+type enqueue struct {
+	stdin  io.Reader
+	stdout *json.Encoder
+	stderr io.Writer
+
+	redis      cli.Redis
+	wait       cli.Bool
+	timeout    time.Duration
+	status     string
+	progress   string
+	credential string
+	method     string
+	parameters []string
+	body       string
+
+	client  *jobs.Client
+	ids     []string
+	invalid bool
+}
+
+func (e *enqueue) command() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:           "enqueue [FILE|-]",
+		Short:         "Enqueue steps: one JSON object, a JSON array or NDJSON, from a file or standard input",
+		Args:          cobra.MaximumNArgs(1),
+		SilenceUsage:  true,
+		SilenceErrors: true,
+		RunE:          e.run,
+	}
+	fs := cmd.Flags()
+	e.redis.Add(fs)
+	cli.BoolVar(fs, &e.wait, "wait", "print each result as its execution ends")
+	fs.DurationVar(&e.timeout, "timeout", 0, "end the waiting, not the steps, after this long")
+	fs.StringVar(&e.status, "status", "", "print an execution's result, or where it stands and what it waits for")
+	fs.StringVar(&e.progress, "progress", "auto", "auto, always or never: a bar on standard error")
+	fs.StringVar(&e.credential, "credential", "", "one step without a file: its credential")
+	fs.StringVar(&e.method, "method", "", "its method")
+	fs.StringArrayVar(&e.parameters, "parameter", nil, "its parameters: k=text or k:=JSON")
+	fs.StringVar(&e.body, "body", "", "its body, JSON")
+	cli.Later(fs, "cancel")
+	return cmd
+}
+
+func (e *enqueue) run(cmd *cobra.Command, args []string) error {
+	mistakes := cli.FromEnv(cmd.Flags())
+	options, err := e.redis.Options(cmd.Flags())
+	if err != nil {
+		mistakes = append(mistakes, err.Error())
+	}
+	switch e.progress {
+	case "auto", "always", "never":
+	default:
+		mistakes = append(mistakes, fmt.Sprintf("--progress: auto, always or never is needed, not %q", e.progress))
+	}
+	single := e.credential != "" || e.method != "" || len(e.parameters) > 0 || e.body != ""
+	var step *jobs.Step
+	switch {
+	case e.status != "" && (single || len(args) > 0):
+		mistakes = append(mistakes, "--status stands alone")
+	case single && len(args) > 0:
+		mistakes = append(mistakes, "a step comes from a file or from --credential and --method, not from both")
+	case single:
+		if step, err = e.single(); err != nil {
+			mistakes = append(mistakes, err.Error())
+		}
+	}
+	if e.timeout < 0 {
+		mistakes = append(mistakes, "--timeout: a positive duration is needed")
+	}
+	if e.timeout > 0 && !bool(e.wait) {
+		mistakes = append(mistakes, "--timeout has no meaning without --wait")
+	}
+	if len(mistakes) > 0 {
+		return cli.Usage("%s", strings.Join(mistakes, "\n"))
+	}
+	var in io.Reader = e.stdin
+	if len(args) == 1 && args[0] != "-" {
+		f, err := os.Open(args[0])
+		if err != nil {
+			return cli.Usage("%s cannot be read", args[0])
+		}
+		defer f.Close()
+		in = f
+	}
+	ctx := cmd.Context()
+	rdb, err := cli.Open(ctx, options)
+	if err != nil {
+		return err
+	}
+	defer rdb.Close()
+	e.client = jobs.NewClient(rdb)
+	if e.status != "" {
+		return e.printStatus(ctx)
+	}
+	if step != nil {
+		err = e.send(ctx, []*jobs.Step{step}, []int{1})
+	} else {
+		err = e.sendAll(ctx, in)
+	}
+	if err != nil {
+		return err
+	}
+	if e.wait {
+		return e.await(ctx)
+	}
+	if e.invalid {
+		return &cli.Error{Code: cli.ExitFailed}
+	}
+	return nil
+}
+
+func (e *enqueue) single() (*jobs.Step, error) {
+	s := &jobs.Step{CredentialID: e.credential, Method: e.method}
+	for _, p := range e.parameters {
+		name, value, ok := strings.Cut(p, "=")
+		if !ok || name == "" || name == ":" {
+			return nil, fmt.Errorf("--parameter %q: k=text or k:=JSON is needed", p)
+		}
+		raw, _ := json.Marshal(value)
+		if typed, ok := strings.CutSuffix(name, ":"); ok {
+			if name, raw = typed, []byte(value); !json.Valid(raw) {
+				return nil, fmt.Errorf("--parameter %s: the value is no JSON", name)
+			}
+		}
+		if s.Parameters == nil {
+			s.Parameters = map[string]json.RawMessage{}
+		}
+		s.Parameters[name] = raw
+	}
+	if e.body != "" {
+		if !json.Valid([]byte(e.body)) {
+			return nil, errors.New("--body is no JSON")
+		}
+		s.Body = json.RawMessage(e.body)
+	}
+	if err := s.Validate(); err != nil {
+		return nil, fmt.Errorf("--credential and --method make no step: %w", err)
+	}
+	return s, nil
+}
+
+type line struct {
+	Line        int    `json:"line"`
+	ExecutionID string `json:"execution_id,omitempty"`
+	Status      string `json:"status"`
+	Error       string `json:"error,omitempty"`
+}
+
+func (e *enqueue) sendAll(ctx context.Context, in io.Reader) error {
+	var steps []*jobs.Step
+	var lines []int
+	flush := func() error {
+		err := e.send(ctx, steps, lines)
+		steps, lines = steps[:0], lines[:0]
+		return err
+	}
+	err := cli.Values(in, func(v cli.Value) error {
+		err := v.Err
+		var s *jobs.Step
+		if err == nil {
+			s, err = jobs.DecodeStep(v.Raw)
+		}
+		if err != nil {
+			if err := flush(); err != nil { // lines come out in order
+				return err
+			}
+			e.invalid = true
+			return e.stdout.Encode(line{Line: v.Line, Status: "invalid", Error: err.Error()})
+		}
+		steps, lines = append(steps, s), append(lines, v.Line)
+		if len(steps) == batch {
+			return flush()
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	return flush()
+}
+
+func (e *enqueue) send(ctx context.Context, steps []*jobs.Step, lines []int) error {
+	if len(steps) == 0 {
+		return nil
+	}
+	for i, r := range e.client.EnqueueBatch(ctx, steps) {
+		var invalid *jobs.InvalidError
+		out := line{Line: lines[i], ExecutionID: r.ExecutionID, Status: r.Status}
+		switch {
+		case errors.As(r.Err, &invalid):
+			e.invalid = true
+			out.ExecutionID, out.Status, out.Error = "", "invalid", invalid.Reason
+		case r.Err != nil:
+			return cli.Usage("line %d and what follows it was not enqueued: %v", lines[i], r.Err)
+		default:
+			e.ids = append(e.ids, r.ExecutionID)
+		}
+		if err := e.stdout.Encode(out); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// await prints a result for each execution as it ends.
+func (e *enqueue) await(ctx context.Context) error {
+	cancel := func() {}
+	if e.timeout > 0 {
+		ctx, cancel = context.WithTimeout(ctx, e.timeout)
+	}
+	defer cancel()
+	bar := e.bar()
+	failed := e.invalid
+	pending := map[string]bool{}
+	order := []string{}
+	for _, id := range e.ids {
+		if !pending[id] {
+			pending[id] = true
+			order = append(order, id)
+		}
+	}
+	err := e.client.Wait(ctx, order, func(r *jobs.Result) error {
+		delete(pending, r.ExecutionID)
+		failed = failed || r.Status == jobs.Failed || r.Status == jobs.Cancelled
+		_ = bar.Add(1) // a bar that cannot be drawn harms nobody
+		return e.stdout.Encode(r)
+	})
+	_ = bar.Finish()
+	switch {
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
+		for _, id := range order {
+			if pending[id] {
+				if err := e.stdout.Encode(map[string]string{"execution_id": id, "status": "pending"}); err != nil {
+					return err
+				}
+			}
+		}
+		return &cli.Error{Code: cli.ExitTimeout}
+	case err != nil:
+		return cli.Usage("%v", err)
+	case failed:
+		return &cli.Error{Code: cli.ExitFailed}
+	}
+	return nil
+}
+
+func (e *enqueue) bar() *progressbar.ProgressBar {
+	show := e.progress == "always"
+	if f, ok := e.stderr.(*os.File); ok && e.progress == "auto" {
+		show = term.IsTerminal(int(f.Fd()))
+	}
+	return progressbar.NewOptions(len(e.ids), progressbar.OptionSetWriter(e.stderr), progressbar.OptionSetVisibility(show),
+		progressbar.OptionShowCount(), progressbar.OptionSetDescription("executions"), progressbar.OptionClearOnFinish())
+}
+
+func (e *enqueue) printStatus(ctx context.Context) error {
+	r, err := e.client.Result(ctx, e.status)
+	if err == nil {
+		if err := e.stdout.Encode(r); err != nil {
+			return err
+		}
+		if r.Status == jobs.Failed || r.Status == jobs.Cancelled {
+			return &cli.Error{Code: cli.ExitFailed}
+		}
+		return nil
+	}
+	if !errors.Is(err, jobs.ErrNotFinished) {
+		return cli.Failed("%s: %v", e.status, err)
+	}
+	s, err := e.client.Status(ctx, e.status)
+	if err != nil {
+		return cli.Failed("%s: %v", e.status, err)
+	}
+	return e.stdout.Encode(s)
+}

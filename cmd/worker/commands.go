@@ -1,0 +1,517 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"runtime"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/spf13/cobra"
+
+	"github.com/stepworker/stepworker/connectors"
+	"github.com/stepworker/stepworker/credentials"
+	"github.com/stepworker/stepworker/deploy"
+	"github.com/stepworker/stepworker/internal/cli"
+	"github.com/stepworker/stepworker/internal/embedded"
+	"github.com/stepworker/stepworker/jobs"
+)
+
+// version is set by the linker in releases.
+var version = "dev"
+
+func newRun() *cobra.Command {
+	c := &config{}
+	cmd := &cobra.Command{Use: "run", Short: "Take steps and refreshes from Redis until SIGTERM, then drain", Args: cobra.NoArgs}
+	c.add(cmd.Flags())
+	c.addRun(cmd.Flags())
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		if m := c.resolve(cmd.Flags(), true, true); len(m) > 0 {
+			return cli.Usage("%s", strings.Join(m, "\n"))
+		}
+		w := &Worker{cfg: c, stderr: cmd.ErrOrStderr()}
+		defer w.Close()
+		if err := w.Open(cmd.Context()); err != nil {
+			return err
+		}
+		return w.Run(cmd.Context())
+	}
+	return cmd
+}
+
+// devEnv is a worker on an embedded Redis with a throw-away key.
+type devEnv struct {
+	redis   *embedded.Redis
+	key     string
+	samples string // folder of sample connectors, made for this run
+	worker  *Worker
+}
+
+// openDev opens a worker that needs nothing installed and keeps nothing.
+func openDev(ctx context.Context, c *config, stderr io.Writer, observe func(jobs.Moment)) (*devEnv, error) {
+	d := &devEnv{key: credentials.NewKey()}
+	var err error
+	if d.redis, err = embedded.Start(); err != nil {
+		return nil, cli.Failed("embedded redis: %v", err)
+	}
+	if c.connectors == "" {
+		if d.samples, err = os.MkdirTemp("", "stepworker-connectors"); err != nil {
+			d.Close()
+			return nil, cli.Failed("%v", err)
+		}
+		sub, err := fs.Sub(deploy.Connectors, "connectors")
+		if err == nil {
+			err = os.CopyFS(d.samples, sub)
+		}
+		if err != nil {
+			d.Close()
+			return nil, cli.Failed("%v", err)
+		}
+		c.connectors = d.samples
+	}
+	if c.redisOptions, err = redis.ParseURL(d.redis.URL()); err == nil {
+		c.keys, err = credentials.ParseKeys(d.key)
+	}
+	if err != nil {
+		d.Close()
+		return nil, cli.Failed("%v", err)
+	}
+	c.private = true
+	if c.http == "" {
+		c.http = "127.0.0.1:0"
+	}
+	d.worker = &Worker{cfg: c, stderr: stderr, observe: observe}
+	if err := d.worker.Open(ctx); err != nil {
+		d.Close()
+		return nil, err
+	}
+	return d, nil
+}
+
+// Close ends worker and Redis, and forgets everything.
+func (d *devEnv) Close() {
+	if d.worker != nil {
+		d.worker.Close()
+	}
+	if d.redis != nil {
+		d.redis.Close()
+	}
+	if d.samples != "" {
+		_ = os.RemoveAll(d.samples)
+	}
+}
+
+func newDev() *cobra.Command {
+	c := &config{}
+	var file string
+	cmd := &cobra.Command{Use: "dev", Short: "Run on an embedded Redis with a throw-away key: nothing to install, nothing kept", Args: cobra.NoArgs}
+	c.add(cmd.Flags())
+	cmd.Flags().StringVar(&c.http, "http", "127.0.0.1:0", "address of the dashboard and the probes")
+	cmd.Flags().StringVar(&file, "credentials", "", "file of credentials, as `credential put` reads them")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		if m := c.resolve(cmd.Flags(), false, false); len(m) > 0 {
+			return cli.Usage("%s", strings.Join(m, "\n"))
+		}
+		fmt.Fprintln(cmd.ErrOrStderr(), "worker dev: an embedded Redis with a throw-away key. NOTHING IS KEPT when it ends.")
+		d, err := openDev(cmd.Context(), c, cmd.ErrOrStderr(), nil)
+		if err != nil {
+			return err
+		}
+		defer d.Close()
+		if file != "" {
+			f, err := os.Open(file)
+			if err != nil {
+				return cli.Usage("--credentials: %s cannot be read", file)
+			}
+			err = putAll(cmd.Context(), d.worker.store, jobs.NewClient(d.worker.rdb), f, cmd.ErrOrStderr(), false)
+			f.Close()
+			if err != nil {
+				return err
+			}
+		}
+		fmt.Fprintf(cmd.OutOrStdout(), "export STEPWORKER_REDIS=%s\nexport STEPWORKER_KEYS=%s\nexport STEPWORKER_HTTP=%s\n", d.redis.URL(), d.key, d.worker.Addr)
+		return d.worker.Run(cmd.Context())
+	}
+	return cmd
+}
+
+func newCheck() *cobra.Command {
+	var folder string
+	cmd := &cobra.Command{Use: "check [PATH…]", Short: "Read connector files and their scripts, and print every finding"}
+	cmd.Flags().StringVar(&folder, "connectors", "", "what to read if no PATH is given; default .")
+	cmd.RunE = func(cmd *cobra.Command, paths []string) error {
+		if m := cli.FromEnv(cmd.Flags()); len(m) > 0 {
+			return cli.Usage("%s", strings.Join(m, "\n"))
+		}
+		if len(paths) == 0 {
+			paths = []string{"."}
+			if folder != "" {
+				paths = []string{folder}
+			}
+		}
+		findings, err := connectors.Check(paths)
+		if err != nil {
+			return cli.Usage("%v", err)
+		}
+		for _, f := range findings {
+			fmt.Fprintln(cmd.OutOrStdout(), f)
+		}
+		if len(findings) > 0 {
+			return &cli.Error{Code: cli.ExitFailed}
+		}
+		return nil
+	}
+	return cmd
+}
+
+func newKey() *cobra.Command {
+	cmd := &cobra.Command{Use: "key", Short: "Sealing keys"}
+	cmd.AddCommand(&cobra.Command{Use: "new", Short: "Print a fresh sealing key", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
+		fmt.Fprintln(cmd.OutOrStdout(), credentials.NewKey())
+		return nil
+	}}, notYet("rotate"))
+	return cmd
+}
+
+// notYet is a command of a later version.
+func notYet(name string) *cobra.Command {
+	return &cobra.Command{Use: name, Hidden: true, DisableFlagParsing: true, RunE: func(cmd *cobra.Command, _ []string) error {
+		return cli.Usage("%s is not supported yet", cmd.CommandPath())
+	}}
+}
+
+func newVersion() *cobra.Command {
+	return &cobra.Command{Use: "version", Short: "Print version, commit and Go version", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
+		commit := "unknown"
+		if info, ok := debug.ReadBuildInfo(); ok {
+			for _, s := range info.Settings {
+				if s.Key == "vcs.revision" {
+					commit = s.Value
+				}
+			}
+		}
+		fmt.Fprintf(cmd.OutOrStdout(), "stepworker %s, commit %s, %s\n", version, commit, runtime.Version())
+		return nil
+	}}
+}
+
+// credentialCommand is what the credential commands share.
+type credentialCommand struct {
+	redis    cli.Redis
+	keysFile string
+	rdb      redis.UniversalClient
+	store    *credentials.Store
+}
+
+func (cc *credentialCommand) open(cmd *cobra.Command, keys bool) error {
+	mistakes := cli.FromEnv(cmd.Flags())
+	o, err := cc.redis.Options(cmd.Flags())
+	if err != nil {
+		mistakes = append(mistakes, err.Error())
+	}
+	var ring *credentials.Keyring
+	if keys {
+		if ring, err = readKeys(cc.keysFile); err != nil {
+			mistakes = append(mistakes, err.Error())
+		}
+	}
+	if len(mistakes) > 0 {
+		return cli.Usage("%s", strings.Join(mistakes, "\n"))
+	}
+	if cc.rdb, err = cli.Open(cmd.Context(), o); err != nil {
+		return err
+	}
+	cc.store = credentials.NewStore(cc.rdb, ring)
+	if keys {
+		var wrong *credentials.KeyError
+		if err := cc.store.VerifyKeys(cmd.Context()); errors.As(err, &wrong) {
+			return cli.Usage("%v", err)
+		} else if err != nil {
+			return cli.Usage("redis: %v", err)
+		}
+	}
+	return nil
+}
+
+func newCredential() *cobra.Command {
+	cmd := &cobra.Command{Use: "credential", Short: "Credentials: put, get, list, delete, refresh"}
+	cmd.AddCommand(credentialPut(), credentialGet(), credentialList(), credentialDelete(), credentialRefresh(), notYet("authorize"))
+	return cmd
+}
+
+func credentialPut() *cobra.Command {
+	cc := &credentialCommand{}
+	var merge cli.Bool
+	cmd := &cobra.Command{Use: "put [FILE|-]", Short: "Store credentials: one JSON object, an array or NDJSON", Args: cobra.MaximumNArgs(1)}
+	cc.redis.Add(cmd.Flags())
+	cmd.Flags().StringVar(&cc.keysFile, "keys-file", "", "file of sealing keys (or STEPWORKER_KEYS)")
+	cli.BoolVar(cmd.Flags(), &merge, "merge", "lay the given members over the stored ones")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if err := cc.open(cmd, true); err != nil {
+			return err
+		}
+		defer cc.rdb.Close()
+		in := cmd.InOrStdin()
+		if len(args) == 1 && args[0] != "-" {
+			f, err := os.Open(args[0])
+			if err != nil {
+				return cli.Usage("%s cannot be read", args[0])
+			}
+			defer f.Close()
+			in = f
+		}
+		return putAll(cmd.Context(), cc.store, jobs.NewClient(cc.rdb), in, cmd.OutOrStdout(), bool(merge))
+	}
+	return cmd
+}
+
+func putAll(ctx context.Context, store *credentials.Store, client *jobs.Client, in io.Reader, out io.Writer, merge bool) error {
+	enc := json.NewEncoder(out)
+	enc.SetEscapeHTML(false)
+	invalid := false
+	err := cli.Values(in, func(v cli.Value) error {
+		refuse := func(err error) error {
+			invalid = true
+			return enc.Encode(struct {
+				Line   int    `json:"line"`
+				Status string `json:"status"`
+				Error  string `json:"error"`
+			}{v.Line, "invalid", err.Error()})
+		}
+		if v.Err != nil {
+			return refuse(errors.New("malformed JSON")) // its text might hold a secret
+		}
+		input, err := credentials.DecodeInput(v.Raw)
+		if err != nil {
+			return refuse(err)
+		}
+		version, waiting, err := store.Put(ctx, input, merge)
+		if err != nil {
+			return refuse(err)
+		}
+		if waiting > 0 {
+			_ = client.RequestResume(ctx, input.CredentialID) // a hint: the pool sweeps as well
+		}
+		return enc.Encode(struct {
+			CredentialID string `json:"credential_id"`
+			Status       string `json:"status"`
+			Version      int64  `json:"version"`
+			Released     int64  `json:"released"`
+		}{input.CredentialID, "stored", version, waiting})
+	})
+	if err != nil {
+		return cli.Failed("%v", err)
+	}
+	if invalid {
+		return &cli.Error{Code: cli.ExitFailed}
+	}
+	return nil
+}
+
+func credentialGet() *cobra.Command {
+	cc := &credentialCommand{}
+	cmd := &cobra.Command{Use: "get ID", Short: "Print a credential's state, never a secret", Args: cobra.ExactArgs(1)}
+	cc.redis.Add(cmd.Flags())
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if err := cc.open(cmd, false); err != nil {
+			return err
+		}
+		defer cc.rdb.Close()
+		return cc.print(cmd, args[0])
+	}
+	return cmd
+}
+
+func (cc *credentialCommand) print(cmd *cobra.Command, id string) error {
+	s, err := cc.store.Status(cmd.Context(), id)
+	if err != nil {
+		return cc.explain(cmd.Context(), id, err)
+	}
+	return json.NewEncoder(cmd.OutOrStdout()).Encode(s)
+}
+
+func (cc *credentialCommand) explain(_ context.Context, id string, err error) error {
+	if errors.Is(err, credentials.ErrNotFound) {
+		return cli.Failed("unknown credential %q", id)
+	}
+	return cli.Failed("redis: %v", err)
+}
+
+func credentialList() *cobra.Command {
+	cc := &credentialCommand{}
+	var f credentials.Filter
+	var state string
+	var count cli.Bool
+	cmd := &cobra.Command{Use: "list", Short: "Print the states of credentials as NDJSON", Args: cobra.NoArgs}
+	cc.redis.Add(cmd.Flags())
+	cmd.Flags().StringVar(&state, "state", "", "only active, refreshing, revoked or misconfigured ones")
+	cmd.Flags().StringVar(&f.Connector, "connector", "", "only those of a connector")
+	cmd.Flags().StringVar(&f.Account, "account", "", "only those of an account")
+	cli.BoolVar(cmd.Flags(), &count, "count", "print numbers by connector, state and verdict")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		states := []string{"", "active", "refreshing", "revoked", "misconfigured"}
+		if !slices.Contains(states, state) {
+			return cli.Usage("--state: %s is needed, not %q", strings.Join(states[1:], ", "), state)
+		}
+		f.State = credentials.State(state)
+		if err := cc.open(cmd, false); err != nil {
+			return err
+		}
+		defer cc.rdb.Close()
+		enc := json.NewEncoder(cmd.OutOrStdout())
+		type group struct {
+			Connector string              `json:"connector"`
+			State     credentials.State   `json:"state"`
+			Verdict   credentials.Verdict `json:"verdict,omitempty"`
+		}
+		counts := map[group]int{}
+		err := cc.store.List(cmd.Context(), f, func(s *credentials.Status) error {
+			if !bool(count) {
+				return enc.Encode(s)
+			}
+			g := group{Connector: s.Connector, State: s.State}
+			if s.LastRefresh != nil {
+				g.Verdict = s.LastRefresh.Verdict
+			}
+			counts[g]++
+			return nil
+		})
+		if err != nil {
+			return cli.Failed("redis: %v", err)
+		}
+		groups := make([]group, 0, len(counts))
+		for g := range counts {
+			groups = append(groups, g)
+		}
+		slices.SortFunc(groups, func(a, b group) int { return strings.Compare(fmt.Sprint(a), fmt.Sprint(b)) })
+		for _, g := range groups {
+			if err := enc.Encode(struct {
+				group
+				Count int `json:"count"`
+			}{g, counts[g]}); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	return cmd
+}
+
+func credentialDelete() *cobra.Command {
+	cc := &credentialCommand{}
+	cmd := &cobra.Command{Use: "delete ID", Short: "Delete a credential; its waiting executions fail", Args: cobra.ExactArgs(1)}
+	cc.redis.Add(cmd.Flags())
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if err := cc.open(cmd, false); err != nil {
+			return err
+		}
+		defer cc.rdb.Close()
+		if err := cc.store.Delete(cmd.Context(), args[0]); err != nil {
+			return cc.explain(cmd.Context(), args[0], err)
+		}
+		_ = jobs.NewClient(cc.rdb).RequestResume(cmd.Context(), args[0]) // a hint: the pool sweeps as well
+		return json.NewEncoder(cmd.OutOrStdout()).Encode(map[string]string{"credential_id": args[0], "status": "deleted"})
+	}
+	return cmd
+}
+
+func credentialRefresh() *cobra.Command {
+	cc := &credentialCommand{}
+	var f credentials.Filter
+	var state string
+	var timeout time.Duration
+	cmd := &cobra.Command{Use: "refresh ID…", Short: "Ask the pool for a refresh now, also of a revoked credential"}
+	cc.redis.Add(cmd.Flags())
+	cmd.Flags().StringVar(&f.Connector, "connector", "", "all credentials of a connector")
+	cmd.Flags().StringVar(&state, "state", "", "with --connector: only those of a state")
+	cmd.Flags().DurationVar(&timeout, "timeout", 60*time.Second, "how long to wait for the answers")
+	cmd.RunE = func(cmd *cobra.Command, ids []string) error {
+		if len(ids) == 0 && f.Connector == "" {
+			return cli.Usage("an ID, or --connector, is needed")
+		}
+		if err := cc.open(cmd, false); err != nil {
+			return err
+		}
+		defer cc.rdb.Close()
+		ctx, cancel := context.WithTimeout(cmd.Context(), timeout)
+		defer cancel()
+		f.State = credentials.State(state)
+		if f.Connector != "" {
+			err := cc.store.List(ctx, f, func(s *credentials.Status) error { ids = append(ids, s.CredentialID); return nil })
+			if err != nil {
+				return cli.Failed("redis: %v", err)
+			}
+		}
+		return cc.refresh(ctx, cmd, ids)
+	}
+	return cmd
+}
+
+// refresh asks for all, then waits for each: a newer version, or a refresh
+// that ended after we asked.
+func (cc *credentialCommand) refresh(ctx context.Context, cmd *cobra.Command, ids []string) error {
+	client := jobs.NewClient(cc.rdb)
+	before := map[string]*credentials.Status{}
+	failed := false
+	for _, id := range ids {
+		s, err := cc.store.Status(ctx, id)
+		if err == nil {
+			before[id] = s
+			err = client.RequestRefresh(ctx, id)
+		}
+		if err != nil {
+			failed = true
+			fmt.Fprintln(cmd.ErrOrStderr(), cc.explain(ctx, id, err))
+		}
+	}
+	ended := func(old, now *credentials.Status) bool {
+		if now.Version > old.Version {
+			return true
+		}
+		if now.LastRefresh == nil || now.State == credentials.Refreshing {
+			return false
+		}
+		return old.LastRefresh == nil || now.LastRefresh.At.After(old.LastRefresh.At)
+	}
+	for _, id := range ids {
+		old := before[id]
+		if old == nil {
+			continue
+		}
+		for {
+			now, err := cc.store.Status(ctx, id)
+			if err == nil && ended(old, now) {
+				failed = failed || now.Version == old.Version
+				break
+			}
+			if errors.Is(err, credentials.ErrNotFound) || ctx.Err() != nil {
+				failed = true
+				break
+			}
+			select {
+			case <-ctx.Done():
+			case <-time.After(100 * time.Millisecond):
+			}
+		}
+		s, err := cc.store.Status(cmd.Context(), id)
+		if err != nil {
+			fmt.Fprintln(cmd.ErrOrStderr(), cc.explain(cmd.Context(), id, err))
+			continue
+		}
+		if err := json.NewEncoder(cmd.OutOrStdout()).Encode(s); err != nil {
+			return err
+		}
+	}
+	if failed {
+		return &cli.Error{Code: cli.ExitFailed}
+	}
+	return nil
+}

@@ -1,0 +1,189 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/redis/go-redis/v9"
+
+	"github.com/stepworker/stepworker/connectors"
+	"github.com/stepworker/stepworker/credentials"
+	"github.com/stepworker/stepworker/hooks"
+	"github.com/stepworker/stepworker/internal/cli"
+	"github.com/stepworker/stepworker/jobs"
+)
+
+// Worker is one process of the pool, put together. The zero value but for
+// its config is ready to Open.
+type Worker struct {
+	cfg     *config
+	stderr  io.Writer
+	observe func(jobs.Moment)
+
+	Addr   string // of its HTTP server, once open
+	rdb    redis.UniversalClient
+	store  *credentials.Store
+	engine *hooks.Engine
+	caller *connectors.Caller
+	pool   *jobs.Pool
+	log    *slog.Logger
+	server *http.Server
+	served chan error
+}
+
+// Open connects, reads and starts everything but the taking of tasks. What it
+// opened before an error, Close closes.
+func (w *Worker) Open(ctx context.Context) error {
+	c := w.cfg
+	log, err := c.log.open(w.stderr)
+	if err != nil {
+		return cli.Usage("%v", err)
+	}
+	w.log = log
+	catalog, findings, err := connectors.Load(c.connectors)
+	if err != nil {
+		return cli.Usage("--connectors: %v", err)
+	}
+	stop := false
+	for _, f := range findings {
+		if !f.Hint {
+			stop = true
+			fmt.Fprintln(w.stderr, f)
+		}
+	}
+	if stop {
+		return &cli.Error{Code: cli.ExitUsage}
+	}
+	var listener net.Listener
+	if c.http != "" {
+		if listener, err = net.Listen("tcp", c.http); err != nil {
+			return cli.Usage("--http: %s cannot be listened on: it is in use, or no address of this machine", c.http)
+		}
+		w.Addr = listener.Addr().String()
+		defer func() {
+			if w.server == nil {
+				listener.Close()
+			}
+		}()
+	}
+	if w.rdb, err = cli.Open(ctx, c.redisOptions); err != nil {
+		return err
+	}
+	w.checkRedis(ctx)
+	w.store = credentials.NewStore(w.rdb, c.keys)
+	var key *credentials.KeyError
+	if err := w.store.VerifyKeys(ctx); errors.As(err, &key) {
+		w.log.Error("worker fault", "text", err.Error()) // /readyz says so until the keys are right
+	} else if err != nil {
+		return cli.Usage("redis: %v", err)
+	}
+	_ = w.store.NoteHold(ctx, c.hold) // only what `credential get` shows
+	reg := prometheus.NewRegistry()
+	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	hookSeconds := prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "stepworker_hook_seconds", Help: "Duration of hook events.",
+		Buckets: prometheus.ExponentialBuckets(0.0001, 3, 12)}, []string{"event"})
+	reg.MustRegister(hookSeconds)
+	w.engine, err = hooks.New(hooks.Config{Hosts: c.hookHosts, MaxHosts: c.concurrency + 128, Timeout: c.timeout, Memory: int64(c.memory), Logger: w.log,
+		OnEvent: func(event string, d time.Duration) { hookSeconds.WithLabelValues(event).Observe(d.Seconds()) }})
+	if err != nil {
+		return cli.Failed("%v", err)
+	}
+	reg.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "stepworker_hook_host_deaths_total", Help: "Hook hosts that died under an event."},
+		func() float64 { return float64(w.engine.Stats().Deaths) }))
+	forbidden := []string{w.Addr}
+	if c.redisOptions.Network != "unix" {
+		forbidden = append(forbidden, c.redisOptions.Addr)
+	}
+	w.caller, err = connectors.NewCaller(connectors.CallerConfig{
+		Engine: w.engine, Partner: c.partner, AllowPrivate: bool(c.private), AllowNetworks: c.allowed, Forbidden: forbidden,
+		MaxResponse: int64(c.maxResponse), CallTimeout: c.callTimeout, AuthStyles: w.store,
+	})
+	if err != nil {
+		return cli.Usage("%v", err)
+	}
+	w.pool, err = jobs.NewPool(jobs.PoolConfig{
+		Redis: w.rdb, Store: w.store, Catalog: catalog, Caller: w.caller, Concurrency: c.concurrency, Queues: c.queueWeights, Hold: c.hold,
+		ShutdownTimeout: c.shutdown, DenyStepScripts: c.stepScripts == "deny", Logger: w.log, Registerer: reg, Observe: w.observe,
+	})
+	if err != nil {
+		return cli.Failed("%v", err)
+	}
+	if listener != nil {
+		w.server = &http.Server{Handler: w.handler(reg), ReadHeaderTimeout: 10 * time.Second}
+		w.served = make(chan error, 1)
+		go func() { w.served <- w.server.Serve(listener) }()
+	}
+	return nil
+}
+
+// Run takes tasks until ctx is done, then drains.
+func (w *Worker) Run(ctx context.Context) error {
+	if err := w.pool.Start(); err != nil {
+		return cli.Failed("%v", err)
+	}
+	addr := w.Addr
+	if addr == "" {
+		addr = "off"
+	}
+	ready := w.log
+	if !ready.Enabled(ctx, slog.LevelInfo) { // at any level
+		l := w.cfg.log
+		l.level = "info"
+		if forced, err := l.open(w.stderr); err == nil {
+			ready = forced
+		}
+	}
+	ready.Info("ready", "http", addr)
+	select {
+	case <-ctx.Done():
+	case err := <-w.served:
+		if err != nil && !errors.Is(err, http.ErrServerClosed) {
+			w.pool.Shutdown()
+			return cli.Failed("http: %v", err)
+		}
+	}
+	w.log.Info("draining", "timeout", w.cfg.shutdown.String())
+	w.pool.Shutdown()
+	return nil
+}
+
+// Close closes what Open opened.
+func (w *Worker) Close() {
+	if w.server != nil {
+		_ = w.server.Close()
+	}
+	if w.caller != nil {
+		w.caller.Close()
+	}
+	if w.engine != nil {
+		_ = w.engine.Close()
+	}
+	if w.rdb != nil {
+		_ = w.rdb.Close()
+	}
+}
+
+// checkRedis warns, loudly, of settings that lose executions.
+func (w *Worker) checkRedis(ctx context.Context) {
+	policy, err := w.rdb.ConfigGet(ctx, "maxmemory-policy").Result()
+	aof, err2 := w.rdb.ConfigGet(ctx, "appendonly").Result()
+	if err != nil || err2 != nil {
+		w.log.Info("redis: CONFIG is forbidden or unknown, so memory policy and append-only file were not checked")
+		return
+	}
+	if p := policy["maxmemory-policy"]; p != "noeviction" {
+		w.log.Warn("redis evicts keys under pressure, which loses executions: set maxmemory-policy noeviction", "policy", p)
+	}
+	if strings.EqualFold(aof["appendonly"], "no") {
+		w.log.Warn("redis keeps no append-only file, so a restart of it loses executions and tokens: set appendonly yes")
+	}
+}

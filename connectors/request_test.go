@@ -1,0 +1,296 @@
+package connectors_test
+
+import (
+	"encoding/json"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+
+	"github.com/stepworker/stepworker/connectors"
+	"github.com/stepworker/stepworker/credentials"
+)
+
+func TestValues(t *testing.T) {
+	const file = `
+connector: acme
+base_url: BASE
+parameters:
+  - {name: region, target: query_string, value: eu}
+  - {name: tenant, target: query_string, property: account}
+  - {name: plan, target: query_string, property: partner}
+  - {name: domain, target: merge_field, property: account, optional: true}
+methods:
+  - method: list
+    endpoint: /a
+    parameters:
+      - {name: since, target: query_string, as: updated_since}
+      - {name: size, target: query_string, default: 50}
+      - {name: state, target: query_string, optional: true}
+      - {name: label, target: query_string, value: "{{since}}-{{tenant}}"}
+      - {name: nothing, target: query_string, value: "x{{domain}}"}
+      - {name: outer, target: query_string, value: "{{label}}!"}
+`
+	const fixed = "/a?region=eu&tenant=t%201&plan=gold"
+	cases := map[string]struct{ parameters, uri, kind, message string }{
+		"all from their places": {`{"since":"2026"}`, fixed + "&updated_since=2026&size=50&label=2026-t%201&outer=2026-t%201%21", "", ""},
+		"the step's over the default": {`{"since":"2026","size":7}`, fixed + "&updated_since=2026&size=7&label=2026-t%201&outer=2026-t%201%21", "", ""},
+		"fixed and property values are not the step's": {`{"since":"2026","region":"us","tenant":"other","plan":"free"}`, fixed + "&updated_since=2026&size=50&label=2026-t%201&outer=2026-t%201%21", "", ""},
+		"what a step brings is data":                   {`{"since":"{{tenant}}","state":"=1+1"}`, fixed + "&updated_since=%7B%7Btenant%7D%7D&size=50&state=%3D1%2B1&label=%7B%7Btenant%7D%7D-t%201&outer=%7B%7Btenant%7D%7D-t%201%21", "", ""},
+		"required":           {`{}`, "", "input", `"since"`},
+		"null is no value":   {`{"since":null}`, "", "input", `"since"`},
+		"unknown":            {`{"since":"1","sice":1}`, "", "input", `did you mean "size"`},
+		"lists repeat":       {`{"since":["a","b"],"state":[]}`, fixed + "&updated_since=a&updated_since=b&size=50&label=%5B%22a%22%2C%22b%22%5D-t%201&outer=%5B%22a%22%2C%22b%22%5D-t%201%21", "", ""},
+		"deeper is its JSON": {`{"since":"1","state":{"b":[1,"x"],"a":null}}`, fixed + "&updated_since=1&size=50&state=%7B%22b%22%3A%5B1%2C%22x%22%5D%2C%22a%22%3Anull%7D&label=1-t%201&outer=1-t%201%21", "", ""},
+		"empty is sent":      {`{"since":"","state":""}`, fixed + "&updated_since=&size=50&state=&label=-t%201&outer=-t%201%21", "", ""},
+		"big numbers":        {`{"since":12345678901234567890,"state":true}`, fixed + "&updated_since=12345678901234567890&size=50&state=true&label=12345678901234567890-t%201&outer=12345678901234567890-t%201%21", "", ""},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			a := newAPI(t, file, nil, func(cfg *connectors.CallerConfig) {
+				cfg.Partner = map[string]connectors.PartnerSettings{"acme": {Properties: properties(`{"plan":"gold"}`)}}
+			})
+			a.Cred.Secrets.Properties = properties(`{"tenant":"t 1"}`)
+			if c.kind != "" {
+				e := a.fails("list", withParameters(c.parameters))
+				if e.Kind != c.kind || e.Repeat {
+					t.Errorf("got %+v", e)
+				}
+				contains(t, "message", e.Message, c.message)
+				if n := len(a.requests()); n != 0 {
+					t.Errorf("the API saw %d requests", n)
+				}
+				return
+			}
+			a.must("list", withParameters(c.parameters))
+			if got := a.only().URI; got != c.uri {
+				t.Errorf("sent\n%s, want\n%s", got, c.uri)
+			}
+		})
+	}
+}
+
+func TestValues_aPropertyIsDataToo(t *testing.T) {
+	a := newAPI(t, `
+connector: acme
+base_url: BASE
+parameters: [{name: password, target: http_header, as: X-Password, property: account, sensitive: true}]
+methods: [{method: m, endpoint: /a}]
+`, nil)
+	a.Cred.Secrets.Properties = properties(`{"password":"a{{b}}c"}`)
+	a.must("m")
+	if got := a.only().Header.Get("X-Password"); got != "a{{b}}c" {
+		t.Errorf("sent %q", got)
+	}
+}
+
+func TestBody(t *testing.T) {
+	const file = `
+connector: acme
+base_url: BASE
+parameters:
+  - {name: n, target: merge_field, optional: true}
+  - {name: s, target: merge_field, optional: true}
+methods:
+  - method: json
+    verb: POST
+    endpoint: /a
+    body: {typed: "{{n}}", text: "is {{n}}", missing: "{{s}}", partly: "x{{s}}", list: [1, "{{s}}", "{{n}}"], deep: {a: "{{s}}"}, fixed: null, f: 1.0}
+  - method: form
+    verb: POST
+    endpoint: /a
+    data_type: form
+    response: {data_type: json}
+    body: {a: "{{n}}", b: [1, "x y"], c: {d: 1}, e: "{{s}}", g: null, h: ""}
+  - method: text
+    verb: PUT
+    endpoint: /a
+    data_type: plain_text
+    response: {data_type: json}
+    content_type: text/csv
+    body: "a;{{n}}"
+  - {method: none, verb: POST, endpoint: /a}
+`
+	cases := map[string]struct {
+		method, parameters, body    string
+		wantBody, wantType, message string
+	}{
+		"json keeps types and leaves out": {"json", `{"n":5}`, "", `{"typed":5,"text":"is 5","list":[1,5],"deep":{},"fixed":null,"f":1.0}`, "application/json", ""},
+		"json takes whole values":         {"json", `{"n":{"k":[true]},"s":"\"q\""}`, "", `{"typed":{"k":[true]},"text":"is {\"k\":[true]}","missing":"\"q\"","partly":"x\"q\"","list":[1,"\"q\"",{"k":[true]}],"deep":{"a":"\"q\""},"fixed":null,"f":1.0}`, "application/json", ""},
+		"the step's replaces":             {"json", `{}`, `{"z":"{{n}}","a":12345678901234567890}`, `{"z":"{{n}}","a":12345678901234567890}`, "application/json", ""},
+		"form":                            {"form", `{"n":"a&b"}`, "", "a=a%26b&b=1&b=x%20y&c=%7B%22d%22%3A1%7D&h=", "application/x-www-form-urlencoded", ""},
+		"text":                            {"text", `{"n":"é"}`, "", "a;é", "text/csv", ""},
+		"none":                            {"none", `{}`, "", "", "", ""},
+		"form of a list":                  {"form", `{}`, `[1]`, "", "", "form"},
+		"text of an object":               {"text", `{}`, `{"a":1}`, "", "", "plain_text"},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			a := newAPI(t, file, nil)
+			change := func(call *connectors.Call) {
+				if withParameters(c.parameters)(call); c.body != "" {
+					call.Body = json.RawMessage(c.body)
+				}
+			}
+			if c.message != "" {
+				e := a.fails(c.method, change)
+				if e.Kind != "input" {
+					t.Errorf("got %+v", e)
+				}
+				contains(t, "message", e.Message, c.message)
+				return
+			}
+			a.must(c.method, change)
+			got := a.only()
+			if got.Body != c.wantBody || got.Header.Get("Content-Type") != c.wantType {
+				t.Errorf("sent %s as %q, want %s as %q", got.Body, got.Header.Get("Content-Type"), c.wantBody, c.wantType)
+			}
+			if _, chunked := got.Header["Transfer-Encoding"]; chunked {
+				t.Error("the body has no length")
+			}
+		})
+	}
+}
+
+func TestMergeFields_escapedForWhereTheyStand(t *testing.T) {
+	const file = `
+connector: acme
+base_url: BASE/{{+path}}/
+headers: {X-All: "{{v}}", X-None: "a{{gone}}"}
+parameters:
+  - {name: v, target: merge_field}
+  - {name: path, target: merge_field, property: account}
+  - {name: gone, target: merge_field, optional: true}
+methods:
+  - {method: m, endpoint: "/s/{{v}}/end?q={{v}}&fixed=1"}
+  - {method: needs, endpoint: "/s/{{gone}}"}
+`
+	cases := map[string]struct{ value, uri, header, message string }{
+		"plain":        {`"a"`, "/p/q/s/a/end?q=a&fixed=1", "a", ""},
+		"slash":        {`"a/b"`, "/p/q/s/a%2Fb/end?q=a%2Fb&fixed=1", "a/b", ""},
+		"reserved":     {`"a?b#c&d=e+f %"`, "/p/q/s/a%3Fb%23c&d=e+f%20%25/end?q=a%3Fb%23c%26d%3De%2Bf%20%25&fixed=1", "a?b#c&d=e+f %", ""},
+		"umlaut":       {`"ä"`, "/p/q/s/%C3%A4/end?q=%C3%A4&fixed=1", "ä", ""},
+		"number":       {`1.50`, "/p/q/s/1.50/end?q=1.50&fixed=1", "1.50", ""},
+		"dots":         {`".."`, "", "", "v"},
+		"line break":   {`"a\r\nX-Evil: 1"`, "", "", "line break"},
+		"empty in URL": {`""`, "", "", "{{v}}"},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			a := newAPI(t, file, nil)
+			a.Cred.Secrets.Properties = properties(`{"path":"p/q"}`)
+			if c.message != "" {
+				e := a.fails("m", withParameters(`{"v":`+c.value+`}`))
+				if e.Kind != "input" {
+					t.Errorf("got %+v", e)
+				}
+				contains(t, "message", e.Message, c.message)
+				return
+			}
+			a.must("m", withParameters(`{"v":`+c.value+`}`))
+			got := a.only()
+			if got.URI != c.uri || got.Header.Get("X-All") != c.header {
+				t.Errorf("sent %s with %q, want %s with %q", got.URI, got.Header.Get("X-All"), c.uri, c.header)
+			}
+			if _, there := got.Header["X-None"]; there {
+				t.Error("a header whose merge field has no value was sent")
+			}
+		})
+	}
+	a := newAPI(t, file, nil)
+	a.Cred.Secrets.Properties = properties(`{"path":"p/q"}`)
+	e := a.fails("needs", withParameters(`{"v":1}`))
+	contains(t, "message", e.Message, "{{gone}}")
+}
+
+func TestHosts(t *testing.T) {
+	other := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		writeJSON(w, 200, `{"auth":"`+r.Header.Get("Authorization")+`"}`)
+	}))
+	defer other.Close()
+	otherHost := strings.TrimPrefix(other.URL, "http://")
+	file := func(hosts, methods string) string {
+		return "connector: acme\nbase_url: BASE\nauth: {type: api_key, hosts: [" + hosts + "]}\nparameters:\n  - {name: target, target: merge_field, optional: true}\n  - {name: mine, target: merge_field, property: account, optional: true}\n  - {name: built, target: merge_field, value: \"{{target}}\"}\nmethods:\n" + methods
+	}
+	key := func(a *api) *api { a.Cred.Secrets.APIKey = credentials.NewSecret("k"); return a }
+	refusedInput := func(t *testing.T, a *api, change ...func(*connectors.Call)) {
+		t.Helper()
+		if e := a.fails("m", change...); e.Kind != "input" || e.Repeat {
+			t.Errorf("got kind %s: %s", e.Kind, e.Message)
+		}
+		if n := len(a.requests()); n != 0 {
+			t.Errorf("the API saw %d requests", n)
+		}
+	}
+	quoted := func(s string) string { b, _ := json.Marshal(s); return string(b) }
+	t.Run("a step cannot begin the URL", func(t *testing.T) {
+		refusedInput(t, key(newAPI(t, file("", `  - {method: m, endpoint: "{{target}}/a"}`), nil)), withParameters(`{"target":`+quoted(other.URL)+`}`))
+	})
+	t.Run("nor by a parameter built from its value", func(t *testing.T) {
+		refusedInput(t, key(newAPI(t, file("", `  - {method: m, endpoint: "{{built}}/a"}`), nil)), withParameters(`{"target":`+quoted(other.URL)+`}`))
+	})
+	t.Run("a step cannot fill the host", func(t *testing.T) {
+		refusedInput(t, key(newAPI(t, file("", `  - {method: m, endpoint: "http://{{target}}/a"}`), nil)), withParameters(`{"target":"evil.example"}`))
+	})
+	t.Run("a property may begin the URL", func(t *testing.T) {
+		a := key(newAPI(t, file("", `  - {method: m, endpoint: "{{mine}}/a"}`), nil))
+		a.Cred.Secrets.Properties = properties(`{"mine":` + quoted(other.URL) + `}`)
+		sameJSON(t, "content", a.must("m").Content, `{"auth":"k"}`)
+	})
+	t.Run("a property that is no URL", func(t *testing.T) {
+		for _, bad := range []string{"ftp://x", "javascript:alert(1)", "x", "http://u:p@h/", "//h", "http://h/?q=1"} {
+			a := key(newAPI(t, file("", `  - {method: m, endpoint: "{{mine}}/a"}`), nil))
+			a.Cred.Secrets.Properties = properties(`{"mine":` + quoted(bad) + `}`)
+			refusedInput(t, a)
+		}
+	})
+	t.Run("a host must be DNS labels", func(t *testing.T) {
+		for _, bad := range []string{"a/b", "a@b", "a:1", "a#", "a?b", "a b", "a\\b", "[::1]", "%41"} {
+			a := key(newAPI(t, file("", `  - {method: m, endpoint: "http://{{mine}}.HOST/a"}`), nil))
+			a.Cred.Secrets.Properties = properties(`{"mine":` + quoted(bad) + `}`)
+			refusedInput(t, a)
+		}
+	})
+	for name, script := range map[string]string{
+		"endpoint":        `method_endpoint = 'TARGET/a'`,
+		"merge field":     `method_request_mergefields.mine = 'TARGET'`,
+		"user in the URL": `method_endpoint = method_endpoint.replace('http://', 'http://x@')`,
+	} {
+		t.Run("a script cannot lead elsewhere: "+name, func(t *testing.T) {
+			endpoint := "/a"
+			if name == "merge field" {
+				endpoint = "{{mine}}/a"
+			}
+			a := newAPI(t, file("", "  - method: m\n    endpoint: \""+endpoint+"\"\n    script: \"function before_action() { "+strings.ReplaceAll(script, "TARGET", other.URL)+" }\"\n"), nil)
+			a.Cred.Secrets.Properties = properties(`{"mine":` + quoted(a.URL) + `}`)
+			refusedInput(t, key(a))
+		})
+	}
+	t.Run("but to auth.hosts", func(t *testing.T) {
+		a := key(newAPI(t, file(`"`+otherHost+`"`, "  - method: m\n    endpoint: /a\n    script: \"function before_action() { method_endpoint = '"+other.URL+"/a' }\"\n"), nil))
+		sameJSON(t, "content", a.must("m").Content, `{"auth":"k"}`)
+	})
+	t.Run("on its own host a script may choose the path", func(t *testing.T) {
+		a := key(newAPI(t, file("", "  - method: m\n    endpoint: /a\n    script: \"function before_action() { method_endpoint = method_endpoint + '/b' }\"\n"), nil))
+		a.must("m")
+		if got := a.only().URI; got != "/a/b" {
+			t.Errorf("sent %s", got)
+		}
+	})
+}
+
+func TestJoinsBaseAndEndpointWithOneSlash(t *testing.T) {
+	for base, endpoints := range map[string]map[string]string{
+		"BASE/api":  {"/a": "/api/a", "a": "/api/a", "'?x=1'": "/api?x=1"},
+		"BASE/api/": {"/a": "/api/a", "a": "/api/a"},
+		"BASE":      {"/a": "/a", "a": "/a"},
+	} {
+		for endpoint, want := range endpoints {
+			a := newAPI(t, "connector: acme\nbase_url: "+base+"\nmethods: [{method: m, endpoint: "+endpoint+"}]\n", nil)
+			a.must("m")
+			if got := a.only().URI; got != want {
+				t.Errorf("%s and %s: sent %s, want %s", base, endpoint, got, want)
+			}
+		}
+	}
+}
