@@ -109,11 +109,12 @@ func (a *attempt) run(ctx context.Context) error {
 	if a.deaths(ctx) >= maxDeaths {
 		return a.fail(ctx, &ResultError{Kind: KindLimit, Message: fmt.Sprintf("%d workers in a row died while they ran this execution", maxDeaths)})
 	}
-	if r, err := a.admit(ctx, err); r != nil || err != nil {
-		if r != nil {
-			return a.fail(ctx, r)
-		}
-		return err
+	bad, settle := a.admit(ctx, err)
+	switch {
+	case bad != nil:
+		return a.fail(ctx, bad)
+	case settle != nil:
+		return settle()
 	}
 	return a.call(ctx)
 }
@@ -125,9 +126,15 @@ func (a *attempt) deaths(ctx context.Context) int {
 	return n - a.rec.retried
 }
 
-// admit decides, before anything is sent, whether this attempt may call: a
-// ResultError ends the execution, an error puts it back.
-func (a *attempt) admit(ctx context.Context, opened error) (*ResultError, error) {
+// admit decides, before anything is sent, whether this attempt may call. A
+// ResultError ends the execution; a function is what happens instead of the
+// call: it waits, or a newer version is stored and it runs again.
+func (a *attempt) admit(ctx context.Context, opened error) (*ResultError, func() error) {
+	instead := func(err error) func() error { return func() error { return err } }
+	park := func(kind credentials.Kind, text string) func() error {
+		return func() error { return a.park(ctx, refusal{kind: kind, version: a.cred.Version, text: text}) }
+	}
+	hold := func(text string) func() error { return func() error { return a.hold(ctx, text) } }
 	p, s := a.p, a.step
 	if d := s.Deadline; d != nil && a.at.After(*d) {
 		return &ResultError{Kind: KindExpired, Message: "not begun by its deadline, " + d.UTC().Format(time.RFC3339)}, nil
@@ -138,11 +145,11 @@ func (a *attempt) admit(ctx context.Context, opened error) (*ResultError, error)
 		return a.unknownCredential(ctx), nil
 	case errors.As(opened, &sealed):
 		if err := p.cfg.Store.VerifyKeys(ctx); err != nil {
-			return nil, p.workerFault("its keys do not open the check value sealed at first start")
+			return nil, instead(p.workerFault("its keys do not open the check value sealed at first start"))
 		}
-		return nil, a.hold(ctx, "no key of this worker opens the credential; put it again")
+		return nil, hold("no key of this worker opens the credential; put it again")
 	case opened != nil:
-		return nil, p.workerFault("redis cannot be read")
+		return nil, instead(p.workerFault("redis cannot be read"))
 	}
 	p.setFault("")
 	c := a.cred
@@ -171,18 +178,18 @@ func (a *attempt) admit(ctx context.Context, opened error) (*ResultError, error)
 	a.countRefresh()
 	switch c.Meta.State {
 	case credentials.Revoked, credentials.Misconfigured:
-		return nil, a.hold(ctx, heldText(c))
+		return nil, hold(heldText(c))
 	}
 	oauth2, session := p.cfg.Caller.CanRefresh(def, c)
 	switch {
 	case c.Meta.Refused:
-		return nil, a.park(ctx, refusal{kind: c.Meta.RefusedKind, version: c.Version, text: "the credential is known refused"})
+		return nil, park(c.Meta.RefusedKind, "the credential is known refused")
 	case oauth2 && (c.Secrets.OAuth2 == nil || c.Secrets.OAuth2.AccessToken.Empty()):
-		return nil, a.park(ctx, refusal{kind: credentials.OAuth2, version: c.Version, text: "no token yet"})
+		return nil, park(credentials.OAuth2, "no token yet")
 	case c.Meta.Expired(a.at) && oauth2:
-		return nil, a.park(ctx, refusal{kind: credentials.OAuth2, version: c.Version, text: "the token has expired"})
+		return nil, park(credentials.OAuth2, "the token has expired")
 	case c.Meta.Expired(a.at) && session:
-		return nil, a.park(ctx, refusal{kind: credentials.Session, version: c.Version, text: "the session has expired"})
+		return nil, park(credentials.Session, "the session has expired")
 	}
 	return nil, nil
 }
@@ -226,12 +233,14 @@ func (a *attempt) call(ctx context.Context) error {
 
 // unknownHere puts a step back whose connector or method this worker does not
 // know; another worker of a rolling restart may.
-func (a *attempt) unknownHere(ctx context.Context, what, near string) (*ResultError, error) {
+func (a *attempt) unknownHere(ctx context.Context, what, near string) (*ResultError, func() error) {
 	if a.rec.unknown == 0 {
 		a.rec.unknown = a.at.UnixMilli()
 	}
 	if a.at.Sub(time.UnixMilli(a.rec.unknown)) < unknownConnectorGrace {
-		return nil, a.putBack(ctx, whyDeferred, "this worker does not know "+what+hint(near), 10*time.Second)
+		return nil, func() error {
+			return a.putBack(ctx, whyDeferred, "this worker does not know "+what+hint(near), 10*time.Second)
+		}
 	}
 	return input("no worker knows %s%s", what, hint(near)), nil
 }
