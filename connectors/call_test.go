@@ -730,6 +730,24 @@ methods:
 	}
 }
 
+func TestCall_aSessionIsNeverTakenFromAStep(t *testing.T) {
+	a := newAPI(t, `
+connector: acme
+base_url: BASE
+parameters:
+  - {name: token, target: http_header, as: X-Token, property: session}
+post_install: {property_lookup_method: login}
+methods:
+  - {method: login, verb: POST, endpoint: /login}
+  - {method: get, endpoint: /a, script: "function after_error() { throw new AuthSessionException() }"}
+`, answering(401, ``))
+	a.Cred.Secrets.Session = map[string]string{"token": "t-1"}
+	e := a.refused("get", withScript(`function before_action() { session_properties.token = 'mine' }`))
+	if len(e.Session) != 0 {
+		t.Errorf("the step's session was taken: %v", e.Session)
+	}
+}
+
 func TestCall_authentication(t *testing.T) {
 	cases := map[string]struct {
 		auth string

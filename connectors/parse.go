@@ -88,11 +88,6 @@ func (p *fileParser) find(n *yaml.Node, format string, args ...any) {
 	p.findings = append(p.findings, Finding{File: p.file, Line: n.Line, Column: n.Column, Text: fmt.Sprintf(format, args...)})
 }
 
-func (p *fileParser) hint(n *yaml.Node, format string, args ...any) {
-	p.find(n, format, args...)
-	p.findings[len(p.findings)-1].Hint = true
-}
-
 // keys reads a mapping strictly. A key of a later version is refused with a
 // sentence of its own.
 type keys map[string]func(*yaml.Node)

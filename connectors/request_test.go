@@ -33,17 +33,17 @@ methods:
 `
 	const fixed = "/a?region=eu&tenant=t%201&plan=gold"
 	cases := map[string]struct{ parameters, uri, kind, message string }{
-		"all from their places": {`{"since":"2026"}`, fixed + "&updated_since=2026&size=50&label=2026-t%201&outer=2026-t%201%21", "", ""},
-		"the step's over the default": {`{"since":"2026","size":7}`, fixed + "&updated_since=2026&size=7&label=2026-t%201&outer=2026-t%201%21", "", ""},
+		"all from their places":                        {`{"since":"2026"}`, fixed + "&updated_since=2026&size=50&label=2026-t%201&outer=2026-t%201%21", "", ""},
+		"the step's over the default":                  {`{"since":"2026","size":7}`, fixed + "&updated_since=2026&size=7&label=2026-t%201&outer=2026-t%201%21", "", ""},
 		"fixed and property values are not the step's": {`{"since":"2026","region":"us","tenant":"other","plan":"free"}`, fixed + "&updated_since=2026&size=50&label=2026-t%201&outer=2026-t%201%21", "", ""},
 		"what a step brings is data":                   {`{"since":"{{tenant}}","state":"=1+1"}`, fixed + "&updated_since=%7B%7Btenant%7D%7D&size=50&state=%3D1%2B1&label=%7B%7Btenant%7D%7D-t%201&outer=%7B%7Btenant%7D%7D-t%201%21", "", ""},
-		"required":           {`{}`, "", "input", `"since"`},
-		"null is no value":   {`{"since":null}`, "", "input", `"since"`},
-		"unknown":            {`{"since":"1","sice":1}`, "", "input", `did you mean "size"`},
-		"lists repeat":       {`{"since":["a","b"],"state":[]}`, fixed + "&updated_since=a&updated_since=b&size=50&label=%5B%22a%22%2C%22b%22%5D-t%201&outer=%5B%22a%22%2C%22b%22%5D-t%201%21", "", ""},
-		"deeper is its JSON": {`{"since":"1","state":{"b":[1,"x"],"a":null}}`, fixed + "&updated_since=1&size=50&state=%7B%22b%22%3A%5B1%2C%22x%22%5D%2C%22a%22%3Anull%7D&label=1-t%201&outer=1-t%201%21", "", ""},
-		"empty is sent":      {`{"since":"","state":""}`, fixed + "&updated_since=&size=50&state=&label=-t%201&outer=-t%201%21", "", ""},
-		"big numbers":        {`{"since":12345678901234567890,"state":true}`, fixed + "&updated_since=12345678901234567890&size=50&state=true&label=12345678901234567890-t%201&outer=12345678901234567890-t%201%21", "", ""},
+		"required":                                     {`{}`, "", "input", `"since"`},
+		"null is no value":                             {`{"since":null}`, "", "input", `"since"`},
+		"unknown":                                      {`{"since":"1","sice":1}`, "", "input", `did you mean "since"`},
+		"lists repeat":                                 {`{"since":["a","b"],"state":[]}`, fixed + "&updated_since=a&updated_since=b&size=50&label=%5B%22a%22%2C%22b%22%5D-t%201&outer=%5B%22a%22%2C%22b%22%5D-t%201%21", "", ""},
+		"deeper is its JSON":                           {`{"since":"1","state":{"b":[1,"x"],"a":null}}`, fixed + "&updated_since=1&size=50&state=%7B%22b%22%3A%5B1%2C%22x%22%5D%2C%22a%22%3Anull%7D&label=1-t%201&outer=1-t%201%21", "", ""},
+		"empty is sent":                                {`{"since":"","state":""}`, fixed + "&updated_since=&size=50&state=&label=-t%201&outer=-t%201%21", "", ""},
+		"big numbers":                                  {`{"since":12345678901234567890,"state":true}`, fixed + "&updated_since=12345678901234567890&size=50&state=true&label=12345678901234567890-t%201&outer=12345678901234567890-t%201%21", "", ""},
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {

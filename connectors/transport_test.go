@@ -18,30 +18,28 @@ func TestNetworkPolicy(t *testing.T) {
 		allow   []string
 		refused bool
 	}{
-		"loopback":                     {"http://127.0.0.1:1/", false, nil, true},
-		"loopback, other":              {"http://127.9.9.9:1/", false, nil, true},
-		"loopback by name":             {"http://localhost:1/", false, nil, true},
-		"loopback, v6":                 {"http://[::1]:1/", false, nil, true},
-		"loopback, mapped":             {"http://[::ffff:127.0.0.1]:1/", false, nil, true},
-		"unspecified":                  {"http://0.0.0.0:1/", false, nil, true},
-		"unspecified, v6":              {"http://[::]:1/", true, nil, true},
-		"private":                      {"http://10.1.2.3:1/", false, nil, true},
-		"private, mapped":              {"http://[::ffff:192.168.1.1]:1/", false, nil, true},
-		"unique local":                 {"http://[fd00::1]:1/", false, nil, true},
-		"carrier-grade":                {"http://100.64.0.1:1/", false, nil, true},
-		"nat64 of loopback":            {"http://[64:ff9b::7f00:1]:1/", false, nil, true},
-		"6to4":                         {"http://[2002:7f00:1::1]:1/", false, nil, true},
-		"broadcast":                    {"http://255.255.255.255:1/", true, nil, true},
-		"multicast":                    {"http://224.0.0.1:1/", true, nil, true},
-		"link-local":                   {"http://169.254.169.254/", true, nil, true},
-		"link-local, mapped":           {"http://[::ffff:169.254.169.254]/", true, nil, true},
-		"link-local, v6":               {"http://[fe80::1]:1/", true, nil, true},
-		"loopback, private on":         {"http://127.0.0.1:1/", true, nil, false},
-		"loopback, network named":      {"http://127.0.0.1:1/", false, []string{"127.0.0.1/32"}, false},
-		"loopback, other network":      {"http://127.0.0.2:1/", false, []string{"127.0.0.1/32"}, true},
-		"link-local, network named":    {"http://169.254.77.77:1/", false, []string{"169.254.77.0/24"}, false},
-		"a number instead of a name":   {"http://2130706433:1/", false, nil, true},
-		"hexadecimal instead of a dot": {"http://0x7f.1:1/", false, nil, true},
+		"loopback":                  {"http://127.0.0.1:1/", false, nil, true},
+		"loopback, other":           {"http://127.9.9.9:1/", false, nil, true},
+		"loopback by name":          {"http://localhost:1/", false, nil, true},
+		"loopback, v6":              {"http://[::1]:1/", false, nil, true},
+		"loopback, mapped":          {"http://[::ffff:127.0.0.1]:1/", false, nil, true},
+		"unspecified":               {"http://0.0.0.0:1/", false, nil, true},
+		"unspecified, v6":           {"http://[::]:1/", true, nil, true},
+		"private":                   {"http://10.1.2.3:1/", false, nil, true},
+		"private, mapped":           {"http://[::ffff:192.168.1.1]:1/", false, nil, true},
+		"unique local":              {"http://[fd00::1]:1/", false, nil, true},
+		"carrier-grade":             {"http://100.64.0.1:1/", false, nil, true},
+		"nat64 of loopback":         {"http://[64:ff9b::7f00:1]:1/", false, nil, true},
+		"6to4":                      {"http://[2002:7f00:1::1]:1/", false, nil, true},
+		"broadcast":                 {"http://255.255.255.255:1/", true, nil, true},
+		"multicast":                 {"http://224.0.0.1:1/", true, nil, true},
+		"link-local":                {"http://169.254.169.254/", true, nil, true},
+		"link-local, mapped":        {"http://[::ffff:169.254.169.254]/", true, nil, true},
+		"link-local, v6":            {"http://[fe80::1]:1/", true, nil, true},
+		"loopback, private on":      {"http://127.0.0.1:1/", true, nil, false},
+		"loopback, network named":   {"http://127.0.0.1:1/", false, []string{"127.0.0.1/32"}, false},
+		"loopback, other network":   {"http://127.0.0.2:1/", false, []string{"127.0.0.1/32"}, true},
+		"link-local, network named": {"http://169.254.77.77:1/", false, []string{"169.254.77.0/24"}, false},
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
@@ -59,10 +57,6 @@ func TestNetworkPolicy(t *testing.T) {
 				t.Fatal("the address was not refused")
 			}
 			ce, ok := err.(*connectors.CallError)
-			if name := "a number"; strings.HasPrefix(t.Name(), "TestNetworkPolicy/a_number") || strings.Contains(t.Name(), "hexadecimal") {
-				_ = name // some resolvers know no such name: then it is a network fault
-				return
-			}
 			if !ok || ce.Kind != "input" || ce.Repeat {
 				t.Errorf("got %s", describe(err))
 			}

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"log/slog"
 	"time"
 
 	"github.com/hibiken/asynq"
@@ -30,7 +29,6 @@ type attempt struct {
 	def  *connectors.Definition
 	meth *connectors.Method
 	at   time.Time
-	log  *slog.Logger
 	logs []string
 }
 

@@ -156,6 +156,9 @@ func demo(ctx context.Context, c *config, out, stderr io.Writer, exit bool) erro
 		requests, err := st.run(sctx, s)
 		cancel()
 		verdict := "yes"
+		if n := tell.count("succeeded"); err == nil && n != st.steps {
+			err = fmt.Errorf("%d of %d steps succeeded once", n, st.steps)
+		}
 		if err == nil && requests != st.requests {
 			err = fmt.Errorf("%d requests instead of %d", requests, st.requests)
 		}

@@ -46,7 +46,7 @@ func (w *Worker) handler(reg *prometheus.Registry) http.Handler {
 // sharedRedis lends asynqmon our client.
 type sharedRedis struct{ redis.UniversalClient }
 
-func (s sharedRedis) MakeRedisClient() interface{} { return unclosable{s.UniversalClient} }
+func (s sharedRedis) MakeRedisClient() interface{} { return unclosable(s) }
 
 type unclosable struct{ redis.UniversalClient }
 

@@ -1,0 +1,25 @@
+.PHONY: test race bench lint redis demo
+
+# Everything the tests need, then the tests.
+test: redis
+	go test -timeout 10m ./...
+
+race: redis
+	go test -race -short -timeout 20m ./credentials ./connectors ./hooks ./jobs
+
+bench: redis
+	go run ./internal/bench
+
+lint:
+	test -z "$$(gofmt -l .)"
+	go vet ./...
+	go run honnef.co/go/tools/cmd/staticcheck@v0.8.2 ./...
+
+demo:
+	go run ./cmd/worker demo
+
+# The tests start their own redis-server; it only has to be installed.
+redis:
+	@command -v redis-server >/dev/null || { \
+	  if command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then apt-get update -qq && apt-get install -y -qq redis-server; \
+	  else echo "redis-server is missing. Debian, Ubuntu: sudo apt-get install redis-server; macOS: brew install redis"; exit 1; fi; }

@@ -1,0 +1,480 @@
+package connectors_test
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/stepworker/stepworker/connectors"
+	"github.com/stepworker/stepworker/credentials"
+)
+
+const tokenConnector = `
+connector: acme
+base_url: BASE
+auth: {type: oauth2, token_url: BASE/token, auth_style: header}
+methods: [{method: get, endpoint: /a}]
+`
+
+func newTokenAPI(t *testing.T, file string, answer http.HandlerFunc, configure ...func(*connectors.CallerConfig)) *api {
+	t.Helper()
+	a := newAPI(t, file, answer, configure...)
+	a.Cred.Secrets.ClientID, a.Cred.Secrets.ClientSecret = "the-client", credentials.NewSecret("the client/secret")
+	withToken(a.Cred, "old-access-token", "old-refresh-token")
+	return a
+}
+
+func form(t *testing.T, body string) map[string]string {
+	t.Helper()
+	v, err := url.ParseQuery(body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := map[string]string{}
+	for k := range v {
+		out[k] = v.Get(k)
+	}
+	return out
+}
+
+func TestRefresh_grants(t *testing.T) {
+	cases := map[string]struct {
+		auth string
+		want map[string]string
+	}{
+		"authorization_code": {"grant: authorization_code", map[string]string{"grant_type": "refresh_token", "refresh_token": "old-refresh-token"}},
+		"client_credentials": {"grant: client_credentials, scopes: [a, b]", map[string]string{"grant_type": "client_credentials", "scope": "a b"}},
+		"password":           {"grant: password", map[string]string{"grant_type": "password", "username": "me", "password": "p w"}},
+	}
+	for name, c := range cases {
+		for _, style := range []string{"header", "params"} {
+			t.Run(name+", "+style, func(t *testing.T) {
+				a := newTokenAPI(t, "connector: acme\nbase_url: BASE\nauth: {type: oauth2, token_url: BASE/token, auth_style: "+style+", "+c.auth+"}\nmethods: [{method: get, endpoint: /a}]\n",
+					answering(200, `{"access_token":"new-access-token","refresh_token":"new-refresh-token","token_type":"bearer","expires_in":3600,"instance_url":"https://x"}`))
+				a.Cred.Secrets.HasBasic, a.Cred.Secrets.Username, a.Cred.Secrets.Password = true, "me", credentials.NewSecret("p w")
+				begun := time.Now()
+				got, re := refresh(t, a, credentials.OAuth2)
+				if re != nil {
+					t.Fatal(re)
+				}
+				if got.Token.AccessToken.Reveal() != "new-access-token" || got.Token.RefreshToken.Reveal() != "new-refresh-token" || got.Status != 200 {
+					t.Errorf("got %+v", got)
+				}
+				if life := got.Token.Expiry.Sub(begun); life < 59*time.Minute || life > 61*time.Minute {
+					t.Errorf("the token lives %v", life)
+				}
+				contains(t, "raw answer", string(got.TokenRaw), `"instance_url":"https://x"`)
+				r := a.only()
+				want := map[string]string{}
+				for k, v := range c.want {
+					want[k] = v
+				}
+				auth := "Basic " + "dGhlLWNsaWVudDp0aGUrY2xpZW50JTJGc2VjcmV0" // the-client:the+client%2Fsecret
+				if style == "params" {
+					want["client_id"], want["client_secret"], auth = "the-client", "the client/secret", ""
+				}
+				if d := cmp.Diff(want, form(t, r.Body)); d != "" || r.Method != "POST" || r.Header.Get("Authorization") != auth ||
+					r.Header.Get("Content-Type") != "application/x-www-form-urlencoded" || r.Header.Get("Accept") != "application/json" {
+					t.Errorf("sent %+v %s", r, d)
+				}
+			})
+		}
+	}
+}
+
+func TestRefresh_oddAnswers(t *testing.T) {
+	const token = `"access_token":"new-access-token"`
+	cases := map[string]struct {
+		contentType, body string
+		life              time.Duration // 0: not known
+		keepsRefresh      bool
+	}{
+		"float":                  {"application/json", `{` + token + `,"expires_in":3600.0}`, time.Hour, true},
+		"float with a rest":      {"application/json", `{` + token + `,"expires_in":3599.7}`, time.Hour, true},
+		"text":                   {"application/json", `{` + token + `,"expires_in":"3600"}`, time.Hour, true},
+		"empty text":             {"application/json", `{` + token + `,"expires_in":""}`, 0, true},
+		"duration":               {"application/json", `{` + token + `,"expires_in":"1h"}`, -1, true},
+		"negative":               {"application/json", `{` + token + `,"expires_in":-1}`, -1, true},
+		"missing":                {"application/json", `{` + token + `}`, 0, true},
+		"null":                   {"application/json", `{` + token + `,"expires_in":null}`, 0, true},
+		"an object":              {"application/json", `{` + token + `,"expires_in":{"s":1}}`, 0, true},
+		"json as text/plain":     {"text/plain", `{` + token + `,"expires_in":3600}`, time.Hour, true},
+		"json as html":           {"text/html; charset=utf-8", `{` + token + `,"expires_in":3600}`, time.Hour, true},
+		"no content type":        {"", `{` + token + `,"expires_in":3600}`, time.Hour, true},
+		"byte-order mark":        {"application/json", "\ufeff{" + token + `,"expires_in":3600}`, time.Hour, true},
+		"form":                   {"application/x-www-form-urlencoded", `access_token=new-access-token&expires_in=3600&scope=a+b`, time.Hour, true},
+		"form as text":           {"text/plain", `access_token=new-access-token&expires_in=3600`, time.Hour, true},
+		"refresh token empty":    {"application/json", `{` + token + `,"refresh_token":""}`, 0, true},
+		"refresh token null":     {"application/json", `{` + token + `,"refresh_token":null}`, 0, true},
+		"refresh token new":      {"application/json", `{` + token + `,"refresh_token":"new-refresh-token"}`, 0, false},
+		"token type is a number": {"application/json", `{` + token + `,"token_type":1,"scope":["a"]}`, 0, true},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			a := newTokenAPI(t, tokenConnector, func(w http.ResponseWriter, _ *http.Request) {
+				w.Header()["Content-Type"] = nil
+				if c.contentType != "" {
+					w.Header().Set("Content-Type", c.contentType)
+				}
+				_, _ = io.WriteString(w, c.body)
+			})
+			begun := time.Now()
+			got, re := refresh(t, a, credentials.OAuth2)
+			if re != nil {
+				t.Fatal(re)
+			}
+			if got.Token.AccessToken.Reveal() != "new-access-token" {
+				t.Errorf("got %+v", got)
+			}
+			// An empty one means that the store keeps the old.
+			if r := got.Token.RefreshToken; c.keepsRefresh != (r.Empty() || r.Reveal() == "old-refresh-token") {
+				t.Errorf("the refresh token is %q", r.Reveal())
+			}
+			switch life := got.Token.Expiry.Sub(begun); {
+			case c.life < 0: // anything: it was stored, which is what counts
+			case c.life == 0 && !got.Token.Expiry.IsZero():
+				t.Errorf("the token lives %v", life)
+			case c.life > 0 && (life < c.life-time.Minute || life > c.life+time.Minute):
+				t.Errorf("the token lives %v", life)
+			}
+			if n := len(a.requests()); n != 1 {
+				t.Errorf("%d token requests", n)
+			}
+		})
+	}
+}
+
+func TestRefresh_verdicts(t *testing.T) {
+	type row struct {
+		status  int
+		header  string
+		body    string
+		verdict credentials.Verdict
+		after   time.Duration
+	}
+	oauthError := func(code string) string { return `{"error":"` + code + `"}` }
+	cases := map[string]row{
+		"200 without a token":        {200, "", `{}`, credentials.Transient, 0},
+		"200 with an error":          {200, "", oauthError("invalid_grant"), credentials.VerdictRevoked, 0},
+		"200 with a page":            {200, "", `<html>`, credentials.Transient, 0},
+		"404":                        {404, "", ``, credentials.VerdictMisconfigured, 0},
+		"405":                        {405, "", ``, credentials.VerdictMisconfigured, 0},
+		"400 with nothing":           {400, "", ``, credentials.Transient, 0},
+		"400 with a page":            {400, "", `<html>blocked</html>`, credentials.Transient, 0},
+		"403 with a page":            {403, "", `<html>blocked</html>`, credentials.Transient, 0},
+		"unknown error":              {400, "", oauthError("server_on_fire"), credentials.Transient, 0},
+		"temporarily_unavailable":    {400, "", oauthError("temporarily_unavailable"), credentials.Transient, 0},
+		"500 with invalid_grant":     {500, "", oauthError("invalid_grant"), credentials.Transient, 0},
+		"302":                        {302, "", ``, credentials.Transient, 0},
+		"429 with Retry-After":       {429, "30", ``, credentials.Transient, 30 * time.Second},
+		"503 with Retry-After":       {503, "7", ``, credentials.Transient, 7 * time.Second},
+		"nested code":                {400, "", `{"error":{"code":"invalid_grant"}}`, credentials.VerdictRevoked, 0},
+		"invalid_grant as a 401":     {401, "", oauthError("invalid_grant"), credentials.VerdictRevoked, 0},
+		"invalid_client as a 401":    {401, "", oauthError("invalid_client"), credentials.VerdictMisconfigured, 0},
+		"bare 401 of a fixed style":  {401, "", ``, credentials.Transient, 0},
+		"form-encoded error":         {400, "", `error=invalid_grant&error_description=x`, credentials.VerdictRevoked, 0},
+		"invalid_grant with details": {400, "", `{"error":"invalid_grant","error_description":"old-refresh-token is used up"}`, credentials.VerdictRevoked, 0},
+	}
+	for _, code := range []string{"invalid_grant", "access_denied", "login_required", "consent_required", "interaction_required"} {
+		cases[code] = row{400, "", oauthError(code), credentials.VerdictRevoked, 0}
+	}
+	for _, code := range []string{"invalid_client", "unauthorized_client", "invalid_scope", "invalid_request", "invalid_target", "unsupported_grant_type"} {
+		cases[code] = row{400, "", oauthError(code), credentials.VerdictMisconfigured, 0}
+	}
+	for _, status := range []int{408, 409, 423, 425, 429, 500, 502, 503, 504} {
+		cases[fmt.Sprint(status)] = row{status, "", ``, credentials.Transient, 0}
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			a := newTokenAPI(t, tokenConnector, func(w http.ResponseWriter, _ *http.Request) {
+				if c.header != "" {
+					w.Header().Set("Retry-After", c.header)
+				}
+				w.WriteHeader(c.status)
+				_, _ = io.WriteString(w, c.body)
+			})
+			_, re := refresh(t, a, credentials.OAuth2)
+			if re == nil || re.Verdict != c.verdict || re.Status != c.status || re.RetryAfter != c.after {
+				t.Fatalf("got %+v, want %s", re, c.verdict)
+			}
+			if re.Text == "" || strings.Contains(re.Text, "old-refresh-token") {
+				t.Errorf("text is %q", re.Text)
+			}
+			if n := len(a.requests()); n != 1 {
+				t.Errorf("%d token requests", n)
+			}
+		})
+	}
+}
+
+func TestRefresh_anAnswerThatNeverCameIsUnknown(t *testing.T) {
+	a := newTokenAPI(t, tokenConnector, dropping)
+	if _, re := refresh(t, a, credentials.OAuth2); re == nil || re.Verdict != credentials.Unknown {
+		t.Errorf("reset: got %+v", re)
+	}
+	if n := len(a.requests()); n != 1 {
+		t.Errorf("%d token requests: the token may be spent", n)
+	}
+	cut := newTokenAPI(t, tokenConnector, func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Length", "100")
+		_, _ = io.WriteString(w, `{"access`)
+	})
+	if _, re := refresh(t, cut, credentials.OAuth2); re == nil || re.Verdict != credentials.Unknown {
+		t.Errorf("cut short: got %+v", re)
+	}
+	arrived, release := make(chan struct{}), make(chan struct{})
+	slow := newTokenAPI(t, tokenConnector, func(http.ResponseWriter, *http.Request) { close(arrived); <-release })
+	defer close(release)
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() { <-arrived; cancel() }()
+	_, err := slow.Caller.Refresh(ctx, slow.Def, slow.Cred, credentials.OAuth2)
+	if re, ok := err.(*credentials.RefreshError); !ok || re.Verdict != credentials.Unknown {
+		t.Errorf("deadline: got %T %v", err, err)
+	}
+}
+
+func TestRefresh_faultsBeforeSendingAreTransient(t *testing.T) {
+	for name, u := range map[string]string{"unknown host": "http://no-such-host.invalid/token", "nobody listens": "http://127.0.0.1:1/token"} {
+		a := newTokenAPI(t, strings.ReplaceAll(tokenConnector, "BASE/token", u), nil)
+		if _, re := refresh(t, a, credentials.OAuth2); re == nil || re.Verdict != credentials.Transient {
+			t.Errorf("%s: got %+v", name, re)
+		}
+	}
+	a := newTokenAPI(t, tokenConnector, nil, func(c *connectors.CallerConfig) { c.AllowPrivate = false })
+	if _, re := refresh(t, a, credentials.OAuth2); re == nil || re.Verdict != credentials.VerdictMisconfigured {
+		t.Errorf("refused address: got %+v", re)
+	}
+}
+
+func TestRefresh_withoutWhatItNeedsSendsNothing(t *testing.T) {
+	a := newTokenAPI(t, tokenConnector, nil)
+	a.Cred.Secrets.OAuth2.RefreshToken = credentials.Secret{}
+	if _, re := refresh(t, a, credentials.OAuth2); re == nil || re.Verdict != credentials.VerdictRevoked {
+		t.Errorf("no refresh token: got %+v", re)
+	}
+	cc := newTokenAPI(t, strings.Replace(tokenConnector, "auth_style", "grant: client_credentials, auth_style", 1), nil)
+	cc.Cred.Secrets.ClientID = ""
+	if _, re := refresh(t, cc, credentials.OAuth2); re == nil || re.Verdict != credentials.VerdictMisconfigured {
+		t.Errorf("no client: got %+v", re)
+	}
+	if n := len(a.requests()) + len(cc.requests()); n != 0 {
+		t.Errorf("%d requests", n)
+	}
+}
+
+// styles remembers like the store does.
+type styles struct {
+	mu sync.Mutex
+	m  map[string]string
+}
+
+func (s *styles) AuthStyle(_ context.Context, connector string) (string, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.m[connector], nil
+}
+
+func (s *styles) SetAuthStyle(_ context.Context, connector, style string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.m[connector] = style
+	return nil
+}
+
+func TestRefresh_autoStyle(t *testing.T) {
+	auto := strings.ReplaceAll(tokenConnector, "auth_style: header", "auth_style: auto")
+	wants := func(style string, refusal http.HandlerFunc) http.HandlerFunc {
+		return func(w http.ResponseWriter, r *http.Request) {
+			used := "params"
+			if r.Header.Get("Authorization") != "" {
+				used = "header"
+			}
+			if used != style {
+				refusal(w, r)
+				return
+			}
+			writeJSON(w, 200, `{"access_token":"new-access-token"}`)
+		}
+	}
+	cases := map[string]struct {
+		style    string
+		refusal  http.HandlerFunc
+		requests int
+		learned  string
+	}{
+		"header works":              {"header", nil, 1, "header"},
+		"params after 401":          {"params", answering(401, ``), 2, "params"},
+		"params after a client":     {"params", answering(400, `{"error":"invalid_client"}`), 2, "params"},
+		"not after a refused grant": {"params", answering(400, `{"error":"invalid_grant"}`), 1, ""},
+		"not after a 500":           {"params", answering(500, ``), 1, ""},
+		"not after no answer":       {"params", dropping, 1, ""},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			known := &styles{m: map[string]string{}}
+			a := newTokenAPI(t, auto, wants(c.style, c.refusal), func(cfg *connectors.CallerConfig) { cfg.AuthStyles = known })
+			_, re := refresh(t, a, credentials.OAuth2)
+			if (re == nil) != (c.learned != "") || known.m["acme"] != c.learned {
+				t.Errorf("got %+v, learned %q", re, known.m["acme"])
+			}
+			if n := len(a.requests()); n != c.requests {
+				t.Errorf("%d requests, want %d", n, c.requests)
+			}
+			if c.learned == "" {
+				return
+			}
+			if _, re := refresh(t, a, credentials.OAuth2); re != nil || len(a.requests()) != 1 {
+				t.Error("what was learned is not used")
+			}
+			// Another process learns it from the store.
+			b := newTokenAPI(t, auto, wants(c.style, c.refusal), func(cfg *connectors.CallerConfig) { cfg.AuthStyles = known })
+			if _, re := refresh(t, b, credentials.OAuth2); re != nil || len(b.requests()) != 1 {
+				t.Error("what was stored is not used")
+			}
+		})
+	}
+}
+
+func TestRefresh_aPublicClientSaysItsNameInTheBody(t *testing.T) {
+	a := newTokenAPI(t, strings.ReplaceAll(tokenConnector, "auth_style: header", "auth_style: auto"), answering(200, `{"access_token":"new"}`))
+	a.Cred.Secrets.ClientSecret = credentials.Secret{}
+	if _, re := refresh(t, a, credentials.OAuth2); re != nil {
+		t.Fatal(re)
+	}
+	r := a.only()
+	if f := form(t, r.Body); f["client_id"] != "the-client" || r.Header.Get("Authorization") != "" {
+		t.Errorf("sent %+v", r)
+	}
+}
+
+func TestRefresh_partnerSettings(t *testing.T) {
+	a := newTokenAPI(t, tokenConnector, answering(200, `{"access_token":"new"}`), func(c *connectors.CallerConfig) {
+		c.Partner = map[string]connectors.PartnerSettings{"acme": {ClientID: "partner-id", ClientSecret: "partner-secret"}}
+	})
+	a.Cred.Secrets.ClientID, a.Cred.Secrets.ClientSecret = "", credentials.Secret{}
+	if _, re := refresh(t, a, credentials.OAuth2); re != nil {
+		t.Fatal(re)
+	}
+	if got := a.only().Header.Get("Authorization"); got != "Basic cGFydG5lci1pZDpwYXJ0bmVyLXNlY3JldA==" {
+		t.Errorf("sent %q", got)
+	}
+}
+
+func withHooks(script string) string {
+	return tokenConnector + "script: |\n  " + strings.ReplaceAll(script, "\n", "\n  ") + "\n"
+}
+
+func TestRefresh_hooks(t *testing.T) {
+	a := newTokenAPI(t, withHooks(`function before_oauth2_refresh() {
+  method_request.extra = method_request.grant_type + '!';
+  delete method_request.scope;
+  method_request_headers['X-Tenant'] = external_account_id;
+}
+function after_oauth2_refresh() {
+  method_response = {access_token: method_response.data.token, expires_in: method_response.data.ttl, kept: 1};
+}`), answering(200, `{"data":{"token":"new-access-token","ttl":60}}`))
+	got, re := refresh(t, a, credentials.OAuth2)
+	if re != nil {
+		t.Fatal(re)
+	}
+	if got.Token.AccessToken.Reveal() != "new-access-token" || got.Token.Expiry.IsZero() {
+		t.Errorf("got %+v", got)
+	}
+	r := a.only()
+	if form(t, r.Body)["extra"] != "refresh_token!" || r.Header.Get("X-Tenant") != "cust-42" {
+		t.Errorf("sent %+v", r)
+	}
+}
+
+func TestRefresh_tokenHooksForATokenThatIsNoRefresh(t *testing.T) {
+	a := newTokenAPI(t, strings.Replace(withHooks(`function before_oauth2_token() { method_request.audience = 'x' }
+function before_oauth2_refresh() { throw 'not this one' }
+function after_oauth2_token() { method_response.access_token += '!' }`), "auth_style", "grant: client_credentials, auth_style", 1), answering(200, `{"access_token":"new"}`))
+	got, re := refresh(t, a, credentials.OAuth2)
+	if re != nil {
+		t.Fatal(re)
+	}
+	if got.Token.AccessToken.Reveal() != "new!" || form(t, a.only().Body)["audience"] != "x" {
+		t.Errorf("got %+v", got)
+	}
+}
+
+func TestRefresh_failuresOfHooks(t *testing.T) {
+	cases := map[string]struct {
+		script  string
+		verdict credentials.Verdict
+		after   time.Duration
+		sent    int
+	}{
+		"engine error before": {`function before_oauth2_refresh() { nothing.here }`, credentials.VerdictMisconfigured, 0, 0},
+		"engine error after":  {`function after_oauth2_refresh() { nothing.here }`, credentials.VerdictMisconfigured, 0, 1},
+		"thrown":              {`function before_oauth2_refresh() { throw 'not now: ' + method_request.refresh_token }`, credentials.Transient, 0, 0},
+		"false":               {`function before_oauth2_refresh() { return false }`, credentials.Transient, 0, 0},
+		"later":               {`function before_oauth2_refresh() { throw new RetryLaterException(50, 'closed at night') }`, credentials.Transient, 50 * time.Second, 0},
+		"cannot refresh":      {`function after_oauth2_refresh() { throw new AuthRefreshException() }`, credentials.VerdictMisconfigured, 0, 1},
+		"no object":           {`function before_oauth2_refresh() { method_request = [1] }`, credentials.VerdictMisconfigured, 0, 0},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			a := newTokenAPI(t, withHooks(c.script), answering(200, `{"odd":{"token":"new"}}`))
+			_, re := refresh(t, a, credentials.OAuth2)
+			if re == nil || re.Verdict != c.verdict || re.RetryAfter != c.after {
+				t.Fatalf("got %+v", re)
+			}
+			if strings.Contains(re.Text, "old-refresh-token") {
+				t.Errorf("text is %q", re.Text)
+			}
+			if n := len(a.requests()); n != c.sent {
+				t.Errorf("%d token requests, want %d", n, c.sent)
+			}
+		})
+	}
+}
+
+// The provider rotated when it answered: a script that stumbles over the
+// answer must not lose the token.
+func TestRefresh_aTokenIsKeptThoughItsHookFails(t *testing.T) {
+	a := newTokenAPI(t, withHooks(`function after_oauth2_refresh() { nothing.here }`), answering(200, `{"access_token":"new-access-token","refresh_token":"new-refresh-token"}`))
+	got, re := refresh(t, a, credentials.OAuth2)
+	if re != nil || got.Token.RefreshToken.Reveal() != "new-refresh-token" {
+		t.Errorf("got %+v, %v", got, re)
+	}
+}
+
+func TestRefresh_newTokensAreMaskedInHookErrors(t *testing.T) {
+	a := newTokenAPI(t, withHooks(`function after_oauth2_refresh() { var t = method_response.nested.secret; method_response = {}; throw 'saw ' + JSON.stringify(method_request === undefined) }`),
+		answering(200, `{"nested":{"secret":"x"},"id_token":"canary-id-token"}`))
+	if _, re := refresh(t, a, credentials.OAuth2); re == nil || strings.Contains(re.Text, "canary") {
+		t.Errorf("got %+v", re)
+	}
+	b := newTokenAPI(t, withHooks(`function after_oauth2_refresh() { throw 'saw ' + method_response.id_token }`), answering(200, `{"id_token":"canary-id-token"}`))
+	if _, re := refresh(t, b, credentials.OAuth2); re == nil || strings.Contains(re.Text, "canary") {
+		t.Errorf("got %+v", re)
+	}
+}
+
+func TestRefresh_sessionURLFromProperties(t *testing.T) {
+	a := newTokenAPI(t, `
+connector: acme
+base_url: BASE
+auth: {type: oauth2, token_url: "BASE/{{tenant}}/token", auth_style: header}
+parameters: [{name: tenant, target: merge_field, property: account}]
+methods: [{method: get, endpoint: /a}]
+`, answering(200, `{"access_token":"new"}`))
+	a.Cred.Secrets.Properties = map[string]json.RawMessage{"tenant": json.RawMessage(`"t/1"`)}
+	if _, re := refresh(t, a, credentials.OAuth2); re != nil {
+		t.Fatal(re)
+	}
+	if got := a.only().URI; got != "/t%2F1/token" {
+		t.Errorf("sent to %s", got)
+	}
+}
