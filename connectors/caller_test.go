@@ -199,10 +199,6 @@ func withParameters(raw string) func(*connectors.Call) {
 	}
 }
 
-func withBody(raw string) func(*connectors.Call) {
-	return func(c *connectors.Call) { c.Body = json.RawMessage(raw) }
-}
-
 func withScript(source string) func(*connectors.Call) {
 	return func(c *connectors.Call) { c.Script = source }
 }

@@ -38,6 +38,8 @@ type house struct {
 	pool    *jobs.Pool
 	mu      sync.Mutex
 	moments []jobs.Moment
+	// onMoment, if set before anything is enqueued, is told of each moment.
+	onMoment func(jobs.Moment)
 }
 
 func newHouse(t *testing.T, change func(*jobs.PoolConfig)) *house {
@@ -66,7 +68,14 @@ func newHouse(t *testing.T, change func(*jobs.PoolConfig)) *house {
 		t.Fatal(err)
 	}
 	cfg := jobs.PoolConfig{Redis: h.rdb, Store: h.store, Catalog: catalog, Caller: caller, ShutdownTimeout: 5 * time.Second,
-		Observe: func(m jobs.Moment) { h.mu.Lock(); h.moments = append(h.moments, m); h.mu.Unlock() }}
+		Observe: func(m jobs.Moment) {
+			h.mu.Lock()
+			h.moments = append(h.moments, m)
+			h.mu.Unlock()
+			if h.onMoment != nil {
+				h.onMoment(m)
+			}
+		}}
 	if change != nil {
 		change(&cfg)
 	}

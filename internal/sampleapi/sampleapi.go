@@ -38,6 +38,7 @@ type Provider struct {
 	delay     time.Duration
 	failures  int
 	expiresIn int
+	refuseAll bool
 }
 
 type family struct {
@@ -117,6 +118,9 @@ func (p *Provider) SlowTokens(d time.Duration) { p.mu.Lock(); p.delay = d; p.mu.
 func (p *Provider) FailTokens(n int)           { p.mu.Lock(); p.failures = n; p.mu.Unlock() }
 func (p *Provider) ExpiresIn(s int)            { p.mu.Lock(); p.expiresIn = s; p.mu.Unlock() }
 
+// RefuseAll makes the API refuse every token, renewed ones too.
+func (p *Provider) RefuseAll(b bool) { p.mu.Lock(); p.refuseAll = b; p.mu.Unlock() }
+
 // TokenRequests counts token requests of an account, failed ones included.
 func (p *Provider) TokenRequests(account string) int {
 	p.mu.Lock()
@@ -173,7 +177,7 @@ func (p *Provider) bearer(r *http.Request) bool {
 	token, _ := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.access[token] != nil
+	return p.access[token] != nil && !p.refuseAll
 }
 
 func (p *Provider) session(r *http.Request) bool {
