@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"net/http"
 	"net/http/httptest"
 	"os"
 	"os/exec"
@@ -21,6 +22,7 @@ import (
 
 	"github.com/stepworker/stepworker/credentials"
 	"github.com/stepworker/stepworker/hooks"
+	"github.com/stepworker/stepworker/internal/authserver"
 	"github.com/stepworker/stepworker/internal/redistest"
 	"github.com/stepworker/stepworker/internal/sampleapi"
 	"github.com/stepworker/stepworker/jobs"
@@ -125,8 +127,13 @@ func (w *world) until(what string, ok func() bool) {
 func (w *world) put(id, connector string) {
 	w.t.Helper()
 	access, refresh := w.api.Issue(id)
+	w.putToken(id, connector, sampleapi.ClientID, sampleapi.ClientSecret, w.url, access, refresh)
+}
+
+func (w *world) putToken(id, connector, client, secret, url, access, refresh string) {
+	w.t.Helper()
 	raw := fmt.Sprintf(`{"credential_id":%q,"connector":%q,"client_id":%q,"client_secret":%q,"properties":{"base":%q},"oauth2":{"access_token":%q,"refresh_token":%q,"expires_in":3600}}`,
-		id, connector, sampleapi.ClientID, sampleapi.ClientSecret, w.url, access, refresh)
+		id, connector, client, secret, url, access, refresh)
 	in, err := credentials.DecodeInput([]byte(raw))
 	if err != nil {
 		w.t.Fatal(err)
@@ -209,6 +216,49 @@ func TestStampede_overThreeProcesses(t *testing.T) {
 				t.Errorf("%d executions were served more than once", n)
 			}
 		})
+	}
+}
+
+// The same against a real authorization server, whose refresh tokens rotate
+// and which revokes the family of one that is used twice.
+func TestStampede_realAuthorizationServer(t *testing.T) {
+	if testing.Short() {
+		t.Skip("worker processes")
+	}
+	t.Parallel()
+	w := newWorld(t)
+	auth, err := authserver.New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.api.UseAuthority(auth.Alive)
+	mux := http.NewServeMux()
+	mux.Handle("/oauth/token", auth)
+	mux.Handle("/", w.api)
+	server := httptest.NewServer(mux)
+	t.Cleanup(server.Close)
+	access, refresh, err := auth.Issue("c")
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.putToken("c", "crm", authserver.ClientID, authserver.ClientSecret, server.URL, access, refresh)
+	for range 3 {
+		w.start("")
+	}
+	// Three deaths in a row: each token request spends the last one's token.
+	for round := 1; round <= 3; round++ {
+		c, err := w.store.Get(context.Background(), "c")
+		if err != nil {
+			t.Fatal(err)
+		}
+		auth.Kill(c.Secrets.OAuth2.AccessToken.Reveal())
+		w.succeed(w.enqueue(200, jobs.Step{CredentialID: "c", Method: "list_contacts"}))
+		if requests, granted := auth.Counts(); requests != round || granted != round {
+			t.Fatalf("round %d: %d token requests, %d granted, want %d", round, requests, granted, round)
+		}
+	}
+	if n := w.api.ServedTwice(); n != 0 {
+		t.Errorf("%d executions were served more than once", n)
 	}
 }
 

@@ -220,22 +220,35 @@ func Values(r io.Reader, fn func(Value) error) error {
 		}
 		break
 	}
-	for {
-		first, err := in.ReadBytes('\n')
-		text := bytes.TrimSpace(first)
-		begun := line
-		line += bytes.Count(first, []byte("\n"))
-		if len(text) > 0 {
-			// An object that goes on over several lines.
-			for !json.Valid(text) && unfinished(text) && err == nil && len(text) < 8<<20 {
-				var more []byte
-				more, err = in.ReadBytes('\n')
-				line += bytes.Count(more, []byte("\n"))
-				text = append(append(text, '\n'), bytes.TrimRight(more, "\r\n")...)
-			}
-			v := Value{Line: begun, Raw: bytes.TrimSpace(text)}
-			if !json.Valid(v.Raw) {
-				v.Err = malformed(v.Raw, begun)
+	return lines(in, line, fn)
+}
+
+// maxObject bounds one JSON object that is written over several lines.
+const maxObject = 8 << 20
+
+// lines reads NDJSON, or one object over several lines: which of the two, the
+// first line tells, or else the whole.
+func lines(in *bufio.Reader, line int, fn func(Value) error) error {
+	first, err := in.ReadBytes('\n')
+	if err != nil && err != io.EOF {
+		return err
+	}
+	if text := bytes.TrimSpace(first); !json.Valid(text) && err == nil {
+		rest, err := io.ReadAll(io.LimitReader(in, maxObject))
+		if err != nil {
+			return err
+		}
+		if whole := bytes.TrimSpace(append(bytes.Clone(first), rest...)); json.Valid(whole) && len(rest) < maxObject {
+			return fn(Value{Line: line, Raw: whole})
+		}
+		// No: every line stands for itself, and a malformed one stops nobody.
+		in = bufio.NewReaderSize(io.MultiReader(bytes.NewReader(rest), in), 64<<10)
+	}
+	for text := first; ; line++ {
+		if raw := bytes.TrimSpace(text); len(raw) > 0 {
+			v := Value{Line: line, Raw: bytes.Clone(raw)}
+			if !json.Valid(raw) {
+				v.Err = malformed(raw, line)
 			}
 			if err := fn(v); err != nil {
 				return err
@@ -246,14 +259,8 @@ func Values(r io.Reader, fn func(Value) error) error {
 		} else if err != nil {
 			return err
 		}
+		text, err = in.ReadBytes('\n')
 	}
-}
-
-// unfinished says that the text is the beginning of a longer JSON value.
-func unfinished(text []byte) bool {
-	var v any
-	err := json.Unmarshal(text, &v)
-	return err != nil && strings.Contains(err.Error(), "unexpected end of JSON input")
 }
 
 func malformed(raw []byte, line int) error {

@@ -39,6 +39,7 @@ type Provider struct {
 	failures  int
 	expiresIn int
 	refuseAll bool
+	authority func(token string) bool
 }
 
 type family struct {
@@ -118,6 +119,13 @@ func (p *Provider) SlowTokens(d time.Duration) { p.mu.Lock(); p.delay = d; p.mu.
 func (p *Provider) FailTokens(n int)           { p.mu.Lock(); p.failures = n; p.mu.Unlock() }
 func (p *Provider) ExpiresIn(s int)            { p.mu.Lock(); p.expiresIn = s; p.mu.Unlock() }
 
+// UseAuthority lets somebody else say which access tokens are alive.
+func (p *Provider) UseAuthority(alive func(token string) bool) {
+	p.mu.Lock()
+	p.authority = alive
+	p.mu.Unlock()
+}
+
 // RefuseAll makes the API refuse every token, renewed ones too.
 func (p *Provider) RefuseAll(b bool) { p.mu.Lock(); p.refuseAll = b; p.mu.Unlock() }
 
@@ -176,8 +184,12 @@ func (p *Provider) api(alive func(*http.Request) bool, status int, dead any) htt
 func (p *Provider) bearer(r *http.Request) bool {
 	token, _ := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
 	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.access[token] != nil && !p.refuseAll
+	alive, known := p.authority, p.access[token] != nil && !p.refuseAll
+	p.mu.Unlock()
+	if alive != nil {
+		return alive(token)
+	}
+	return known
 }
 
 func (p *Provider) session(r *http.Request) bool {
