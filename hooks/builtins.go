@@ -14,6 +14,9 @@ import (
 func (r *run) builtins() {
 	vm := r.vm
 	set := func(name string, f func(goja.FunctionCall) goja.Value) {
+		if !r.uses(name) {
+			return
+		}
 		_ = vm.GlobalObject().DefineDataProperty(name, vm.ToValue(f), goja.FLAG_TRUE, goja.FLAG_TRUE, goja.FLAG_FALSE)
 	}
 	set("btoa", func(c goja.FunctionCall) goja.Value {
@@ -41,6 +44,9 @@ func (r *run) builtins() {
 		return vm.ToValue(cs.decode(raw))
 	})
 	set("http_request", r.httpRequest)
+	if !r.uses("console") {
+		return
+	}
 	_ = vm.GlobalObject().DefineAccessorProperty("console", vm.ToValue(func(goja.FunctionCall) goja.Value {
 		console := vm.NewObject()
 		for _, name := range []string{"log", "info", "warn", "error", "debug"} {

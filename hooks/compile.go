@@ -28,6 +28,7 @@ type program struct {
 	funcs   []string // of these, functions
 	err     *verdict // it does not compile
 	inScope *goja.Program
+	uses    *mentions
 }
 
 // parse is the only way to a syntax tree: with source maps on, a script's last
@@ -37,7 +38,7 @@ func parse(name, source string) (*ast.Program, error) {
 }
 
 func compile(source string, level Level) *program {
-	p := &program{level: level, source: source}
+	p := &program{level: level, source: source, uses: mentionsOf(source)}
 	tree, err := parse(string(level), source)
 	if err != nil {
 		p.err = syntaxVerdict(err)

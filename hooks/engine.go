@@ -48,6 +48,7 @@ type Engine struct {
 	mu     sync.Mutex
 	idle   []*host
 	banned map[[32]byte]bool // sources that killed a host while they were compiled
+	known  map[[32]byte]*mentions
 	closed bool
 
 	deaths atomic.Int64
@@ -86,7 +87,7 @@ func New(cfg Config) (*Engine, error) {
 		return nil, err
 	}
 	e := &Engine{
-		cfg: cfg, exe: exe, banned: map[[32]byte]bool{},
+		cfg: cfg, exe: exe, banned: map[[32]byte]bool{}, known: map[[32]byte]*mentions{},
 		slots: make(chan struct{}, cfg.Hosts), urgent: make(chan struct{}, cfg.Reserved), hosts: make(chan struct{}, cfg.MaxHosts),
 	}
 	for range cfg.Hosts {
@@ -148,6 +149,16 @@ func (e *Engine) Run(ctx context.Context, ev *Event) (*Outcome, error) {
 			return nil, &LimitError{ev.Name, fmt.Sprintf("the script at %s level has ended a hook host before, while it was compiled", ev.Scripts[i].Level)}
 		}
 	}
+	uses := make([]*mentions, len(sums))
+	for i := range sums {
+		if uses[i] = e.known[sums[i]]; uses[i] == nil {
+			if len(e.known) > 10_000 {
+				clear(e.known)
+			}
+			uses[i] = mentionsOf(ev.Scripts[i].Source)
+			e.known[sums[i]] = uses[i]
+		}
+	}
 	e.mu.Unlock()
 	slot, err := e.slot(ctx, ev.Urgent)
 	if err != nil {
@@ -158,7 +169,7 @@ func (e *Engine) Run(ctx context.Context, ev *Event) (*Outcome, error) {
 	if err != nil {
 		return nil, err
 	}
-	out, err, alive := e.converse(ctx, h, ev, sums, &slot)
+	out, err, alive := e.converse(ctx, h, ev, sums, uses, &slot)
 	if alive && h.events < eventsPerHost {
 		e.release(h)
 	} else {
@@ -296,7 +307,7 @@ func (h *host) kill() {
 }
 
 // converse runs an event on a host; alive says that the host can go on.
-func (e *Engine) converse(ctx context.Context, h *host, ev *Event, sums [][32]byte, slot *chan struct{}) (out *Outcome, err error, alive bool) {
+func (e *Engine) converse(ctx context.Context, h *host, ev *Event, sums [][32]byte, uses []*mentions, slot *chan struct{}) (out *Outcome, err error, alive bool) {
 	h.events++
 	var timedOut atomic.Bool
 	kill := time.AfterFunc(e.cfg.Timeout+time.Second, func() { timedOut.Store(true); _ = h.cmd.Process.Kill() })
@@ -330,7 +341,7 @@ func (e *Engine) converse(ctx context.Context, h *host, ev *Event, sums [][32]by
 	}
 	w := &h.frame
 	w.b = w.b[:0]
-	encodeEvent(w, ev, e.cfg.Timeout, sums, h.known)
+	encodeEvent(w, ev, e.cfg.Timeout, sums, uses, h.known)
 	if err := writeFrame(h.in, frameEvent, w.b); err != nil {
 		return dead()
 	}
@@ -405,7 +416,7 @@ func doRequest(ctx context.Context, doer Doer, body []byte) (byte, []byte) {
 	return frameResponse, raw
 }
 
-func encodeEvent(w *frameWriter, ev *Event, timeout time.Duration, sums [][32]byte, known map[[32]byte]bool) {
+func encodeEvent(w *frameWriter, ev *Event, timeout time.Duration, sums [][32]byte, uses []*mentions, known map[[32]byte]bool) {
 	w.text(ev.Name)
 	w.num(int(timeout.Milliseconds()))
 	w.num(len(ev.Scripts))
@@ -418,9 +429,17 @@ func encodeEvent(w *frameWriter, ev *Event, timeout time.Duration, sums [][32]by
 			w.text(s.Source)
 		}
 	}
-	w.num(len(ev.Globals))
+	needed := make([]*Global, 0, len(ev.Globals))
 	for i := range ev.Globals {
-		g := &ev.Globals[i]
+		for _, u := range uses {
+			if u.has(ev.Globals[i].Name) {
+				needed = append(needed, &ev.Globals[i])
+				break
+			}
+		}
+	}
+	w.num(len(needed))
+	for _, g := range needed {
 		w.text(g.Name)
 		w.flag(g.Write)
 		w.flag(g.Headers)

@@ -57,6 +57,9 @@ func mustCompile(source string) *goja.Program {
 func newExceptions(r *run) *exceptions {
 	x := &exceptions{r: r}
 	for _, name := range []ExceptionKind{AuthRefresh, AuthSession, RetryLater} {
+		if !r.uses(string(name)) {
+			continue
+		}
 		var class goja.Value
 		_ = r.vm.GlobalObject().DefineAccessorProperty(string(name), r.vm.ToValue(func(goja.FunctionCall) goja.Value {
 			if class == nil {

@@ -191,8 +191,20 @@ func (r *run) prepare() {
 	r.exc = newExceptions(r)
 	r.builtins()
 	for _, g := range r.ev.globals {
-		r.define(g)
+		if r.uses(g.name) {
+			r.define(g)
+		}
 	}
+}
+
+// uses says that some script of the event can reach a name.
+func (r *run) uses(name string) bool {
+	for _, p := range r.ev.scripts {
+		if p.uses.has(name) {
+			return true
+		}
+	}
+	return false
 }
 
 // define makes a global that is parsed when a script first touches it.
