@@ -11,7 +11,7 @@ import "github.com/redis/go-redis/v9"
 //
 // Fields of the hash: v version; connector, account_id, external_account_id;
 // state, since; sealed; expiry, issued (ms); refused (the version known
-// refused), refused_kind; lr last refresh (JSON); err masked last error;
+// refused), refused_kind; lr last refresh (JSON), saver its owner; err masked last error;
 // fails, next (ms); lease, lease_until; intent_v, intent_until, intent_n;
 // deleted; u:METHOD counter of refreshes that did not help (JSON).
 func credKey(id string) string    { return "stepworker:cred:{" + id + "}" }
@@ -107,16 +107,16 @@ return {'taken', h[1], string.format('%d', n), h[10] or '0', deadline}
 //	ARGV  owner, version, sealed, expiry, issued, last refresh, now (ms)
 //	returns {'saved', v}, {'newer', v}, {'gone'} or {'lost'}
 var saveScript = redis.NewScript(`
-local h = redis.call('HMGET', KEYS[1], 'v', 'deleted', 'lease', 'state', 'lr')
+local h = redis.call('HMGET', KEYS[1], 'v', 'deleted', 'lease', 'state', 'saver')
 if not h[1] or h[2] then return {'gone'} end
 if h[1] ~= ARGV[2] then
-  -- Our own save, whose answer was lost, is told by its last refresh.
-  if h[5] == ARGV[6] then return {'saved', h[1]} end
+  -- Our own save, whose answer was lost.
+  if h[5] == ARGV[1] then return {'saved', h[1]} end
   return {'newer', h[1]}
 end
 if h[3] ~= ARGV[1] then return {'lost'} end
 local v = string.format('%d', tonumber(h[1]) + 1)
-redis.call('HSET', KEYS[1], 'v', v, 'sealed', ARGV[3], 'expiry', ARGV[4], 'issued', ARGV[5], 'lr', ARGV[6], 'state', 'active')
+redis.call('HSET', KEYS[1], 'v', v, 'sealed', ARGV[3], 'expiry', ARGV[4], 'issued', ARGV[5], 'lr', ARGV[6], 'state', 'active', 'saver', ARGV[1])
 if h[4] ~= 'active' then redis.call('HSET', KEYS[1], 'since', ARGV[7]) end
 redis.call('HDEL', KEYS[1], 'refused', 'refused_kind', 'err', 'fails', 'next', 'lease', 'lease_until', 'intent_v', 'intent_until', 'intent_n')
 return {'saved', v}

@@ -1,0 +1,454 @@
+package credentials
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/url"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stepworker/stepworker/internal/redistest"
+)
+
+var ctx = context.Background()
+
+func newStore(t *testing.T) (*Store, *redistest.Server) {
+	t.Helper()
+	server := redistest.New(t)
+	keys, err := ParseKeys(NewKey())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return NewStore(server.Client(t), keys), server
+}
+
+func put(t *testing.T, s *Store, raw string, merge bool) int64 {
+	t.Helper()
+	in, err := DecodeInput([]byte(raw))
+	if err != nil {
+		t.Fatal(err)
+	}
+	v, _, err := s.Put(ctx, in, merge)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return v
+}
+
+const oauthInput = `{"credential_id":"c","connector":"acme","client_secret":"the-client-secret","oauth2":{"access_token":"access-one","refresh_token":"refresh-one"}}`
+
+func renewTo(access, refresh string) RefreshFunc {
+	return func(context.Context, *Credential) (*Renewal, error) {
+		return &Renewal{Token: &Token{AccessToken: NewSecret(access), RefreshToken: NewSecret(refresh)}}, nil
+	}
+}
+
+func get(t *testing.T, s *Store) *Credential {
+	t.Helper()
+	c, err := s.Get(ctx, "c")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func TestPut_versionNeverFallsAcrossDelete(t *testing.T) {
+	s, _ := newStore(t)
+	if v := put(t, s, oauthInput, false); v != 1 {
+		t.Errorf("first version %d", v)
+	}
+	put(t, s, oauthInput, false)
+	if err := s.Delete(ctx, "c"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Get(ctx, "c"); !errors.Is(err, ErrNotFound) {
+		t.Errorf("got %v", err)
+	}
+	if v := put(t, s, oauthInput, false); v != 3 {
+		t.Errorf("version %d after delete, want 3", v)
+	}
+}
+
+func TestPut_mergeAndIfVersion(t *testing.T) {
+	s, _ := newStore(t)
+	put(t, s, oauthInput, false)
+	put(t, s, `{"credential_id":"c","properties":{"domain":"eu1"}}`, true)
+	c := get(t, s)
+	if c.Secrets.OAuth2.AccessToken.Reveal() != "access-one" || string(c.Secrets.Properties["domain"]) != `"eu1"` {
+		t.Errorf("merged to %v", c.Secrets.Properties)
+	}
+	in, _ := DecodeInput([]byte(`{"credential_id":"c","connector":"acme","if_version":1}`))
+	var moved *VersionError
+	if _, _, err := s.Put(ctx, in, false); !errors.As(err, &moved) || moved.Stored != 2 {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestSeal_aRecordMovedOrSetBackDoesNotOpen(t *testing.T) {
+	s, server := newStore(t)
+	put(t, s, oauthInput, false)
+	rdb := server.Client(t)
+	old, err := rdb.HGetAll(ctx, credKey("c")).Result()
+	if err != nil {
+		t.Fatal(err)
+	}
+	put(t, s, oauthInput, false)
+	var sealed *SealError
+	// An older version's record under the newer number.
+	if err := rdb.HSet(ctx, credKey("c"), "sealed", old["sealed"]).Err(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Get(ctx, "c"); !errors.As(err, &sealed) {
+		t.Errorf("set back: %v", err)
+	}
+	// Another credential's record.
+	if err := rdb.HSet(ctx, credKey("d"), old).Err(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Get(ctx, "d"); !errors.As(err, &sealed) {
+		t.Errorf("moved: %v", err)
+	}
+}
+
+func TestKeys_firstSealsAllOpen(t *testing.T) {
+	_, server := newStore(t)
+	oldKey, newKey := NewKey(), NewKey()
+	use := func(text string) *Store {
+		k, err := ParseKeys(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return NewStore(server.Client(t), k)
+	}
+	s := use(oldKey)
+	if err := s.VerifyKeys(ctx); err != nil {
+		t.Fatal(err)
+	}
+	put(t, s, oauthInput, false)
+	both := use(newKey + "," + oldKey)
+	if err := both.VerifyKeys(ctx); err != nil {
+		t.Errorf("both keys: %v", err)
+	}
+	if c := get(t, both); c.Secrets.OAuth2.AccessToken.Reveal() != "access-one" {
+		t.Error("the old key's record does not open")
+	}
+	var wrong *KeyError
+	if err := use(newKey).VerifyKeys(ctx); !errors.As(err, &wrong) {
+		t.Errorf("a foreign key: %v", err)
+	}
+}
+
+func TestSecrets_printNowhere(t *testing.T) {
+	s, server := newStore(t)
+	put(t, s, oauthInput, false)
+	c := get(t, s)
+	raw, err := json.Marshal(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var log strings.Builder
+	slog.New(slog.NewJSONHandler(&log, nil)).Info("x", "credential", c, "secrets", c.Secrets, "token", c.Secrets.OAuth2)
+	all := fmt.Sprintf("%v %+v %#v %s %s", *c, *c, c.Secrets, c.Secrets.OAuth2, c.Secrets.ClientSecret) + string(raw) + log.String() + string(server.Dump())
+	for _, secret := range []string{"access-one", "refresh-one", "the-client-secret"} {
+		if strings.Contains(all, secret) {
+			t.Errorf("%q is shown", secret)
+		}
+	}
+}
+
+func TestRefresh_fiftyAtOnceAskOnce(t *testing.T) {
+	s, _ := newStore(t)
+	put(t, s, oauthInput, false)
+	var asked atomic.Int64
+	var wg sync.WaitGroup
+	for range 50 {
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			for {
+				res, err := s.Refresh(ctx, RefreshRequest{ID: "c", Version: 1, Kind: OAuth2}, func(ctx context.Context, c *Credential) (*Renewal, error) {
+					asked.Add(1)
+					return renewTo("access-two", "")(ctx, c)
+				})
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if res.Outcome == OutcomeRenewed || res.Outcome == OutcomeNewer {
+					return
+				}
+				time.Sleep(time.Until(res.RetryAt) / 10) // a busy answer: look again
+			}
+		}()
+	}
+	wg.Wait()
+	c := get(t, s)
+	if asked.Load() != 1 || c.Version != 2 || c.Secrets.OAuth2.RefreshToken.Reveal() != "refresh-one" {
+		t.Errorf("asked %d times, version %d; the old refresh token must be kept", asked.Load(), c.Version)
+	}
+}
+
+func TestRefresh_transientIsRememberedAndRetryAfterWins(t *testing.T) {
+	s, _ := newStore(t)
+	put(t, s, oauthInput, false)
+	res, err := s.Refresh(ctx, RefreshRequest{ID: "c", Version: 1}, func(context.Context, *Credential) (*Renewal, error) {
+		return nil, &RefreshError{Verdict: Transient, Status: 503, Text: "busy", RetryAfter: time.Hour}
+	})
+	if err != nil || res.Outcome != OutcomeTransient || time.Until(res.RetryAt) < 50*time.Minute {
+		t.Fatalf("got %+v, %v", res, err)
+	}
+	res, err = s.Refresh(ctx, RefreshRequest{ID: "c", Version: 1}, func(context.Context, *Credential) (*Renewal, error) {
+		t.Error("asked again too early")
+		return nil, nil
+	})
+	if err != nil || res.Outcome != OutcomeLater {
+		t.Errorf("got %+v, %v", res, err)
+	}
+}
+
+func TestRefresh_revokedAsksNobodyAgainButForced(t *testing.T) {
+	s, _ := newStore(t)
+	put(t, s, oauthInput, false)
+	refuse := func(context.Context, *Credential) (*Renewal, error) {
+		return nil, &RefreshError{Verdict: VerdictRevoked, Status: 400, Text: "invalid_grant"}
+	}
+	if res, err := s.Refresh(ctx, RefreshRequest{ID: "c", Version: 1}, refuse); err != nil || res.Outcome != OutcomeRevoked {
+		t.Fatalf("got %+v, %v", res, err)
+	}
+	if res, err := s.Refresh(ctx, RefreshRequest{ID: "c", Version: 1}, renewTo("x", "")); err != nil || res.Outcome != OutcomeRevoked {
+		t.Errorf("got %+v, %v", res, err)
+	}
+	if res, err := s.Refresh(ctx, RefreshRequest{ID: "c", Version: 1, Force: true}, renewTo("access-two", "")); err != nil || res.Outcome != OutcomeRenewed {
+		t.Errorf("got %+v, %v", res, err)
+	}
+	if c := get(t, s); c.Meta.State != Active {
+		t.Errorf("state %s", c.Meta.State)
+	}
+}
+
+// A person's put, or delete, during a refresh wins.
+func TestRefresh_putOrDeleteMeanwhileWins(t *testing.T) {
+	s, _ := newStore(t)
+	put(t, s, oauthInput, false)
+	res, err := s.Refresh(ctx, RefreshRequest{ID: "c", Version: 1}, func(ctx context.Context, c *Credential) (*Renewal, error) {
+		put(t, s, strings.ReplaceAll(oauthInput, "access-one", "access-person"), false)
+		return renewTo("access-late", "refresh-late")(ctx, c)
+	})
+	if err != nil || res.Outcome != OutcomeNewer {
+		t.Errorf("got %+v, %v", res, err)
+	}
+	c := get(t, s)
+	if c.Secrets.OAuth2.AccessToken.Reveal() != "access-person" {
+		t.Error("the person's token was overwritten")
+	}
+	res, err = s.Refresh(ctx, RefreshRequest{ID: "c", Version: c.Version}, func(ctx context.Context, c *Credential) (*Renewal, error) {
+		if err := s.Delete(ctx, "c"); err != nil {
+			t.Error(err)
+		}
+		return renewTo("access-late", "")(ctx, c)
+	})
+	if err != nil || res.Outcome != OutcomeGone {
+		t.Errorf("got %+v, %v", res, err)
+	}
+	if _, err := s.Get(ctx, "c"); !errors.Is(err, ErrNotFound) {
+		t.Error("a deleted credential came back")
+	}
+}
+
+// A holder that slept beyond its lease stores nothing once another took over.
+func TestRefresh_lateHolderIsFenced(t *testing.T) {
+	s, _ := newStore(t)
+	s.lease, s.deadline = 50*time.Millisecond, 20*time.Millisecond
+	put(t, s, oauthInput, false)
+	res, err := s.Refresh(ctx, RefreshRequest{ID: "c", Version: 1}, func(_ context.Context, c *Credential) (*Renewal, error) {
+		var second RefreshResult
+		for second.Outcome != OutcomeRenewed {
+			var err error
+			if second, err = s.Refresh(ctx, RefreshRequest{ID: "c", Version: 1}, renewTo("access-second", "refresh-second")); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return renewTo("access-late", "refresh-late")(ctx, c)
+	})
+	if err != nil || res.Outcome != OutcomeNewer {
+		t.Errorf("got %+v, %v", res, err)
+	}
+	if c := get(t, s); c.Secrets.OAuth2.AccessToken.Reveal() != "access-second" || c.Version != 2 {
+		t.Errorf("version %d: the newer token must stand", c.Version)
+	}
+}
+
+// An answer that never came is waited out and asked for once more.
+func TestRefresh_unknownOutcomeIsRepeatedOnce(t *testing.T) {
+	s, _ := newStore(t)
+	s.lease, s.deadline = 200*time.Millisecond, 100*time.Millisecond
+	put(t, s, oauthInput, false)
+	asked := 0
+	hang := func(ctx context.Context, _ *Credential) (*Renewal, error) {
+		asked++
+		<-ctx.Done()
+		return nil, &RefreshError{Verdict: Unknown, Text: "the answer never came"}
+	}
+	var res RefreshResult
+	for deadline := time.Now().Add(5 * time.Second); asked < 2 && time.Now().Before(deadline); {
+		var err error
+		if res, err = s.Refresh(ctx, RefreshRequest{ID: "c", Version: 1}, hang); err != nil {
+			t.Fatal(err)
+		}
+		if wait := time.Until(res.RetryAt); asked < 2 && wait > 0 {
+			time.Sleep(wait)
+		}
+	}
+	if asked != 2 || time.Until(res.RetryAt) < 150*time.Millisecond {
+		t.Errorf("asked %d times, next try in %s", asked, time.Until(res.RetryAt))
+	}
+}
+
+func TestRefresh_saveSurvivesARestartOfRedis(t *testing.T) {
+	s, server := newStore(t)
+	put(t, s, oauthInput, false)
+	res, err := s.Refresh(ctx, RefreshRequest{ID: "c", Version: 1}, func(ctx context.Context, c *Credential) (*Renewal, error) {
+		server.Kill() // just after the provider rotated
+		go server.Restart()
+		return renewTo("access-two", "refresh-two")(ctx, c)
+	})
+	if err != nil || res.Outcome != OutcomeRenewed {
+		t.Fatalf("got %+v, %v", res, err)
+	}
+	if c := get(t, s); c.Secrets.OAuth2.RefreshToken.Reveal() != "refresh-two" {
+		t.Error("the rotated token is lost")
+	}
+}
+
+func TestPark_newerGoneAndWaiting(t *testing.T) {
+	s, _ := newStore(t)
+	if p, err := s.Park(ctx, ParkRequest{ID: "c", Execution: "e", Version: 1}); err != nil || !p.Gone {
+		t.Errorf("got %+v, %v", p, err)
+	}
+	put(t, s, oauthInput, false)
+	now := time.Now()
+	if p, err := s.Park(ctx, ParkRequest{ID: "c", Execution: "q|e", Version: 1, Kind: OAuth2, Refused: true, Since: now}); err != nil || p.Newer || p.Gone {
+		t.Fatalf("got %+v, %v", p, err)
+	}
+	if c := get(t, s); !c.Meta.Refused || c.Meta.RefusedKind != OAuth2 {
+		t.Errorf("meta %+v", c.Meta)
+	}
+	if ids, err := s.WaitingCredentials(ctx); err != nil || len(ids) != 1 {
+		t.Errorf("waiting: %v, %v", ids, err)
+	}
+	if _, err := s.Refresh(ctx, RefreshRequest{ID: "c", Version: 1}, renewTo("two", "")); err != nil {
+		t.Fatal(err)
+	}
+	if p, err := s.Park(ctx, ParkRequest{ID: "c", Execution: "q|f", Version: 1, Refused: true}); err != nil || !p.Newer {
+		t.Errorf("got %+v, %v", p, err)
+	}
+	if usable, _, _, err := s.Usable(ctx, "c"); err != nil || !usable {
+		t.Errorf("usable %v, %v", usable, err)
+	}
+	if err := s.Unwait(ctx, "c", "q|e"); err != nil {
+		t.Fatal(err)
+	}
+	if ids, err := s.WaitingCredentials(ctx); err != nil || len(ids) != 0 {
+		t.Errorf("waiting: %v, %v", ids, err)
+	}
+}
+
+func TestCountUnhelped_eachVersionOnce(t *testing.T) {
+	s, _ := newStore(t)
+	put(t, s, oauthInput, false)
+	for i, c := range []struct {
+		version int64
+		count   int
+		blocked bool
+	}{{1, 1, false}, {1, 1, false}, {2, 2, true}, {2, 2, true}, {3, 3, true}} {
+		u, err := s.CountUnhelped(ctx, "c", "m", c.version)
+		if err != nil || u.Count != c.count || time.Now().Before(u.Until) != c.blocked {
+			t.Errorf("%d: %+v, %v", i, u, err)
+		}
+	}
+	if err := s.Helped(ctx, "c", "m"); err != nil {
+		t.Fatal(err)
+	}
+	if c := get(t, s); len(c.Meta.Unhelped) != 0 {
+		t.Errorf("not forgotten: %v", c.Meta.Unhelped)
+	}
+}
+
+func TestExpired_margins(t *testing.T) {
+	now := time.Now()
+	for name, c := range map[string]struct {
+		life, age time.Duration
+		expired   bool
+	}{
+		"an hour, new":         {time.Hour, 0, false},
+		"an hour, 59.5 min":    {time.Hour, 59*time.Minute + 30*time.Second, true},
+		"an hour, 58 min":      {time.Hour, 58 * time.Minute, false},
+		"five seconds, new":    {5 * time.Second, 0, false},
+		"five seconds, 4 s":    {5 * time.Second, 4 * time.Second, false},
+		"five seconds, 4.6 s":  {5 * time.Second, 4600 * time.Millisecond, true},
+		"expired when it came": {-time.Second, 0, true},
+	} {
+		m := Meta{Issued: now.Add(-c.age), Expiry: now.Add(-c.age).Add(c.life)}
+		if m.Expired(now) != c.expired {
+			t.Errorf("%s: %v", name, m.Expired(now))
+		}
+	}
+	if m := (Meta{}); m.Expired(now) {
+		t.Error("an unknown expiry is not expired")
+	}
+}
+
+func TestDecodeInput_saysWhatIsWrongAndNoValue(t *testing.T) {
+	for raw, want := range map[string]string{
+		`{"credential_id":"c","conector":"hunter2"}`:                            `unknown member "conector"; did you mean "connector"?`,
+		`{"credential_id":"c d","connector":"acme"}`:                            "credential_id",
+		`{"credential_id":"c","connector":"acme","api_key":"a","oauth2":{}}`:    "a credential has one of them",
+		`{"credential_id":"c","connector":"acme","oauth2":{"access_token":[]}}`: "oauth2.access_token: text is needed",
+		`{"credential_id":"c","connector":"acme","oauth1":{}}`:                  "not supported yet",
+		`{"credential_id":"c",`:                                                 "malformed JSON",
+		`[]`:                                                                    "a credential is a JSON object",
+	} {
+		_, err := DecodeInput([]byte(raw))
+		if err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "hunter2") {
+			t.Errorf("%s: %v", raw, err)
+		}
+	}
+}
+
+func TestExpiresIn_oddAnswers(t *testing.T) {
+	for raw, want := range map[string]time.Duration{`3600`: time.Hour, `3600.0`: time.Hour, `"3600"`: time.Hour, `3599.7`: 3599700 * time.Millisecond,
+		`""`: 0, `"1h"`: 0, `-1`: 0, `null`: 0, ``: 0, `{}`: 0, `1e300`: 0} {
+		if d, _ := ExpiresIn(json.RawMessage(raw)); d != want {
+			t.Errorf("%s: %s", raw, d)
+		}
+	}
+}
+
+func TestRedactor_everyEncoding(t *testing.T) {
+	const secret = `s3cr/t+v "é`
+	r := NewRedactor([]string{secret}, 6)
+	js, _ := json.Marshal(secret)
+	for name, text := range map[string]string{
+		"plain": secret, "query": url.QueryEscape(secret), "path": url.PathEscape(secret), "lower": lowerHex(url.QueryEscape(secret)),
+		"json": string(js), "base64": base64.StdEncoding.EncodeToString([]byte(secret)), "basic": base64.StdEncoding.EncodeToString([]byte("u:" + secret)),
+		"inside": base64.StdEncoding.EncodeToString([]byte("xx" + secret + "tail")), "url base64": base64.RawURLEncoding.EncodeToString([]byte("user" + secret)),
+	} {
+		if got := r.String("a " + text + " b"); !strings.Contains(got, redacted) {
+			t.Errorf("%s: %s", name, got)
+		}
+	}
+	if got := NewRedactor([]string{"abc"}, 6).String("abc"); got != "abc" {
+		t.Errorf("a short secret was masked: %s", got)
+	}
+	raw := json.RawMessage(`{"a":"` + strings.Repeat("k", 20) + `"}`)
+	if got := NewRedactor([]string{strings.Repeat("k", 20)}, 16).JSON(raw); string(got) != `{"a":"[redacted]"}` {
+		t.Errorf("got %s", got)
+	}
+}
