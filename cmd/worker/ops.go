@@ -29,6 +29,9 @@ func (w *Worker) handler(reg *prometheus.Registry) http.Handler {
 	mux.HandleFunc("GET /healthz", func(rw http.ResponseWriter, _ *http.Request) { _, _ = rw.Write([]byte("ok\n")) })
 	mux.HandleFunc("GET /readyz", func(rw http.ResponseWriter, _ *http.Request) {
 		err := w.pool.Ready()
+		if err == nil {
+			err = w.wrongKeys
+		}
 		if err == nil && !w.engine.Ready() {
 			err = errors.New("no hook host has answered")
 		}

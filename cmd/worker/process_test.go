@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -331,6 +332,39 @@ func TestRefresh_taskArchivedOrActiveUnderADeadWorker_blocksNobody(t *testing.T)
 	inspector := asynq.NewInspectorFromRedisClient(w.rdb)
 	_, _ = inspector.ArchiveAllPendingTasks(jobs.QueueRefresh)
 	_, _ = inspector.ArchiveAllRetryTasks(jobs.QueueRefresh)
+	w.start("")
+	w.succeed(ids)
+}
+
+// A worker whose keys are not those of its Redis says so, and loses nothing.
+func TestWrongKeys_notReadyAndNothingLost(t *testing.T) {
+	if testing.Short() {
+		t.Skip("worker processes")
+	}
+	t.Parallel()
+	w := newWorld(t)
+	if err := w.store.VerifyKeys(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	w.put("c", "crm")
+	right := w.key
+	w.key = credentials.NewKey()
+	wrong := w.start("")
+	ids := w.enqueue(1, jobs.Step{CredentialID: "c", Method: "list_contacts", MaxRetries: new(int)})
+	_, rest, _ := strings.Cut(wrong.log.String(), `"http":"`)
+	addr, _, _ := strings.Cut(rest, `"`)
+	w.until("it is not ready, and says why", func() bool {
+		res, err := http.Get("http://" + addr + "/readyz")
+		if err != nil {
+			return false
+		}
+		defer res.Body.Close()
+		text, _ := io.ReadAll(res.Body)
+		return res.StatusCode == http.StatusServiceUnavailable && strings.Contains(string(text), "keys")
+	})
+	_ = wrong.cmd.Process.Kill()
+	<-wrong.done
+	w.key = right
 	w.start("")
 	w.succeed(ids)
 }

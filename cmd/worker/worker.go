@@ -38,6 +38,8 @@ type Worker struct {
 	log    *slog.Logger
 	server *http.Server
 	served chan error
+	// wrongKeys is set while this worker's keys are not those of its Redis.
+	wrongKeys error
 }
 
 // Open connects, reads and starts everything but the taking of tasks. What it
@@ -82,7 +84,8 @@ func (w *Worker) Open(ctx context.Context) error {
 	w.store = credentials.NewStore(w.rdb, c.keys)
 	var key *credentials.KeyError
 	if err := w.store.VerifyKeys(ctx); errors.As(err, &key) {
-		w.log.Error("worker fault", "text", err.Error()) // /readyz says so until the keys are right
+		w.wrongKeys = err // steps are put back, and /readyz says why
+		w.log.Error("worker fault", "text", err.Error())
 	} else if err != nil {
 		return cli.Usage("redis: %v", err)
 	}
