@@ -314,11 +314,13 @@ func TestRefresh_unknownOutcomeIsRepeatedOnce(t *testing.T) {
 func TestRefresh_saveSurvivesARestartOfRedis(t *testing.T) {
 	s, server := newStore(t)
 	put(t, s, oauthInput, false)
+	restarted := make(chan struct{})
 	res, err := s.Refresh(ctx, RefreshRequest{ID: "c", Version: 1}, func(ctx context.Context, c *Credential) (*Renewal, error) {
 		server.Kill() // just after the provider rotated
-		go server.Restart()
+		go func() { defer close(restarted); server.Restart() }()
 		return renewTo("access-two", "refresh-two")(ctx, c)
 	})
+	<-restarted
 	if err != nil || res.Outcome != OutcomeRenewed {
 		t.Fatalf("got %+v, %v", res, err)
 	}
