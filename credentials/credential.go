@@ -73,7 +73,9 @@ type Meta struct {
 	// RefusedKind says what kind of refresh it asked for.
 	Refused     bool
 	RefusedKind Kind
-	// Fresh is true until a token just issued was used once.
+	// NoKey is true when a worker found that no key of its own opens this
+	// version: the state is misconfigured until a key, or a person, changes that.
+	NoKey       bool
 	LastRefresh *LastRefresh
 	LastError   string // masked
 	Failures    int    // transient failures in a row, of this version

@@ -13,7 +13,7 @@ import "github.com/redis/go-redis/v9"
 // state, since; sealed; expiry, issued (ms); refused (the version known
 // refused), refused_kind; lr last refresh (JSON), saver its owner; err masked last error;
 // fails, next (ms); lease, lease_until; intent_v, intent_until, intent_n;
-// deleted; u:METHOD counter of refreshes that did not help (JSON).
+// no_key (the version that no key opens); deleted; u:METHOD counter of refreshes that did not help (JSON).
 func credKey(id string) string    { return "stepworker:cred:{" + id + "}" }
 func waitingKey(id string) string { return "stepworker:cred:{" + id + "}:waiting" }
 
@@ -43,6 +43,29 @@ if v ~= ARGV[1] then return 0 end
 redis.call('DEL', KEYS[1])
 redis.call('HSET', KEYS[1], 'v', string.format('%d', tonumber(v) + 1), 'connector', ARGV[2], 'account_id', ARGV[3],
   'external_account_id', ARGV[4], 'sealed', ARGV[5], 'expiry', ARGV[6], 'issued', ARGV[7], 'state', 'active', 'since', ARGV[8])
+return 1
+`)
+
+// unopenedScript notes that no key opens an active credential.
+//
+//	KEYS  credential
+//	ARGV  version, text, now (ms)
+var unopenedScript = redis.NewScript(`
+local h = redis.call('HMGET', KEYS[1], 'v', 'deleted', 'state')
+if h[1] ~= ARGV[1] or h[2] or (h[3] and h[3] ~= 'active') then return 0 end
+redis.call('HSET', KEYS[1], 'state', 'misconfigured', 'since', ARGV[3], 'err', ARGV[2], 'no_key', ARGV[1])
+return 1
+`)
+
+// openedScript takes that back.
+//
+//	KEYS  credential
+//	ARGV  version, now (ms)
+var openedScript = redis.NewScript(`
+local h = redis.call('HMGET', KEYS[1], 'v', 'no_key')
+if h[1] ~= ARGV[1] or h[2] ~= ARGV[1] then return 0 end
+redis.call('HSET', KEYS[1], 'state', 'active', 'since', ARGV[2])
+redis.call('HDEL', KEYS[1], 'err', 'no_key')
 return 1
 `)
 

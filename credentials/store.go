@@ -210,7 +210,8 @@ func (s *Store) open(id string, h map[string]string) (*Credential, error) {
 func readMeta(h map[string]string) Meta {
 	m := Meta{
 		State: State(h["state"]), Since: parseMillis(h["since"]), Expiry: parseMillis(h["expiry"]), Issued: parseMillis(h["issued"]),
-		Refused: h["refused"] != "" && h["refused"] == h["v"], RefusedKind: Kind(h["refused_kind"]), LastError: h["err"],
+		Refused: h["refused"] != "" && h["refused"] == h["v"], RefusedKind: Kind(h["refused_kind"]),
+		NoKey: h["no_key"] != "" && h["no_key"] == h["v"], LastError: h["err"],
 		Failures: int(num(h["fails"])), NextTry: parseMillis(h["next"]), LeaseUntil: parseMillis(h["lease_until"]),
 	}
 	if m.State == "" {
@@ -400,6 +401,17 @@ func (s *Store) Park(ctx context.Context, r ParkRequest) (Parked, error) {
 		return Parked{Newer: true, Version: num(out[1])}, nil
 	}
 	return Parked{Version: num(out[1]), Meta: Meta{State: State(out[2]), LastError: out[3], NextTry: parseMillis(out[4]), LeaseUntil: parseMillis(out[5])}}, nil
+}
+
+// NoteUnopened shows a credential as misconfigured that no key of this worker
+// opens, though its other keys are right.
+func (s *Store) NoteUnopened(ctx context.Context, id string, version int64, text string) error {
+	return unopenedScript.Run(ctx, s.rdb, []string{credKey(id)}, version, text, millis(time.Now())).Err()
+}
+
+// NoteOpened takes that back: a worker has the key.
+func (s *Store) NoteOpened(ctx context.Context, id string, version int64) error {
+	return openedScript.Run(ctx, s.rdb, []string{credKey(id)}, version, millis(time.Now())).Err()
 }
 
 // Unwait leaves the waiting set.

@@ -145,12 +145,22 @@ func (a *attempt) admit(ctx context.Context, opened error) (*ResultError, func()
 		if err := p.cfg.Store.VerifyKeys(ctx); err != nil {
 			return nil, instead(p.workerFault("its keys do not open the check value sealed at first start"))
 		}
-		return nil, hold("no key of this worker opens the credential; put it again")
+		const text = "no key of this worker opens the credential: add the key that sealed it, or put the credential again"
+		if err := p.cfg.Store.NoteUnopened(ctx, s.CredentialID, a.cred.Version, text); err != nil {
+			return nil, instead(p.workerFault("redis cannot be written"))
+		}
+		return nil, hold(text)
 	case opened != nil:
 		return nil, instead(p.workerFault("redis cannot be read"))
 	}
 	p.setFault("")
 	c := a.cred
+	if c.Meta.NoKey { // another worker had no key for it; this one has
+		if err := p.cfg.Store.NoteOpened(ctx, c.ID, c.Version); err != nil {
+			return nil, instead(p.workerFault("redis cannot be written"))
+		}
+		c.Meta.State, c.Meta.NoKey = credentials.Active, false
+	}
 	def, ok := p.cfg.Catalog.Get(c.Connector)
 	if !ok {
 		return a.unknownHere(ctx, fmt.Sprintf("connector %q", c.Connector), p.cfg.Catalog.Nearest(c.Connector))
