@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"net/http"
 	"time"
 
 	"github.com/hibiken/asynq"
@@ -110,7 +111,7 @@ func (a *attempt) outcome(ctx context.Context, err error) error {
 		if delay <= 0 {
 			delay = rateWait
 		}
-		if ce.StatusCode == 429 {
+		if ce.StatusCode == http.StatusTooManyRequests {
 			delay += rateGrowth[min(a.rec.limited, len(rateGrowth)-1)]
 			a.rec.limited++
 		}

@@ -116,7 +116,7 @@ func (e *enqueue) run(cmd *cobra.Command, args []string) error {
 	if len(mistakes) > 0 {
 		return cli.Usage("%s", strings.Join(mistakes, "\n"))
 	}
-	var in io.Reader = e.stdin
+	in := e.stdin
 	if len(args) == 1 && args[0] != "-" {
 		f, err := os.Open(args[0])
 		if err != nil {

@@ -201,7 +201,7 @@ func Values(r io.Reader, fn func(Value) error) error {
 	line := 1
 	for {
 		c, _, err := in.ReadRune()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return nil
 		} else if err != nil {
 			return err
