@@ -274,7 +274,9 @@ func (x *exchange) scripts() []hooks.Script {
 
 // take lays what an event changed over the call's own data.
 func (x *exchange) take(out *hooks.Outcome) {
-	x.endpoint = textOf(out.Value("method_endpoint", quote(x.endpoint)))
+	if v, ok := out.Changed["method_endpoint"]; ok {
+		x.endpoint = textOf(v)
+	}
 	x.headers = out.Value("method_request_headers", x.headers)
 	x.query = out.Value("method_request_parameters", x.query)
 	x.body = out.Value("method_request", x.body)

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/url"
 	"sort"
+	"strconv"
 	"strings"
 
 	"github.com/stepworker/stepworker/credentials"
@@ -654,8 +655,11 @@ func (x *exchange) globals(event string) []hooks.Global {
 	add := func(name string, raw json.RawMessage, write bool) {
 		g = append(g, hooks.Global{Name: name, JSON: raw, Write: write})
 	}
-	headers := func(name string, raw json.RawMessage, write bool) {
-		g = append(g, hooks.Global{Name: name, JSON: raw, Write: write, Headers: true})
+	lazy := func(name string, write bool, value func() json.RawMessage) {
+		g = append(g, hooks.Global{Name: name, Make: value, Write: write})
+	}
+	text := func(name, value string, write bool) {
+		lazy(name, write, func() json.RawMessage { return quote(value) })
 	}
 	before := event == "before_action"
 	after := event == "after_action" || event == "after_action_paging" || event == "action_condition"
@@ -664,44 +668,45 @@ func (x *exchange) globals(event string) []hooks.Global {
 		body = json.RawMessage("null")
 	}
 	add("method_request", body, before)
-	headers("method_request_headers", x.headers, before)
+	g = append(g, hooks.Global{Name: "method_request_headers", JSON: x.headers, Write: before, Headers: true})
 	add("method_request_parameters", x.query, before)
 	add("method_request_mergefields", x.merge, true)
-	add("method_endpoint", quote(x.endpoint), before)
-	add("method_name", quote(x.m.Name), false)
+	text("method_endpoint", x.endpoint, before)
+	text("method_name", x.m.Name, false)
 	add("action_data", x.actionData, true)
 	add("session_properties", x.session, true)
 	add("script_parameters", x.scriptPar, false)
-	add("method_auth_value", x.c.authValue(x.d, x.cred), false)
+	lazy("method_auth_value", false, func() json.RawMessage { return x.c.authValue(x.d, x.cred) })
 	if after {
 		content := x.content
 		if content == nil {
 			content = json.RawMessage(`""`)
 		}
 		add("method_response", content, event != "action_condition")
-		headers("method_response_headers", headersJSON(x.resHead), false)
-		add("reasonPhrase", quote(x.reason), false)
+		g = append(g, hooks.Global{Name: "method_response_headers", Headers: true, Make: func() json.RawMessage { return headersJSON(x.resHead) }})
+		text("reasonPhrase", x.reason, false)
 	}
 	if event == "after_error" {
 		g = append(g, hooks.Global{Name: "method_error", JSON: x.methodError, Write: true, HeadersIn: "headers"})
 	}
 	status := json.RawMessage("null")
 	if x.status != 0 {
-		status = json.RawMessage(fmt.Sprint(x.status))
+		status = strconv.AppendInt(nil, int64(x.status), 10)
 	}
 	add("statusCode", status, false)
 	cy := &x.call.Cycle
-	variables, err := marshal(cy.Variables)
-	if err != nil || cy.Variables == nil {
-		variables = json.RawMessage(`{}`)
-	}
-	add("cycle_variables", variables, false)
-	add("cycle_id", quote(cy.CycleID), false)
-	add("cycle_step_id", quote(cy.CycleStepID), false)
-	add("transaction_id", quote(cy.TransactionID), false)
-	add("cyclr_account_id", quote(x.cred.AccountID), false)
-	add("external_account_id", quote(x.cred.ExternalAccountID), false)
-	add("script_execution_context", quote("RUNNING_TRANSACTION"), false)
+	lazy("cycle_variables", false, func() json.RawMessage {
+		if variables, err := marshal(cy.Variables); err == nil && cy.Variables != nil {
+			return variables
+		}
+		return json.RawMessage(`{}`)
+	})
+	text("cycle_id", cy.CycleID, false)
+	text("cycle_step_id", cy.CycleStepID, false)
+	text("transaction_id", cy.TransactionID, false)
+	text("cyclr_account_id", x.cred.AccountID, false)
+	text("external_account_id", x.cred.ExternalAccountID, false)
+	text("script_execution_context", "RUNNING_TRANSACTION", false)
 	return g
 }
 

@@ -66,7 +66,7 @@ func text(v goja.Value) string {
 
 // throw throws an ordinary Error.
 func (r *run) throw(message string) {
-	o, err := r.vm.New(r.newError, r.vm.ToValue(message))
+	o, err := r.vm.New(r.errorClass(), r.vm.ToValue(message))
 	if err != nil {
 		panic(err)
 	}
@@ -169,45 +169,36 @@ func (r *run) httpRequest(c goja.FunctionCall) goja.Value {
 	return v
 }
 
-var ignoreCaseSource = mustCompile(`(function() {
-  'use strict';
-  var own = Reflect.ownKeys, get = Reflect.get, set = Reflect.set, has = Reflect.has, del = Reflect.deleteProperty;
-  var lower = Function.prototype.call.bind(String.prototype.toLowerCase), P = Proxy;
-  function find(t, k) {
-    if (typeof k !== 'string' || has(t, k)) return k;
-    var low = lower(k), keys = own(t);
-    for (var i = 0; i < keys.length; i++) {
-      if (typeof keys[i] === 'string' && lower(keys[i]) === low) return keys[i];
-    }
-    return k;
-  }
-  return function(o) {
-    return new P(o, {
-      get: function(t, k) { return get(t, find(t, k)); },
-      set: function(t, k, v) { return set(t, find(t, k), v); },
-      has: function(t, k) { return has(t, find(t, k)); },
-      deleteProperty: function(t, k) { return del(t, find(t, k)); }
-    });
-  };
-})()`)
-
 // ignoreCase makes look-up in an object of headers ignore case; names stay as
-// they were sent.
+// they were sent. The traps are native, so no script reaches them, and what
+// has no trap goes to the object itself.
 func (r *run) ignoreCase(v goja.Value) goja.Value {
 	o, ok := v.(*goja.Object)
 	if !ok {
 		return v
 	}
-	if r.proxied == nil {
-		fn, err := r.vm.RunProgram(ignoreCaseSource)
-		if err != nil {
-			panic(err)
+	find := func(t *goja.Object, name string) string {
+		if t.Get(name) != nil {
+			return name
 		}
-		r.proxied, _ = goja.AssertFunction(fn)
+		for _, k := range t.GetOwnPropertyNames() {
+			if strings.EqualFold(k, name) {
+				return k
+			}
+		}
+		return name
 	}
-	p, err := r.proxied(goja.Undefined(), o)
-	if err != nil {
-		panic(err)
-	}
-	return p
+	return r.vm.ToValue(r.vm.NewProxy(o, &goja.ProxyTrapConfig{
+		Get: func(t *goja.Object, name string, _ goja.Value) goja.Value {
+			if v := t.Get(find(t, name)); v != nil {
+				return v
+			}
+			return goja.Undefined()
+		},
+		Set: func(t *goja.Object, name string, v goja.Value, _ goja.Value) bool {
+			return t.Set(find(t, name), v) == nil
+		},
+		Has:            func(t *goja.Object, name string) bool { return t.Get(find(t, name)) != nil },
+		DeleteProperty: func(t *goja.Object, name string) bool { return t.Delete(find(t, name)) == nil },
+	}))
 }

@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -444,34 +445,73 @@ func encodeEvent(w *frameWriter, ev *Event, timeout time.Duration, sums [][32]by
 		w.flag(g.Write)
 		w.flag(g.Headers)
 		w.text(g.HeadersIn)
-		w.optional(g.JSON)
+		if g.Make != nil {
+			w.optional(g.Make())
+		} else {
+			w.optional(g.JSON)
+		}
 	}
 }
 
 // verdict is how an event ended, as the host tells it.
 type verdict struct {
-	Ran       bool            `json:"ran"`
-	Result    json.RawMessage `json:"result,omitempty"`
-	Logs      []string        `json:"logs,omitempty"`
-	Kind      string          `json:"kind,omitempty"` // "", exception, script, limit
-	Exception ExceptionKind   `json:"exception,omitempty"`
-	Level     Level           `json:"level,omitempty"`
-	Text      string          `json:"text,omitempty"`
-	Line      int             `json:"line,omitempty"`
-	Column    int             `json:"column,omitempty"`
-	AtLevel   Level           `json:"at_level,omitempty"`
-	Engine    bool            `json:"engine,omitempty"`
-	False     bool            `json:"false,omitempty"`
-	Seconds   float64         `json:"seconds,omitempty"`
-	Spent     bool            `json:"spent,omitempty"` // the host must be replaced
+	Ran       bool
+	Result    json.RawMessage
+	Logs      []string
+	Kind      string // "", exception, script, limit
+	Exception ExceptionKind
+	Level     Level
+	Text      string
+	Line      int
+	Column    int
+	AtLevel   Level
+	Engine    bool
+	False     bool
+	Seconds   float64
+	Spent     bool // the host must be replaced
+}
+
+func (v *verdict) encode(w *frameWriter) {
+	w.text(v.Kind)
+	w.flag(v.Ran)
+	w.flag(v.Spent)
+	w.optional(v.Result)
+	w.num(len(v.Logs))
+	for _, l := range v.Logs {
+		w.text(l)
+	}
+	if v.Kind == "" {
+		return
+	}
+	w.text(string(v.Exception))
+	w.text(string(v.Level))
+	w.text(v.Text)
+	w.num(v.Line)
+	w.num(v.Column)
+	w.text(string(v.AtLevel))
+	w.flag(v.Engine)
+	w.flag(v.False)
+	w.text(strconv.FormatFloat(v.Seconds, 'g', -1, 64))
+}
+
+func decodeVerdict(r *frameReader) (v verdict) {
+	v.Kind, v.Ran, v.Spent, v.Result = r.text(), r.flag(), r.flag(), r.optional()
+	for n := r.num(); n > 0 && !r.bad; n-- {
+		v.Logs = append(v.Logs, r.text())
+	}
+	if v.Kind == "" {
+		return v
+	}
+	v.Exception, v.Level, v.Text = ExceptionKind(r.text()), Level(r.text()), r.text()
+	v.Line, v.Column, v.AtLevel = r.num(), r.num(), Level(r.text())
+	v.Engine, v.False = r.flag(), r.flag()
+	v.Seconds, _ = strconv.ParseFloat(r.text(), 64)
+	return v
 }
 
 func decodeOutcome(body []byte, ev *Event) (*Outcome, error, bool) {
 	r := frameReader{b: body}
-	var v verdict
-	if err := json.Unmarshal(r.bytes(), &v); err != nil {
-		return nil, &LimitError{ev.Name, ev.Name + " left an outcome that cannot be read"}, false
-	}
+	v := decodeVerdict(&r)
 	out := &Outcome{Ran: v.Ran, Result: v.Result, Logs: v.Logs}
 	for n := r.num(); n > 0 && !r.bad; n-- {
 		if out.Changed == nil {

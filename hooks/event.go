@@ -46,8 +46,10 @@ type Event struct {
 // Global is one JavaScript global of an event.
 type Global struct {
 	Name string
-	// JSON is the value; nil means undefined.
+	// JSON is the value; nil means undefined. Make, if set, makes it: it is
+	// called only where some script can reach the global.
 	JSON json.RawMessage
+	Make func() json.RawMessage
 	// Write says that a change is reported in Outcome.Changed. A change of a
 	// global without Write is lost when the handler that made it returns:
 	// the next level's handler sees a fresh value.

@@ -44,7 +44,7 @@ func HostMain() {
 	debug.SetMaxStack(64 << 20)
 	debug.SetGCPercent(400)
 	regexp2.DefaultMatchTimeout = 250 * time.Millisecond
-	h := &hostSide{in: bufio.NewReaderSize(os.Stdin, 16<<10), programs: map[[32]byte]*program{}, maxRequests: requests}
+	h := &hostSide{in: bufio.NewReaderSize(hostInput(), 16<<10), programs: map[[32]byte]*program{}, maxRequests: requests}
 	_ = writeFrame(os.Stdout, frameHello, nil)
 	for {
 		kind, body, err := readFrame(h.in)
@@ -114,11 +114,7 @@ func (h *hostSide) serve(body []byte) []byte {
 	} else {
 		v, changed = h.run(ev)
 	}
-	raw, err := json.Marshal(v)
-	if err != nil {
-		raw = []byte(`{"kind":"limit","text":"the outcome could not be written"}`)
-	}
-	w.bytes(raw)
+	v.encode(&w)
 	w.num(len(changed))
 	for _, g := range ev.globals {
 		if value, ok := changed[g.name]; ok {
@@ -144,7 +140,6 @@ type run struct {
 	logs     []string
 	requests int
 	stringer goja.Callable
-	proxied  goja.Callable
 	newError *goja.Object
 	captured []goja.Value
 	lexical  map[string]bool // names that earlier levels declared at top level
@@ -185,9 +180,14 @@ func (r *run) prepare() {
 	vm := r.vm
 	vm.SetMaxCallStackSize(maxDepth)
 	vm.SetParserOptions(parser.WithDisableSourceMaps)
-	jsonObject := vm.Get("JSON").ToObject(vm)
-	r.stringer, _ = goja.AssertFunction(jsonObject.Get("stringify"))
-	r.newError = vm.Get("Error").ToObject(vm)
+	// What scripts could replace is captured before they run; what none of them
+	// can reach is made when it is needed, if it is.
+	if r.uses("JSON") {
+		r.jsonStringify()
+	}
+	if r.uses("Error") {
+		r.errorClass()
+	}
 	r.exc = newExceptions(r)
 	r.builtins()
 	for _, g := range r.ev.globals {
@@ -404,8 +404,24 @@ func (r *run) take(p *program) goja.Callable {
 	return fn
 }
 
+// jsonStringify is the engine's own JSON.stringify.
+func (r *run) jsonStringify() goja.Callable {
+	if r.stringer == nil {
+		r.stringer, _ = goja.AssertFunction(r.vm.Get("JSON").ToObject(r.vm).Get("stringify"))
+	}
+	return r.stringer
+}
+
+// errorClass is the engine's own Error.
+func (r *run) errorClass() *goja.Object {
+	if r.newError == nil {
+		r.newError = r.vm.Get("Error").ToObject(r.vm)
+	}
+	return r.newError
+}
+
 func (r *run) stringify(v goja.Value) (json.RawMessage, error) {
-	out, err := r.stringer(goja.Undefined(), v)
+	out, err := r.jsonStringify()(goja.Undefined(), v)
 	if err != nil {
 		return nil, err
 	}

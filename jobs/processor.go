@@ -33,21 +33,21 @@ type attempt struct {
 }
 
 func decodePayload(raw []byte) (*payload, error) {
-	var v struct {
-		V *int `json:"v"`
-	}
-	if err := json.Unmarshal(raw, &v); err != nil {
-		return nil, jsonError(raw, err, stepMembers)
-	}
-	if v.V != nil && *v.V > payloadVersion {
-		return nil, &newerError{*v.V}
-	}
 	var p payload
-	if err := decodeStrict(raw, &p, stepMembers); err != nil {
-		return nil, err
-	}
-	if v.V == nil || *v.V < 1 {
-		return nil, errors.New(`member "v" is missing; it says the payload's version and is 1`)
+	err := decodeStrict(raw, &p, stepMembers)
+	if err != nil || p.V != payloadVersion {
+		// Which version it is comes before what is wrong with it.
+		var v struct {
+			V *int `json:"v"`
+		}
+		switch bad := json.Unmarshal(raw, &v); {
+		case bad == nil && v.V != nil && *v.V > payloadVersion:
+			return nil, &newerError{*v.V}
+		case err != nil:
+			return nil, err
+		case v.V == nil || *v.V < 1:
+			return nil, errors.New(`member "v" is missing; it says the payload's version and is 1`)
+		}
 	}
 	if err := p.Validate(); err != nil {
 		return nil, err
