@@ -5,7 +5,7 @@ import "github.com/redis/go-redis/v9"
 // All keys of one credential share the hash tag {ID}.
 //
 //	stepworker:cred:{ID}          hash, see below
-//	stepworker:cred:{ID}:waiting  zset of waiting executions, score: since (ms)
+//	stepworker:cred:{ID}:waiting  zset of waiting executions, score: since (ms), see mark
 //	stepworker:credentials        set of ids
 //	stepworker:waiting            set of ids that may have waiting executions
 //
@@ -85,7 +85,7 @@ return 1
 // raises the version and then reads the set, so one of the two sees the other.
 //
 //	KEYS  credential, waiting set
-//	ARGV  execution, version used, refused (0/1), kind, since (ms)
+//	ARGV  execution, version used, refused (0/1), kind, mark
 //	returns {'gone'}, {'newer', v} or {'parked', v, state, err, next, lease_until}
 var parkScript = redis.NewScript(`
 local h = redis.call('HMGET', KEYS[1], 'v', 'deleted', 'state', 'err', 'next', 'lease_until', 'refused')
@@ -94,8 +94,18 @@ if tonumber(h[1]) > tonumber(ARGV[2]) then return {'newer', h[1]} end
 if ARGV[3] == '1' and h[7] ~= h[1] then
   redis.call('HSET', KEYS[1], 'refused', h[1], 'refused_kind', ARGV[4])
 end
-redis.call('ZADD', KEYS[2], 'NX', ARGV[5], ARGV[1])
+redis.call('ZADD', KEYS[2], ARGV[5], ARGV[1])
 return {'parked', h[1], h[3] or 'active', h[4] or '', h[5] or '0', h[6] or '0'}
+`)
+
+// leaveScript takes an execution out of a waiting set, if it has not parked anew.
+//
+//	KEYS  waiting set
+//	ARGV  execution, mark
+var leaveScript = redis.NewScript(`
+local m = redis.call('ZSCORE', KEYS[1], ARGV[1])
+if m and tonumber(m) == tonumber(ARGV[2]) then redis.call('ZREM', KEYS[1], ARGV[1]) end
+return 1
 `)
 
 // takeScript takes the lease and writes the intent, before the request.

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	mrand "math/rand/v2"
 	"strconv"
 	"strings"
 	"sync"
@@ -370,7 +371,7 @@ type ParkRequest struct {
 	// Refused marks this version as one that cannot be used: others park
 	// without calling the API.
 	Refused bool
-	Since   time.Time
+	Since   time.Time // when this wait began
 }
 
 // Parked answers a ParkRequest. Newer: a newer version is stored, run again
@@ -390,7 +391,7 @@ func (s *Store) Park(ctx context.Context, r ParkRequest) (Parked, error) {
 	if r.Refused {
 		refused = 1
 	}
-	out, err := parkScript.Run(ctx, s.rdb, []string{credKey(r.ID), waitingKey(r.ID)}, r.Execution, r.Version, refused, string(r.Kind), millis(r.Since)).StringSlice()
+	out, err := parkScript.Run(ctx, s.rdb, []string{credKey(r.ID), waitingKey(r.ID)}, r.Execution, r.Version, refused, string(r.Kind), mark(r.Since)).StringSlice()
 	if err != nil {
 		return Parked{}, err
 	}
@@ -401,6 +402,12 @@ func (s *Store) Park(ctx context.Context, r ParkRequest) (Parked, error) {
 		return Parked{Newer: true, Version: num(out[1])}, nil
 	}
 	return Parked{Version: num(out[1]), Meta: Meta{State: State(out[2]), LastError: out[3], NextTry: parseMillis(out[4]), LeaseUntil: parseMillis(out[5])}}, nil
+}
+
+// mark is a place in a waiting set: since when (ms), and a fraction that no
+// other parking of the same execution is likely to share.
+func mark(since time.Time) string {
+	return strconv.FormatFloat(float64(millis(since))+float64(mrand.IntN(4096))/4096, 'f', -1, 64)
 }
 
 // NoteUnopened shows a credential as misconfigured that no key of this worker
@@ -414,20 +421,18 @@ func (s *Store) NoteOpened(ctx context.Context, id string, version int64) error 
 	return openedScript.Run(ctx, s.rdb, []string{credKey(id)}, version, millis(time.Now())).Err()
 }
 
-// Unwait leaves the waiting set.
-func (s *Store) Unwait(ctx context.Context, id string, executions ...string) error {
-	members := make([]any, len(executions))
-	for i, e := range executions {
-		members[i] = e
-	}
-	pipe := s.rdb.Pipeline()
-	pipe.ZRem(ctx, waitingKey(id), members...)
-	left := pipe.ZCard(ctx, waitingKey(id))
-	if _, err := pipe.Exec(ctx); err != nil {
+// Unwait takes an execution out of the waiting set: it has ended.
+func (s *Store) Unwait(ctx context.Context, id, execution string) error {
+	if err := s.rdb.ZRem(ctx, waitingKey(id), execution).Err(); err != nil {
 		return err
 	}
-	if left.Val() > 0 {
-		return nil
+	return s.Tidy(ctx, id)
+}
+
+// Tidy forgets that a credential has waiting executions, if it has none.
+func (s *Store) Tidy(ctx context.Context, id string) error {
+	if n, err := s.rdb.ZCard(ctx, waitingKey(id)).Result(); err != nil || n > 0 {
+		return err
 	}
 	if err := s.rdb.SRem(ctx, waitingIndexKey, id).Err(); err != nil {
 		return err
@@ -439,9 +444,31 @@ func (s *Store) Unwait(ctx context.Context, id string, executions ...string) err
 	return s.rdb.SAdd(ctx, waitingIndexKey, id).Err()
 }
 
+// Waiter is one place in a waiting set. Each time an execution parks it takes
+// a new place, which Mark tells from an earlier one of its own.
+type Waiter struct {
+	Execution string
+	Mark      float64
+}
+
 // Waiters are n waiting executions from the given rank on, oldest first.
-func (s *Store) Waiters(ctx context.Context, id string, from, n int64) ([]string, error) {
-	return s.rdb.ZRange(ctx, waitingKey(id), from, from+n-1).Result()
+func (s *Store) Waiters(ctx context.Context, id string, from, n int64) ([]Waiter, error) {
+	zs, err := s.rdb.ZRangeWithScores(ctx, waitingKey(id), from, from+n-1).Result()
+	if err != nil {
+		return nil, err
+	}
+	all := make([]Waiter, len(zs))
+	for i, z := range zs {
+		member, _ := z.Member.(string)
+		all[i] = Waiter{member, z.Score}
+	}
+	return all, nil
+}
+
+// Leave takes an execution that was put back to pending out of the waiting
+// set, unless it has parked again meanwhile.
+func (s *Store) Leave(ctx context.Context, id string, w Waiter) error {
+	return leaveScript.Run(ctx, s.rdb, []string{waitingKey(id)}, w.Execution, strconv.FormatFloat(w.Mark, 'f', -1, 64)).Err()
 }
 
 // WaitingCredentials are the ids that may have waiting executions.

@@ -354,7 +354,25 @@ func TestPark_newerGoneAndWaiting(t *testing.T) {
 	if usable, _, _, err := s.Usable(ctx, "c"); err != nil || !usable {
 		t.Errorf("usable %v, %v", usable, err)
 	}
-	if err := s.Unwait(ctx, "c", "q|e"); err != nil {
+	places, err := s.Waiters(ctx, "c", 0, 10)
+	if err != nil || len(places) != 1 || places[0].Execution != "q|e" {
+		t.Fatalf("waiters %v, %v", places, err)
+	}
+	// It was put back to pending, and has parked again before we took it out.
+	if _, err := s.Park(ctx, ParkRequest{ID: "c", Execution: "q|e", Version: 2, Since: now.Add(time.Second)}); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Leave(ctx, "c", places[0]); err != nil {
+		t.Fatal(err)
+	}
+	places, err = s.Waiters(ctx, "c", 0, 10)
+	if err != nil || len(places) != 1 {
+		t.Fatalf("a late hand took out a new place: %v, %v", places, err)
+	}
+	if err := s.Leave(ctx, "c", places[0]); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Tidy(ctx, "c"); err != nil {
 		t.Fatal(err)
 	}
 	if ids, err := s.WaitingCredentials(ctx); err != nil || len(ids) != 0 {

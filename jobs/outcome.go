@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/hibiken/asynq"
@@ -52,6 +53,12 @@ type waitError struct {
 }
 
 func (e *waitError) Error() string { return e.why + ": " + e.text }
+
+// waits says of a task's last error that it waits for its credential.
+func waits(lastErr string) bool {
+	why, _, _ := strings.Cut(lastErr, ": ")
+	return why == whyParked || why == whyHeld
+}
 
 // retryDelay, isFailure are asynq's questions about a handler's error.
 func retryDelay(n int, err error, _ *asynq.Task) time.Duration {

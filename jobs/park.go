@@ -87,7 +87,7 @@ func (a *attempt) park(ctx context.Context, ref refusal) error {
 	}
 	killpoint.KillPoint("before-park")
 	parked, err := p.cfg.Store.Park(ctx, credentials.ParkRequest{
-		ID: a.cred.ID, Execution: a.waiter(), Version: ref.version, Kind: ref.kind, Refused: true, Since: a.at,
+		ID: a.cred.ID, Execution: a.waiter(), Version: ref.version, Kind: ref.kind, Refused: true, Since: a.waitsSince(),
 	})
 	if err != nil {
 		return p.workerFault("redis cannot be written")
@@ -124,7 +124,7 @@ func (a *attempt) hold(ctx context.Context, text string) error {
 	if a.cred != nil {
 		version = a.cred.Version
 	}
-	parked, err := p.cfg.Store.Park(ctx, credentials.ParkRequest{ID: a.step.CredentialID, Execution: a.waiter(), Version: version, Since: a.at})
+	parked, err := p.cfg.Store.Park(ctx, credentials.ParkRequest{ID: a.step.CredentialID, Execution: a.waiter(), Version: version, Since: a.waitsSince()})
 	switch {
 	case err != nil:
 		return p.workerFault("redis cannot be written")
@@ -143,14 +143,18 @@ func (a *attempt) hold(ctx context.Context, text string) error {
 	return a.putBack(ctx, whyHeld, text, a.timer(time.Time{}))
 }
 
+// waitsSince is when this wait for the credential began: now, unless the
+// execution was woken and found nothing changed.
+func (a *attempt) waitsSince() time.Time {
+	if r := a.rec; r.since != 0 && (r.why == whyParked || r.why == whyHeld) {
+		return time.UnixMilli(r.since)
+	}
+	return a.at
+}
+
 // held ends an execution whose wait is over: past --hold, or its deadline.
 func (a *attempt) held(ctx context.Context) (bool, error) {
-	r := a.rec
-	if (r.why != whyParked && r.why != whyHeld) || r.since == 0 {
-		return false, nil
-	}
-	waited := a.at.Sub(time.UnixMilli(r.since))
-	if waited < a.p.cfg.Hold {
+	if a.at.Sub(a.waitsSince()) < a.p.cfg.Hold {
 		return false, nil
 	}
 	_ = a.p.cfg.Store.Unwait(ctx, a.step.CredentialID, a.waiter())
@@ -179,11 +183,5 @@ func (a *attempt) timer(next time.Time) time.Duration {
 		d = until
 	}
 	d += time.Duration(rand.Int64N(int64(d)/4 + 1))
-	r := a.rec
-	if r.since != 0 && (r.why == whyParked || r.why == whyHeld) {
-		d = min(d, time.UnixMilli(r.since).Add(a.p.cfg.Hold).Sub(a.at))
-	} else {
-		d = min(d, a.p.cfg.Hold)
-	}
-	return max(d, time.Second)
+	return max(min(d, a.waitsSince().Add(a.p.cfg.Hold).Sub(a.at)), time.Second)
 }

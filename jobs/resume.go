@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/stepworker/stepworker/credentials"
+	"github.com/stepworker/stepworker/internal/killpoint"
 )
 
 const (
@@ -52,7 +53,7 @@ func (s *resumer) run(ctx context.Context, credential string) error {
 			return &waitError{why: "worker", text: "redis cannot be used", delay: 2 * time.Second}
 		}
 		if left == 0 || time.Since(begun) > resumeStay {
-			return nil
+			return s.p.cfg.Store.Tidy(ctx, credential)
 		}
 		select {
 		case <-ctx.Done():
@@ -118,36 +119,33 @@ func (s *resumer) round(ctx context.Context, credential string) (left int64, err
 	}
 }
 
-// one resumes one waiter. It leaves the set before it runs: an execution that
-// is refused again joins anew, and must not be taken out by a late hand. (If
-// the worker dies between the two, the execution's own timer wakes it.)
-func (s *resumer) one(ctx context.Context, credential, waiter string) (stays bool, err error) {
-	queue, id, _ := strings.Cut(waiter, "|")
+// one resumes one waiter, and then takes it out of the set: a worker that dies
+// between the two leaves it there, for the next one to look at. An execution
+// that is refused again joins anew, with a mark that this hand does not know.
+func (s *resumer) one(ctx context.Context, credential string, w credentials.Waiter) (stays bool, err error) {
+	queue, id, _ := strings.Cut(w.Execution, "|")
 	info, err := s.p.client.inspector.GetTaskInfo(queue, id)
 	switch {
 	case errors.Is(err, asynq.ErrTaskNotFound), errors.Is(err, asynq.ErrQueueNotFound):
-		return false, s.p.cfg.Store.Unwait(ctx, credential, waiter)
+		return false, s.p.cfg.Store.Leave(ctx, credential, w)
 	case err != nil:
 		return false, err
 	}
 	switch info.State {
 	case asynq.TaskStateActive:
 		return true, nil // on its way from active to retry, or running by its timer
-	case asynq.TaskStateRetry, asynq.TaskStateScheduled:
-		if err := s.p.cfg.Store.Unwait(ctx, credential, waiter); err != nil {
-			return false, err
+	case asynq.TaskStateRetry:
+		if !waits(info.LastErr) {
+			break // it ran, and is deferred now: that is not ours to cut short
 		}
-		if err := s.p.client.inspector.RunTask(queue, id); err != nil {
-			if ctx.Err() != nil {
-				return false, ctx.Err()
-			}
-			return false, nil // its timer was quicker: it runs already
-		}
-		s.p.observe(Moment{What: "resumed", ExecutionID: id, CredentialID: credential}, nil)
-		return false, nil
-	default:
-		return false, s.p.cfg.Store.Unwait(ctx, credential, waiter)
+		if err := s.p.client.inspector.RunTask(queue, id); err == nil {
+			killpoint.KillPoint("resumed-one")
+			s.p.observe(Moment{What: "resumed", ExecutionID: id, CredentialID: credential}, nil)
+		} else if ctx.Err() != nil {
+			return false, ctx.Err()
+		} // else its timer was quicker: it runs already
 	}
+	return false, s.p.cfg.Store.Leave(ctx, credential, w)
 }
 
 // sweep closes what a crash left open: waiters of a usable or deleted

@@ -268,7 +268,7 @@ func TestKill_atEveryPoint(t *testing.T) {
 	if testing.Short() {
 		t.Skip("asynq takes a minute to notice a dead worker")
 	}
-	for _, point := range []string{"before-park", "parked", "refresh-before-send", "refresh-answered", "refresh-saved", "resuming"} {
+	for _, point := range []string{"before-park", "parked", "refresh-before-send", "refresh-answered", "refresh-saved", "resuming", "resumed-one"} {
 		t.Run(point, func(t *testing.T) {
 			t.Parallel()
 			w := newWorld(t)
