@@ -314,11 +314,7 @@ func (c *Caller) doHook(ctx context.Context, x *exchange, r hooks.HTTPRequest) (
 		return nil, fmt.Errorf("http_request: an absolute http or https URL is needed")
 	}
 	if len(r.Parameters) > 0 {
-		raw, err := marshal(r.Parameters)
-		if err != nil {
-			return nil, err
-		}
-		p, err := formPairs(raw)
+		p, err := formPairs(r.Parameters)
 		if err != nil {
 			return nil, err
 		}

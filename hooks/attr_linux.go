@@ -10,7 +10,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-func hostAttr() *syscall.SysProcAttr { return &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL} }
+// hostAttr: a host dies with its worker, and is in a process group of its own:
+// what a terminal or a service manager sends to the worker's group is not for
+// a host, whose event may end while the worker drains.
+func hostAttr() *syscall.SysProcAttr {
+	return &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
+}
+
+// yield gives a host, all threads of its process group, the lowest priority.
+func yield(pid int) { _ = unix.Setpriority(unix.PRIO_PGRP, pid, 19) }
 
 // confine is what a host takes from itself before it runs anybody's script.
 // RLIMIT_AS is of no use: Go reserves far more address space than it uses.

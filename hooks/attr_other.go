@@ -8,7 +8,9 @@ import (
 	"syscall"
 )
 
-func hostAttr() *syscall.SysProcAttr { return nil }
+func hostAttr() *syscall.SysProcAttr { return &syscall.SysProcAttr{Setpgid: true} }
+
+func yield(int) {}
 
 // confine: only Linux has limits that a Go program survives; elsewhere the
 // Go memory limit alone holds, softly.

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/dop251/goja"
@@ -49,7 +50,7 @@ func (r *run) builtins() {
 	}
 	_ = vm.GlobalObject().DefineAccessorProperty("console", vm.ToValue(func(goja.FunctionCall) goja.Value {
 		console := vm.NewObject()
-		for _, name := range []string{"log", "info", "warn", "error", "debug"} {
+		for _, name := range []string{"log", "info", "warn", "error", "debug", "trace"} {
 			_ = console.Set(name, r.log)
 		}
 		_ = vm.GlobalObject().DefineDataProperty("console", console, goja.FLAG_TRUE, goja.FLAG_TRUE, goja.FLAG_FALSE)
@@ -65,29 +66,45 @@ func text(v goja.Value) string {
 }
 
 // throw throws an ordinary Error.
-func (r *run) throw(message string) {
+func (r *run) throw(message string) { panic(r.makeError(message)) }
+
+func (r *run) makeError(message string) *goja.Object {
 	o, err := r.vm.New(r.errorClass(), r.vm.ToValue(message))
 	if err != nil {
 		panic(err)
 	}
-	panic(o)
+	return o
 }
 
 func (r *run) log(c goja.FunctionCall) goja.Value {
-	if len(r.logs) >= maxLogs {
+	if len(r.logs) >= maxLogs || r.logSize >= maxLogSize {
 		return goja.Undefined()
 	}
 	parts := make([]string, len(c.Arguments))
 	for i, a := range c.Arguments {
-		parts[i] = a.String()
-		if _, ok := a.(*goja.Object); ok {
-			if raw, err := r.stringify(a); err == nil && raw != nil {
-				parts[i] = string(raw)
-			}
+		if ex := r.vm.Try(func() { parts[i] = r.shown(a) }); ex != nil {
+			parts[i] = "[a value that cannot be shown]"
 		}
 	}
-	r.logs = append(r.logs, clip(strings.Join(parts, " "), maxLogLine))
+	line := clip(strings.Join(parts, " "), maxText)
+	r.logs, r.logSize = append(r.logs, line), r.logSize+len(line)
 	return goja.Undefined()
+}
+
+// shown is a value as console.log writes it: objects as JSON, errors as text.
+func (r *run) shown(v goja.Value) string {
+	o, ok := v.(*goja.Object)
+	if !ok {
+		return v.String()
+	}
+	if o.ClassName() == "Error" {
+		text, _ := r.describe(o)
+		return text
+	}
+	if raw, err := r.stringify(o); err == nil && raw != nil {
+		return string(raw)
+	}
+	return o.String()
 }
 
 // httpRequest asks the worker, which has the network, to make a request.
@@ -119,9 +136,10 @@ func (r *run) httpRequest(c goja.FunctionCall) goja.Value {
 		if err != nil {
 			panic(err)
 		}
-		if json.Unmarshal(raw, &req.Parameters) != nil {
+		if len(raw) == 0 || raw[0] != '{' {
 			r.throw("http_request: parameters must be an object")
 		}
+		req.Parameters = raw
 	}
 	if o, ok := get("headers").(*goja.Object); ok {
 		req.Headers = map[string]string{}
@@ -155,7 +173,9 @@ func (r *run) httpRequest(c goja.FunctionCall) goja.Value {
 		os.Exit(0)
 	}
 	if kind == frameFault {
-		r.throw(string(answer))
+		o := r.makeError(string(answer))
+		r.faults = append(r.faults, o)
+		panic(o)
 	}
 	v, err := parseJSON(vm, answer)
 	if err != nil {
@@ -198,7 +218,14 @@ func (r *run) ignoreCase(v goja.Value) goja.Value {
 		Set: func(t *goja.Object, name string, v goja.Value, _ goja.Value) bool {
 			return t.Set(find(t, name), v) == nil
 		},
-		Has:            func(t *goja.Object, name string) bool { return t.Get(find(t, name)) != nil },
+		Has: func(t *goja.Object, name string) bool { return t.Get(find(t, name)) != nil },
+		GetOwnPropertyDescriptor: func(t *goja.Object, name string) goja.PropertyDescriptor {
+			v := t.Get(find(t, name))
+			if v == nil || !slices.Contains(t.GetOwnPropertyNames(), find(t, name)) {
+				return goja.PropertyDescriptor{}
+			}
+			return goja.PropertyDescriptor{Value: v, Writable: goja.FLAG_TRUE, Enumerable: goja.FLAG_TRUE, Configurable: goja.FLAG_TRUE}
+		},
 		DeleteProperty: func(t *goja.Object, name string) bool { return t.Delete(find(t, name)) == nil },
 	}))
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/dop251/goja"
 	"github.com/dop251/goja/ast"
 	"github.com/dop251/goja/parser"
+	"github.com/dop251/goja/token"
 )
 
 // maxNesting is how deep brackets may be nested in a source: the parser's own
@@ -108,45 +109,67 @@ func boundExpr(e ast.Expression) []string {
 	return nil
 }
 
-// scoped is the source in a function scope of its own, for a level that
-// declares again what an earlier one declared. What it shares is handed out:
-// functions before its first statement runs, vars after the last.
+// clashes says that a name this program declares as const, let or class is
+// declared by an earlier one, or the other way round.
+func (p *program) clashes(earlier []*program) bool {
+	for _, e := range earlier {
+		for _, n := range p.lexical {
+			if slices.Contains(e.lexical, n) || slices.Contains(e.names, n) {
+				return true
+			}
+		}
+		for _, n := range p.names {
+			if slices.Contains(e.lexical, n) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// exporter is the global through which a scoped program hands out its const,
+// let and class, while it is loaded.
+const exporter = "__stepworker_export"
+
+// scoped is the source in a block of its own. Its vars stay global, as those
+// of every block do. Its functions are assigned to the global object before
+// its first statement runs, as hoisting does, and have no binding within the
+// block: so a later level's function of that name is called here too. The
+// syntax tree is changed, not the text: every place stays the author's own.
 func (p *program) scoped() (*goja.Program, error) {
 	if p.inScope != nil {
 		return p.inScope, nil
 	}
-	head, foot := "(function(){", ""
-	for _, f := range p.funcs {
-		head += fmt.Sprintf("globalThis[%q]=%s;", f, f)
-	}
-	for _, n := range p.names {
-		if !slices.Contains(p.funcs, n) {
-			foot += fmt.Sprintf("globalThis[%q]=%s;", n, n)
-		}
-	}
+	var foot strings.Builder
 	for _, n := range p.lexical {
-		if slices.Contains(EventNames, n) {
-			foot += fmt.Sprintf("globalThis[%q]=%s;", n, n)
-		}
+		fmt.Fprintf(&foot, ";%s(%q,function(){return %s},function(v){%s=v})", exporter, n, n, n)
 	}
-	if strings.HasPrefix(strings.TrimSpace(p.source), `"use strict"`) || strings.HasPrefix(strings.TrimSpace(p.source), `'use strict'`) {
-		head = `(function(){"use strict";` + strings.TrimPrefix(head, "(function(){")
-	}
-	tree, err := parse(string(p.level), head+p.source+"\n;"+foot+"}).call(this)")
+	tree, err := parse(string(p.level), p.source+"\n"+foot.String())
 	if err != nil {
 		return nil, err
 	}
+	var directives, functions, rest []ast.Statement
+	for _, s := range tree.Body {
+		switch d := s.(type) {
+		case *ast.FunctionDeclaration:
+			name := d.Function.Name
+			d.Function.Name = nil // it is named by what it is assigned to
+			functions = append(functions, &ast.ExpressionStatement{Expression: &ast.AssignExpression{Operator: token.ASSIGN, Left: name, Right: d.Function}})
+			tree.DeclarationList = append(tree.DeclarationList, &ast.VariableDeclaration{Var: name.Idx, List: []*ast.Binding{{Target: name}}})
+		case *ast.ExpressionStatement:
+			if _, text := d.Expression.(*ast.StringLiteral); text && len(functions)+len(rest) == 0 {
+				directives = append(directives, s)
+				continue
+			}
+			rest = append(rest, s)
+		default:
+			rest = append(rest, s)
+		}
+	}
+	block := &ast.BlockStatement{LeftBrace: 1, List: append(functions, rest...), RightBrace: 1}
+	tree.Body = append(directives, block)
 	p.inScope, err = goja.CompileAST(tree, false)
 	return p.inScope, err
-}
-
-// headLength is how many columns scoped puts before the source's first line.
-func (p *program) headLength() int {
-	n := len("(function(){")
-	for _, f := range p.funcs {
-		n += len(fmt.Sprintf("globalThis[%q]=%s;", f, f))
-	}
-	return n
 }
 
 // reader reads a lexical name, which no Go call can.
@@ -247,53 +270,106 @@ func (e *Engine) screen(event string, s *Script) error {
 	return nil
 }
 
-// prescan is linear. It looks at size and bracket depth, outside of strings
-// and comments as far as can be told without a parser.
+// prescan is linear. It looks at size and bracket depth, outside of strings,
+// comments and regular expressions as far as can be told without a parser; what
+// it takes for one of these by mistake the hook host's own limits still stop.
 func prescan(source string) (line int, text string) {
 	if len(source) > MaxSource {
 		return 1, fmt.Sprintf("it has %d bytes; at most %d are allowed", len(source), MaxSource)
 	}
 	depth, line := 0, 1
-	var quote byte
+	last := byte('\n') // the last character that is no white space
 	for i := 0; i < len(source); i++ {
 		c := source[i]
-		if c == '\n' {
+		switch {
+		case c == '\n':
 			line++
-		}
-		if quote != 0 {
-			switch {
-			case c == '\\':
-				i++
-			case c == quote, c == '\n' && quote != '`':
-				quote = 0
-			}
 			continue
-		}
-		switch c {
-		case '"', '\'', '`':
-			quote = c
-		case '/':
-			if strings.HasPrefix(source[i:], "//") {
-				end := strings.IndexByte(source[i:], '\n')
-				if end < 0 {
-					return 0, ""
-				}
-				i += end - 1
-			} else if strings.HasPrefix(source[i:], "/*") {
-				end := strings.Index(source[i+2:], "*/")
-				if end < 0 {
-					return 0, ""
-				}
-				line += strings.Count(source[i:i+2+end], "\n")
-				i += end + 3
+		case c == ' ' || c == '\t' || c == '\r':
+			continue
+		case c == '"' || c == '\'' || c == '`':
+			i, line = skipString(source, i, line)
+		case strings.HasPrefix(source[i:], "//"):
+			end := strings.IndexByte(source[i:], '\n')
+			if end < 0 {
+				return 0, ""
 			}
-		case '(', '[', '{':
+			i += end - 1
+			continue
+		case strings.HasPrefix(source[i:], "/*"):
+			end := strings.Index(source[i+2:], "*/")
+			if end < 0 {
+				return 0, ""
+			}
+			line += strings.Count(source[i:i+2+end], "\n")
+			i += end + 3
+			continue
+		case c == '/' && beginsExpression(source[:i], last):
+			i = skipRegExp(source, i)
+		case c == '(' || c == '[' || c == '{':
 			if depth++; depth > maxNesting {
 				return line, fmt.Sprintf("brackets are nested deeper than %d", maxNesting)
 			}
-		case ')', ']', '}':
+		case c == ')' || c == ']' || c == '}':
 			depth--
 		}
+		last = c
 	}
 	return 0, ""
+}
+
+// skipString is where a string literal ends, and on which line.
+func skipString(source string, i, line int) (int, int) {
+	quote := source[i]
+	for i++; i < len(source); i++ {
+		switch c := source[i]; {
+		case c == '\\':
+			i++
+			if i < len(source) && source[i] == '\n' {
+				line++
+			}
+		case c == '\n':
+			if quote != '`' {
+				return i - 1, line
+			}
+			line++
+		case c == quote:
+			return i, line
+		}
+	}
+	return i, line
+}
+
+var beforeExpression = regexp.MustCompile(`(?:^|[^\w$.])(?:return|typeof|case|in|of|do|else|void|delete|instanceof|new|throw|yield|await)\s*$`)
+
+// beginsExpression says whether a slash after head begins a regular expression
+// rather than divides.
+func beginsExpression(head string, last byte) bool {
+	if strings.IndexByte("\n(,=:[!&|?{};+-*%<>~^", last) >= 0 {
+		return true
+	}
+	return beforeExpression.MatchString(head[max(0, len(head)-20):])
+}
+
+// skipRegExp is where a regular expression ends; one that does not end on its
+// line is none.
+func skipRegExp(source string, from int) int {
+	class := false
+	for i := from + 1; i < len(source); i++ {
+		switch source[i] {
+		case '\n':
+			return from
+		case '\\':
+			i++
+		case '[':
+			class = true
+		case ']':
+			class = false
+		case '/':
+			if !class {
+				return i
+			}
+		}
+	}
+	return from
 }

@@ -17,6 +17,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+	"unicode/utf8"
 )
 
 // Config of an Engine; zero values mean the defaults given.
@@ -161,38 +162,104 @@ func (e *Engine) Run(ctx context.Context, ev *Event) (*Outcome, error) {
 		}
 	}
 	e.mu.Unlock()
-	slot, err := e.slot(ctx, ev.Urgent)
-	if err != nil {
-		return nil, err
+	deadline := begun.Add(e.cfg.Timeout)
+	for {
+		out, c, err := e.attempt(ctx, ev, sums, uses, deadline)
+		var limit *LimitError
+		if c.died && c.used && !c.asked && errors.As(err, &limit) && time.Now().Before(deadline) {
+			// The host had run other events before, and what they left in its
+			// memory, or somebody's kill, may have ended it. Nothing of this
+			// event has left the host: a fresh one tells whose fault it was.
+			continue
+		}
+		if c.died {
+			e.deaths.Add(1)
+		}
+		return out, err
 	}
-	defer func() { <-slot }()
-	h, err := e.acquire(ctx)
-	if err != nil {
-		return nil, err
-	}
-	out, err, alive := e.converse(ctx, h, ev, sums, uses, &slot)
-	if alive && h.events < eventsPerHost {
-		e.release(h)
-	} else {
-		e.end(h)
-	}
-	return out, err
 }
 
-// slot takes a processor's worth of room; urgent events have rooms of their own.
-func (e *Engine) slot(ctx context.Context, urgent bool) (chan struct{}, error) {
-	reserved := e.urgent
-	if !urgent {
+// attempt runs an event on one host.
+func (e *Engine) attempt(ctx context.Context, ev *Event, sums [][32]byte, uses []*mentions, deadline time.Time) (*Outcome, *conversation, error) {
+	c := &conversation{e: e, ev: ev, sums: sums, uses: uses, deadline: deadline, turn: &turn{e: e, urgent: ev.Urgent}}
+	if err := c.turn.take(ctx); err != nil {
+		return nil, c, err
+	}
+	defer c.turn.giveBack()
+	var err error
+	if c.h, err = e.acquire(ctx); err != nil {
+		return nil, c, err
+	}
+	c.used = c.h.events > 0
+	out, err, alive := c.run(ctx)
+	if alive && c.h.events < eventsPerHost {
+		e.release(c.h)
+	} else {
+		e.end(c.h)
+	}
+	return out, c, err
+}
+
+// longTurn is how long an event may use a processor before it counts as slow:
+// then another may run beside it, and it yields to all others.
+const longTurn = 250 * time.Millisecond
+
+// turn is an event's right to use a processor. An event that only waits, for
+// an answer to http_request, gives it back; one that goes on and on loses it,
+// so that no number of endless loops keeps others from running.
+type turn struct {
+	e      *Engine
+	urgent bool
+	timer  *time.Timer
+	onSlow func()
+
+	mu   sync.Mutex
+	slot chan struct{} // nil: given back
+}
+
+func (t *turn) take(ctx context.Context) error {
+	reserved := t.e.urgent
+	if !t.urgent {
 		reserved = nil // never ready
 	}
+	var slot chan struct{}
 	select {
-	case e.slots <- struct{}{}:
-		return e.slots, nil
+	case t.e.slots <- struct{}{}:
+		slot = t.e.slots
 	case reserved <- struct{}{}:
-		return e.urgent, nil
+		slot = t.e.urgent
 	case <-ctx.Done():
-		return nil, ctx.Err()
+		return ctx.Err()
 	}
+	t.mu.Lock()
+	t.slot = slot
+	t.mu.Unlock()
+	if t.onSlow != nil {
+		t.timer.Reset(longTurn)
+	}
+	return nil
+}
+
+// watch calls slow when the turn has become a long one.
+func (t *turn) watch(slow func()) {
+	t.onSlow = slow
+	t.timer = time.AfterFunc(longTurn, func() {
+		if t.giveBack() {
+			slow()
+		}
+	})
+}
+
+// giveBack says whether there was something to give back.
+func (t *turn) giveBack() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.slot == nil {
+		return false
+	}
+	<-t.slot
+	t.slot = nil
+	return true
 }
 
 func (e *Engine) acquire(ctx context.Context) (*host, error) {
@@ -307,27 +374,46 @@ func (h *host) kill() {
 	})
 }
 
-// converse runs an event on a host; alive says that the host can go on.
-func (e *Engine) converse(ctx context.Context, h *host, ev *Event, sums [][32]byte, uses []*mentions, slot *chan struct{}) (out *Outcome, err error, alive bool) {
+// conversation is one event on one host.
+type conversation struct {
+	e        *Engine
+	ev       *Event
+	sums     [][32]byte
+	uses     []*mentions
+	deadline time.Time
+	turn     *turn
+	h        *host
+
+	used  bool // the host has run other events before
+	asked bool // an http_request was answered: the event cannot be run again
+	died  bool
+	slow  atomic.Bool
+}
+
+// run has the event run; alive says that the host can go on.
+func (c *conversation) run(ctx context.Context) (out *Outcome, err error, alive bool) {
+	e, h, ev := c.e, c.h, c.ev
 	h.events++
 	var timedOut atomic.Bool
-	kill := time.AfterFunc(e.cfg.Timeout+time.Second, func() { timedOut.Store(true); _ = h.cmd.Process.Kill() })
+	kill := time.AfterFunc(time.Until(c.deadline)+time.Second, func() { timedOut.Store(true); _ = h.cmd.Process.Kill() })
 	defer kill.Stop()
 	stop := context.AfterFunc(ctx, func() { _ = h.cmd.Process.Kill() })
 	defer func() {
-		if !stop() { // the host is being killed
+		if !stop() || c.slow.Load() { // it is being killed, or has to yield for ever
 			alive = false
 		}
 	}()
-	compiling := false
+	c.turn.watch(func() { c.slow.Store(true); yield(h.cmd.Process.Pid) })
+	defer c.turn.timer.Stop()
+	var compiling *[32]byte
 	dead := func() (*Outcome, error, bool) {
 		if ctx.Err() != nil {
 			return nil, ctx.Err(), false
 		}
-		e.deaths.Add(1)
+		c.died = !timedOut.Load()
 		h.kill()
-		if compiling {
-			e.ban(sums)
+		if compiling != nil && !c.used {
+			e.ban(*compiling)
 		}
 		text := "ended its hook host"
 		switch said := h.stderr.String(); {
@@ -342,7 +428,7 @@ func (e *Engine) converse(ctx context.Context, h *host, ev *Event, sums [][32]by
 	}
 	w := &h.frame
 	w.b = w.b[:0]
-	encodeEvent(w, ev, e.cfg.Timeout, sums, uses, h.known)
+	encodeEvent(w, ev, max(time.Until(c.deadline), time.Millisecond), c.sums, c.uses, h.known)
 	if err := writeFrame(h.in, frameEvent, w.b); err != nil {
 		return dead()
 	}
@@ -356,30 +442,30 @@ func (e *Engine) converse(ctx context.Context, h *host, ev *Event, sums [][32]by
 		}
 		switch kind {
 		case frameHello: // the scripts are compiled
-			compiling = false
+			compiling = nil
 		case frameCompile:
-			compiling = true
-		case frameRequest:
-			<-*slot // it only waits now: another may run
-			kind, answer := doRequest(ctx, ev.Doer, body)
-			next, err := e.slot(ctx, ev.Urgent)
-			if err != nil {
-				// Keep the caller's release balanced: wait for room all the same.
-				*slot <- struct{}{}
-				return nil, err, false
+			if len(body) != 32 {
+				return dead()
 			}
-			*slot = next
+			compiling = (*[32]byte)(body)
+		case frameRequest:
+			c.asked = true
+			c.turn.giveBack() // it only waits now: another may run
+			kind, answer := doRequest(ctx, c.deadline, ev.Doer, body)
+			if !c.slow.Load() {
+				if err := c.turn.take(ctx); err != nil {
+					return nil, err, false
+				}
+			}
 			if err := writeFrame(h.in, kind, answer); err != nil {
 				return dead()
 			}
 		case frameOutcome:
-			for i := range sums {
-				h.known[sums[i]] = true
-			}
-			if len(h.known) > maxPrograms {
-				alive = false // a fresh host is cheaper than a shared idea of an LRU
+			for i := range c.sums {
+				h.known[c.sums[i]] = true
 			}
 			out, err, again := decodeOutcome(body, ev)
+			// A fresh host is cheaper than a shared idea of an LRU.
 			return out, err, again && len(h.known) <= maxPrograms
 		default:
 			return dead()
@@ -387,18 +473,20 @@ func (e *Engine) converse(ctx context.Context, h *host, ev *Event, sums [][32]by
 	}
 }
 
-func (e *Engine) ban(sums [][32]byte) {
+// ban keeps a source from being compiled again: it ended a host that had done
+// nothing else.
+func (e *Engine) ban(sum [32]byte) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if len(e.banned) > 10_000 {
 		clear(e.banned)
 	}
-	for _, s := range sums {
-		e.banned[s] = true
-	}
+	e.banned[sum] = true
 }
 
-func doRequest(ctx context.Context, doer Doer, body []byte) (byte, []byte) {
+func doRequest(ctx context.Context, deadline time.Time, doer Doer, body []byte) (byte, []byte) {
+	ctx, cancel := context.WithDeadline(ctx, deadline)
+	defer cancel()
 	if doer == nil {
 		return frameFault, []byte("http_request is not available in this event")
 	}
@@ -445,6 +533,7 @@ func encodeEvent(w *frameWriter, ev *Event, timeout time.Duration, sums [][32]by
 		w.flag(g.Write)
 		w.flag(g.Headers)
 		w.text(g.HeadersIn)
+		w.flag(g.NotStep)
 		if g.Make != nil {
 			w.optional(g.Make())
 		} else {
@@ -467,6 +556,7 @@ type verdict struct {
 	AtLevel   Level
 	Engine    bool
 	False     bool
+	Fault     bool
 	Seconds   float64
 	Spent     bool // the host must be replaced
 }
@@ -491,6 +581,7 @@ func (v *verdict) encode(w *frameWriter) {
 	w.text(string(v.AtLevel))
 	w.flag(v.Engine)
 	w.flag(v.False)
+	w.flag(v.Fault)
 	w.text(strconv.FormatFloat(v.Seconds, 'g', -1, 64))
 }
 
@@ -504,7 +595,7 @@ func decodeVerdict(r *frameReader) (v verdict) {
 	}
 	v.Exception, v.Level, v.Text = ExceptionKind(r.text()), Level(r.text()), r.text()
 	v.Line, v.Column, v.AtLevel = r.num(), r.num(), Level(r.text())
-	v.Engine, v.False = r.flag(), r.flag()
+	v.Engine, v.False, v.Fault = r.flag(), r.flag(), r.flag()
 	v.Seconds, _ = strconv.ParseFloat(r.text(), 64)
 	return v
 }
@@ -529,7 +620,7 @@ func decodeOutcome(body []byte, ev *Event) (*Outcome, error, bool) {
 	case "exception":
 		return out, &Exception{Kind: v.Exception, Event: ev.Name, Level: v.Level, Text: v.Text, At: at, After: time.Duration(v.Seconds * float64(time.Second))}, !v.Spent
 	case "script":
-		return out, &ScriptError{Event: ev.Name, Level: v.Level, Message: v.Text, At: at, Engine: v.Engine, False: v.False}, !v.Spent
+		return out, &ScriptError{Event: ev.Name, Level: v.Level, Message: v.Text, At: at, Engine: v.Engine, False: v.False, Fault: v.Fault}, !v.Spent
 	default:
 		return out, &LimitError{ev.Name, v.Text}, !v.Spent
 	}
@@ -549,11 +640,31 @@ func (ev *Event) position(level Level, line, col int) string {
 	return ""
 }
 
+// place is where a line and column (in bytes, as the engine counts) of the
+// source stand in its file; columns are told in characters.
 func (s *Script) place(line, col int) (int, int) {
+	if text, ok := nthLine(s.Source, line); ok && col > 1 {
+		col = 1 + utf8.RuneCountInString(text[:min(col-1, len(text))])
+	}
+	if s.Place != nil {
+		return s.Place(line, col)
+	}
 	if line == 1 && s.Column > 1 {
 		col += s.Column - 1
 	} else if line > 1 || s.Column == 0 {
 		col += s.Indent
 	}
 	return line + max(s.Line, 1) - 1, col
+}
+
+func nthLine(text string, n int) (string, bool) {
+	for ; n > 1; n-- {
+		i := strings.IndexByte(text, '\n')
+		if i < 0 {
+			return "", false
+		}
+		text = text[i+1:]
+	}
+	line, _, _ := strings.Cut(text, "\n")
+	return line, true
 }

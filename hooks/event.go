@@ -27,6 +27,9 @@ type Script struct {
 	// block scalar took off every further line.
 	Line, Column, Indent int
 	Source               string
+	// Place, if set, says where a place of Source stands in File, where File
+	// does not hold it verbatim: a quoted or folded scalar of YAML.
+	Place func(line, column int) (int, int)
 }
 
 // Event is one hook event of one call: the scripts of all levels and the data
@@ -58,6 +61,9 @@ type Global struct {
 	// HeadersIn does so for the named member (method_error.headers).
 	Headers   bool
 	HeadersIn string
+	// NotStep says that what a step's script changes is not reported; what the
+	// other levels changed before it is.
+	NotStep bool
 }
 
 // Doer performs a script's http_request in the parent process.
@@ -69,7 +75,7 @@ type Doer interface {
 type HTTPRequest struct {
 	Method     string            `json:"method"`
 	URL        string            `json:"url"`
-	Parameters map[string]any    `json:"parameters,omitempty"`
+	Parameters json.RawMessage   `json:"parameters,omitempty"` // an object
 	Headers    map[string]string `json:"headers,omitempty"`
 	Data       string            `json:"data,omitempty"`
 	HasData    bool              `json:"has_data,omitempty"`
@@ -88,7 +94,7 @@ type HTTPResponse struct {
 type Outcome struct {
 	// Ran says that at least one handler of the event existed.
 	Ran bool
-	// Result is the last handler's return value; nil is undefined.
+	// Result is the last handler's return value; nil is undefined, or no JSON.
 	Result json.RawMessage
 	// Changed holds the new JSON of each writable global that was changed.
 	// A global set to undefined is there with a nil value.
@@ -119,6 +125,9 @@ type ScriptError struct {
 	Engine bool
 	// False is true when the handler returned false.
 	False bool
+	// Fault is true for an Error that http_request threw and nobody caught: the
+	// network's fault, not the script's.
+	Fault bool
 }
 
 func (e *ScriptError) Error() string { return e.Message }

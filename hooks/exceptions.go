@@ -25,10 +25,16 @@ type exceptionKind struct {
 
 var exceptionSource = mustCompile(`(function(brand, name) {
   'use strict';
-  var make = Reflect.construct, Base = Error;
+  var make = Reflect.construct, Base = Error, define = Object.defineProperty, text = String;
   var C = {[name]: function() {
     var args = name === 'RetryLaterException' ? [arguments[1] === undefined ? '' : arguments[1]] : arguments;
-    var e = make(Base, args, new.target || C);
+    var e;
+    if (!new.target && this instanceof C) { // an ES5 subclass calls it on its own object
+      e = this;
+      if (args[0] !== undefined) define(e, 'message', {value: text(args[0]), writable: true, configurable: true});
+    } else {
+      e = make(Base, args, new.target || C);
+    }
     brand(e, arguments[0], arguments[1]);
     return e;
   }}[name];

@@ -8,7 +8,10 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -40,6 +43,7 @@ type conformanceEvent struct {
 	Globals map[string]json.RawMessage `json:"globals"`
 	Write   []string                   `json:"write"`
 	Headers []string                   `json:"headers"`
+	NotStep []string                   `json:"not_step"`
 }
 
 type conformanceWant struct {
@@ -91,6 +95,7 @@ func TestConformance(t *testing.T) {
 				for _, h := range in.Headers {
 					g.Headers = g.Headers || h == name
 				}
+				g.NotStep = slices.Contains(in.NotStep, name)
 				ev.Globals = append(ev.Globals, g)
 			}
 			out, err := e.Run(context.Background(), ev)
@@ -203,7 +208,7 @@ function after_action() {
 		t.Errorf("got %s, want %s", got, want)
 	}
 	want := []HTTPRequest{
-		{Method: "POST", URL: "http://x/", Headers: map[string]string{"A": "b"}, Data: `{"k":1}`, HasData: true, Parameters: map[string]any{"q": 1.0}},
+		{Method: "POST", URL: "http://x/", Headers: map[string]string{"A": "b"}, Data: `{"k":1}`, HasData: true, Parameters: json.RawMessage(`{"q":1}`)},
 		{Method: "GET", URL: "http://down/"},
 	}
 	if diff := cmp.Diff(want, seen); diff != "" {
@@ -223,6 +228,97 @@ func TestRun_cancelledContextIsNoLimit(t *testing.T) {
 	_, err := e.Run(ctx, &Event{Name: "before_action", Scripts: source(LevelMethod, "function before_action(){while(true){}}")})
 	if !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("got %v, want the context's error", err)
+	}
+}
+
+// What harms a host is charged to the event that did it, and to no other.
+func TestRun_harmIsNobodyElses(t *testing.T) {
+	ctx := context.Background()
+	connector := Script{Level: LevelConnector, File: "c.js", Source: "function after_action() { return 1; }"}
+	good := &Event{Name: "after_action", Scripts: []Script{connector}}
+	works := func(t *testing.T, e *Engine) {
+		t.Helper()
+		if out, err := e.Run(ctx, good); err != nil || string(out.Result) != "1" {
+			t.Errorf("the connector's own event: %v, %v", out, err)
+		}
+	}
+	t.Run("a step's source that ends the compiler", func(t *testing.T) {
+		e := newEngine(t, Config{Hosts: 1, Timeout: time.Second})
+		bomb := Script{Level: LevelStep, File: "step", Source: strings.Repeat("1+", 30_000) + "1; after_action"}
+		for range 2 {
+			var le *LimitError
+			if _, err := e.Run(ctx, &Event{Name: "after_action", Scripts: []Script{connector, bomb}}); !errors.As(err, &le) {
+				t.Errorf("the bomb: %v, want a LimitError", err)
+			}
+			works(t, e)
+		}
+	})
+	t.Run("an idle host is killed", func(t *testing.T) {
+		e := newEngine(t, Config{Hosts: 1})
+		works(t, e)
+		e.mu.Lock()
+		_ = e.idle[0].cmd.Process.Kill()
+		e.mu.Unlock()
+		works(t, e)
+		if n := e.Stats().Deaths; n != 0 {
+			t.Errorf("%d deaths were charged to somebody", n)
+		}
+	})
+	t.Run("memory that an earlier event used", func(t *testing.T) {
+		e := newEngine(t, Config{Hosts: 1})
+		for range 3 {
+			if _, err := e.Run(ctx, &Event{Name: "before_action", Scripts: source(LevelMethod, `function before_action() { new ArrayBuffer(250 * 1024 * 1024) }`)}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	})
+	t.Run("endless loops", func(t *testing.T) {
+		e := newEngine(t, Config{Hosts: 1, MaxHosts: 20, Timeout: 20 * time.Second})
+		loops, stop := context.WithCancel(ctx)
+		defer stop()
+		var ended atomic.Int64
+		var wg sync.WaitGroup
+		for range 8 {
+			wg.Go(func() {
+				_, _ = e.Run(loops, &Event{Name: "before_action", Scripts: source(LevelMethod, `function before_action() { while (true) {} }`)})
+				ended.Add(1)
+			})
+		}
+		works(t, e)
+		if n := ended.Load(); n != 0 {
+			t.Errorf("it had to wait for %d endless loops to end", n)
+		}
+		stop()
+		wg.Wait()
+	})
+}
+
+func TestRun_httpRequestsCountForTheTimeLimit(t *testing.T) {
+	e := newEngine(t, Config{Hosts: 1, Timeout: 500 * time.Millisecond})
+	doer := doerFunc(func(ctx context.Context, _ HTTPRequest) (*HTTPResponse, error) {
+		<-ctx.Done() // a test that never ends is one that fails
+		return nil, ctx.Err()
+	})
+	_, err := e.Run(context.Background(), &Event{Name: "before_action", Doer: doer, Scripts: source(LevelMethod, `function before_action() { http_request({url: 'http://slow/'}) }`)})
+	if err == nil {
+		t.Error("no error")
+	}
+}
+
+func TestRun_anUncaughtNetworkFaultIsTold(t *testing.T) {
+	e := newEngine(t, Config{Hosts: 1})
+	doer := doerFunc(func(context.Context, HTTPRequest) (*HTTPResponse, error) { return nil, errors.New("refused") })
+	for js, want := range map[string]bool{
+		`http_request({url: 'http://x/'})`:                                            true,
+		`try { http_request({url: 'http://x/'}) } catch (e) { throw e }`:              true,
+		`try { http_request({url: 'http://x/'}) } catch (e) { throw new Error('x') }`: false,
+		`throw new Error('refused')`:                                                  false,
+	} {
+		_, err := e.Run(context.Background(), &Event{Name: "before_action", Doer: doer, Scripts: source(LevelMethod, `function before_action() { `+js+` }`)})
+		var se *ScriptError
+		if !errors.As(err, &se) || se.Fault != want {
+			t.Errorf("%s: got %+v, want Fault %v", js, err, want)
+		}
 	}
 }
 
@@ -270,6 +366,10 @@ func TestPrescan_depthAndSize(t *testing.T) {
 		"comment":          {"/* " + strings.Repeat("(", 500) + " */", false},
 		"deep":             {strings.Repeat("(", 300), true},
 		"long":             {strings.Repeat(" ", MaxSource+1), true},
+		"in regexes":       {strings.Repeat("var r = /[(]\\(/;\n", 300), false},
+		"after a regex":    {`/"/;` + strings.Repeat("(", 300), true},
+		"after a class":    {`/[/*]/;` + strings.Repeat("(", 300), true},
+		"division":         {`a = b / c; d = "` + strings.Repeat("(", 300) + `" / 2`, false},
 	} {
 		if _, text := prescan(c.source); (text != "") != c.bad {
 			t.Errorf("%s: %q", name, text)

@@ -7,12 +7,16 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/signal"
+	"regexp"
 	"runtime/debug"
+	"runtime/metrics"
 	"slices"
+	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
-	"github.com/dlclark/regexp2/v2"
 	"github.com/dop251/goja"
 	"github.com/dop251/goja/parser"
 )
@@ -22,8 +26,9 @@ const (
 	maxPrograms = 200 // sources that one host keeps compiled
 	maxDepth    = 500 // calls; deeper, natives unwind in quadratic time
 	maxLogs     = 200
-	maxLogLine  = 2000
-	maxThrown   = 2000 // bytes of a thrown value's text
+	maxLogSize  = 1 << 20  // of all lines of an event, in bytes
+	maxText     = 64 << 10 // of one line, or of a thrown value's text; the worker masks it before it cuts it
+	maxOutput   = 32 << 20 // of everything an event leaves behind, in bytes
 )
 
 // HostMain turns the process into a hook host if an Engine started it as one,
@@ -39,12 +44,14 @@ func HostMain() {
 		os.Exit(3)
 	}
 	os.Clearenv()
+	signal.Ignore(os.Interrupt, syscall.SIGTERM, syscall.SIGHUP) // the worker says when it is over
 	confine(memory)
 	debug.SetMemoryLimit(int64(memory) * 6 / 10)
 	debug.SetMaxStack(64 << 20)
 	debug.SetGCPercent(400)
-	regexp2.DefaultMatchTimeout = 250 * time.Millisecond
-	h := &hostSide{in: bufio.NewReaderSize(hostInput(), 16<<10), programs: map[[32]byte]*program{}, maxRequests: requests}
+	// A time-out of the regular expressions' own would be taken for "no match"
+	// and the script would go on with it: the event's time limit ends them.
+	h := &hostSide{in: bufio.NewReaderSize(hostInput(), 16<<10), programs: map[[32]byte]*program{}, maxRequests: requests, maxHeap: memory / 4}
 	_ = writeFrame(os.Stdout, frameHello, nil)
 	for {
 		kind, body, err := readFrame(h.in)
@@ -62,6 +69,15 @@ type hostSide struct {
 	in          *bufio.Reader
 	programs    map[[32]byte]*program
 	maxRequests int
+	maxHeap     uint64 // above it the host is replaced after an event
+}
+
+// spent says that what earlier events left in this host's memory could be
+// charged to the next one.
+func (h *hostSide) spent() bool {
+	s := []metrics.Sample{{Name: "/memory/classes/heap/objects:bytes"}, {Name: "/memory/classes/heap/unused:bytes"}}
+	metrics.Read(s)
+	return s[0].Value.Uint64()+s[1].Value.Uint64() > h.maxHeap
 }
 
 type eventSide struct {
@@ -76,8 +92,11 @@ type globalSide struct {
 	name           string
 	write, headers bool
 	headersIn      string
+	notStep        bool
 	raw            []byte // nil: undefined
 	touched        bool
+	settled        bool // value is what counts, whatever comes later
+	value          []byte
 }
 
 // serve runs one event and encodes how it ended.
@@ -85,27 +104,25 @@ func (h *hostSide) serve(body []byte) []byte {
 	r := frameReader{b: body}
 	ev := &eventSide{name: r.text(), timeout: time.Duration(r.num()) * time.Millisecond}
 	var v verdict
-	compiling := false
+	compiled := false
 	for n := r.num(); n > 0 && !r.bad; n-- {
 		level := Level(r.text())
 		sum := [32]byte(r.bytes())
 		if r.flag() {
 			source := r.text()
 			if h.programs[sum] == nil {
-				if !compiling {
-					compiling = true
-					_ = writeFrame(os.Stdout, frameCompile, nil)
-				}
+				compiled = true
+				_ = writeFrame(os.Stdout, frameCompile, sum[:])
 				h.programs[sum] = compile(source, level)
 			}
 		}
 		ev.scripts, ev.levels = append(ev.scripts, h.programs[sum]), append(ev.levels, level)
 	}
-	if compiling {
+	if compiled {
 		_ = writeFrame(os.Stdout, frameHello, nil)
 	}
 	for n := r.num(); n > 0 && !r.bad; n-- {
-		ev.globals = append(ev.globals, &globalSide{name: r.text(), write: r.flag(), headers: r.flag(), headersIn: r.text(), raw: r.optional()})
+		ev.globals = append(ev.globals, &globalSide{name: r.text(), write: r.flag(), headers: r.flag(), headersIn: r.text(), notStep: r.flag(), raw: r.optional()})
 	}
 	var w frameWriter
 	var changed map[string][]byte
@@ -113,6 +130,7 @@ func (h *hostSide) serve(body []byte) []byte {
 		v = verdict{Kind: "limit", Text: "the event could not be read"}
 	} else {
 		v, changed = h.run(ev)
+		v.Spent = v.Spent || h.spent()
 	}
 	v.encode(&w)
 	w.num(len(changed))
@@ -141,15 +159,14 @@ type run struct {
 	requests int
 	stringer goja.Callable
 	newError *goja.Object
-	captured []goja.Value
-	lexical  map[string]bool // names that earlier levels declared at top level
-	names    map[string]bool // functions and vars, likewise
-	inScope  bool            // the level just loaded has a scope of its own
-	heads    map[Level]int   // columns put before the first line of such a level
+	logSize  int
+	faults   []*goja.Object  // what http_request threw
+	scoped   bool            // each level has a scope of its own
+	exported map[string]bool // const, let, class that later levels see, where scoped
 }
 
 func (h *hostSide) run(ev *eventSide) (v verdict, changed map[string][]byte) {
-	r := &run{h: h, ev: ev, vm: goja.New(), lexical: map[string]bool{}, names: map[string]bool{}, heads: map[Level]int{}}
+	r := &run{h: h, ev: ev, vm: goja.New(), exported: map[string]bool{}}
 	defer func() {
 		if p := recover(); p != nil { // a Go panic out of the engine: its state is void
 			v, changed = verdict{Kind: "limit", Level: r.level, Text: ev.name + " broke the script engine", Spent: true, Logs: r.logs}, nil
@@ -168,7 +185,8 @@ func (h *hostSide) run(ev *eventSide) (v verdict, changed map[string][]byte) {
 		return v, nil
 	}
 	changed, err := r.changes()
-	if err != nil && v.Kind == "" {
+	var limit *limitSignal
+	if err != nil && (v.Kind == "" || errors.As(err, &limit)) {
 		v = r.failure(err, v.Level, v)
 		v.Logs = r.logs
 	}
@@ -254,21 +272,32 @@ func (r *run) handlers() verdict {
 	type handler struct {
 		level Level
 		fn    goja.Callable
+		all   map[string]goja.Value // of its level, by event
 	}
 	var found []handler
 	for i, p := range r.ev.scripts {
-		r.level = r.ev.levels[i]
 		if p.err != nil {
 			v := *p.err
-			v.Level, v.AtLevel = r.level, r.level
-			v.Text = fmt.Sprintf("the script at %s level: %s", r.level, v.Text)
+			v.Level, v.AtLevel = r.ev.levels[i], r.ev.levels[i]
+			v.Text = fmt.Sprintf("the script at %s level: %s", v.Level, v.Text)
 			return v
 		}
-		if err := r.load(p, r.level); err != nil {
+		r.scoped = r.scoped || p.clashes(r.ev.scripts[:i])
+	}
+	for i, p := range r.ev.scripts {
+		r.level = r.ev.levels[i]
+		if err := r.load(p); err != nil {
 			return r.failure(err, r.level, verdict{})
 		}
-		if fn := r.take(p); fn != nil {
-			found = append(found, handler{r.level, fn})
+		if fn, all := r.take(p); fn != nil {
+			found = append(found, handler{r.level, fn, all})
+		}
+		if r.level == LevelStep {
+			for _, g := range r.ev.globals {
+				if g.notStep && g.touched {
+					r.define(g)
+				}
+			}
 		}
 	}
 	v := verdict{}
@@ -291,7 +320,16 @@ func (r *run) handlers() verdict {
 				}
 			}
 		}
+		if err := r.beforeStep(); err != nil {
+			return r.failure(err, h.level, v)
+		}
+		for name, fn := range h.all { // a handler may call others of its own script
+			_ = r.vm.GlobalObject().Set(name, fn)
+		}
 		value, err := h.fn(goja.Undefined())
+		for name := range h.all {
+			_ = r.vm.GlobalObject().Set(name, goja.Undefined())
+		}
 		if err == nil {
 			value, err = r.settle(value)
 		}
@@ -302,16 +340,33 @@ func (r *run) handlers() verdict {
 			v.Kind, v.False, v.Text = "script", true, fmt.Sprintf("%s at %s level returned false", r.ev.name, h.level)
 			return v
 		}
-		v.Result = nil
-		if !goja.IsUndefined(value) {
-			raw, err := r.stringify(value)
-			if err != nil {
-				return r.failure(err, h.level, v)
-			}
-			v.Result = raw
-		}
+		var interrupted *goja.InterruptedError
+		if v.Result, err = r.stringify(value); errors.As(err, &interrupted) {
+			return r.failure(err, h.level, v)
+		} // else what is no JSON counts as true: only false stops
 	}
 	return v
+}
+
+// beforeStep settles what a step's handler, if it is the next to run, may not change.
+func (r *run) beforeStep() error {
+	if r.level != LevelStep {
+		return nil
+	}
+	for _, g := range r.ev.globals {
+		if !g.notStep {
+			continue
+		}
+		g.settled, g.value = true, g.raw
+		if g.touched {
+			raw, err := r.current(g)
+			if err != nil {
+				return err
+			}
+			g.value = raw
+		}
+	}
+	return nil
 }
 
 // settle unwraps a returned promise; its job queue has been drained.
@@ -340,68 +395,67 @@ func (*rejection) Error() string { return "rejected" }
 
 // load evaluates one level's source in the shared realm. Functions and vars
 // are shared; const, let and class belong to their level and are visible to
-// later ones, unless declared there again: then that level gets a scope of its
-// own, and only its functions and vars are shared.
-func (r *run) load(p *program, level Level) error {
-	clash := false
-	for _, n := range p.lexical {
-		clash = clash || r.lexical[n] || r.names[n]
+// later ones, unless declared there again. As long as no name clashes the
+// realm does that by itself; else each level gets a scope of its own, and
+// later ones see its const, let and class as properties of the global object.
+func (r *run) load(p *program) error {
+	if !r.scoped {
+		_, err := r.vm.RunProgram(p.plain)
+		return err
 	}
+	prog, err := p.scoped()
+	if err != nil {
+		return err
+	}
+	global := r.vm.GlobalObject()
 	for _, n := range p.names {
-		clash = clash || r.lexical[n]
-	}
-	prog := p.plain
-	if clash {
-		var err error
-		if prog, err = p.scoped(); err != nil {
-			return err
+		// Made here it stays configurable, so that a later level's const may take its place.
+		if global.Get(n) == nil || r.exported[n] {
+			delete(r.exported, n)
+			_ = global.DefineDataProperty(n, goja.Undefined(), goja.FLAG_TRUE, goja.FLAG_TRUE, goja.FLAG_TRUE)
 		}
 	}
-	for _, n := range p.lexical {
-		r.lexical[n] = true
-	}
-	for _, n := range p.names {
-		r.names[n] = true
-	}
-	r.inScope = clash
-	if clash {
-		r.heads[level] = p.headLength()
-	}
-	_, err := r.vm.RunProgram(prog)
+	_ = global.DefineDataProperty(exporter, r.vm.ToValue(func(c goja.FunctionCall) goja.Value {
+		name := c.Argument(0).String()
+		if slices.Contains(EventNames, name) {
+			if get, ok := goja.AssertFunction(c.Argument(1)); ok {
+				if fn, err := get(goja.Undefined()); err == nil {
+					_ = global.DefineDataProperty(name, fn, goja.FLAG_TRUE, goja.FLAG_TRUE, goja.FLAG_TRUE)
+				}
+			}
+			return goja.Undefined()
+		}
+		r.exported[name] = true
+		_ = global.DefineAccessorProperty(name, c.Argument(1), c.Argument(2), goja.FLAG_TRUE, goja.FLAG_TRUE)
+		return goja.Undefined()
+	}), goja.FLAG_TRUE, goja.FLAG_TRUE, goja.FLAG_FALSE)
+	_, err = r.vm.RunProgram(prog)
+	_ = global.Delete(exporter)
 	return err
 }
 
-// take captures the level's handler of the event and takes all handlers away,
-// so that a level without one does not run an earlier level's again.
-func (r *run) take(p *program) goja.Callable {
+// take captures the level's handlers, and takes them away, so that a level
+// without one does not run an earlier level's again.
+func (r *run) take(p *program) (goja.Callable, map[string]goja.Value) {
 	global := r.vm.GlobalObject()
-	var value goja.Value
-	if slices.Contains(p.lexical, r.ev.name) && !r.inScope {
-		if get, err := reader(r.ev.name); err == nil {
-			value, _ = r.vm.RunProgram(get)
-		}
-	} else if v := global.Get(r.ev.name); v != nil {
-		value = v
-	}
+	all := map[string]goja.Value{}
 	for _, name := range EventNames {
 		if v := global.Get(name); v != nil && !goja.IsUndefined(v) {
+			all[name] = v
 			_ = global.Set(name, goja.Undefined())
 		}
 	}
-	if value == nil {
-		return nil
-	}
-	for _, c := range r.captured {
-		if c.SameAs(value) {
-			return nil
+	value := all[r.ev.name]
+	if !r.scoped && slices.Contains(p.lexical, r.ev.name) {
+		if get, err := reader(r.ev.name); err == nil {
+			value, _ = r.vm.RunProgram(get)
 		}
 	}
-	fn, ok := goja.AssertFunction(value)
-	if !ok {
-		return nil
+	if value == nil {
+		return nil, nil
 	}
-	r.captured = append(r.captured, value)
-	return fn
+	fn, _ := goja.AssertFunction(value)
+	return fn, all
 }
 
 // jsonStringify is the engine's own JSON.stringify.
@@ -431,26 +485,64 @@ func (r *run) stringify(v goja.Value) (json.RawMessage, error) {
 	return json.RawMessage(out.String()), nil
 }
 
-// changes are the writable globals whose JSON is another now.
+// current is what a global is now, as JSON.
+func (r *run) current(g *globalSide) ([]byte, error) {
+	v := r.vm.GlobalObject().Get(g.name)
+	if v == nil {
+		v = goja.Undefined()
+	}
+	raw, err := r.stringify(v)
+	if err != nil {
+		return nil, err
+	}
+	if depthOf(raw) > maxJSONDepth {
+		return nil, &limitSignal{fmt.Sprintf("%s left a %s that is nested deeper than %d", r.ev.name, g.name, maxJSONDepth)}
+	}
+	return raw, nil
+}
+
+// changes are the writable globals that are another value now.
 func (r *run) changes() (map[string][]byte, error) {
 	changed := map[string][]byte{}
+	total := 0
 	for _, g := range r.ev.globals {
-		if !g.write || !g.touched {
+		if !g.write || !g.touched && !g.settled {
 			continue
 		}
-		v := r.vm.GlobalObject().Get(g.name)
-		if v == nil {
-			v = goja.Undefined()
+		raw := g.value
+		if !g.settled {
+			var err error
+			if raw, err = r.current(g); err != nil {
+				return changed, err
+			}
 		}
-		raw, err := r.stringify(v)
-		if err != nil {
-			return changed, err
+		if r.unchanged(raw, g) {
+			continue
 		}
-		if (raw == nil) != (g.raw == nil) || !sameJSON(raw, g.raw) {
-			changed[g.name] = raw
+		changed[g.name] = raw
+		if total += len(raw); total > maxOutput {
+			return nil, &limitSignal{fmt.Sprintf("%s left more than %d MiB", r.ev.name, maxOutput>>20)}
 		}
 	}
 	return changed, nil
+}
+
+// unchanged says that a script has only looked. What JSON.stringify makes of
+// the value as it came is no change either: 12345678901234567890 and 1.10 stay
+// as they were sent.
+func (r *run) unchanged(raw []byte, g *globalSide) bool {
+	if (raw == nil) != (g.raw == nil) {
+		return false
+	}
+	if raw == nil || sameJSON(raw, g.raw) {
+		return true
+	}
+	pristine, err := parseJSON(r.vm, g.raw)
+	if err != nil {
+		return false
+	}
+	again, err := r.stringify(pristine)
+	return err == nil && bytes.Equal(raw, again)
 }
 
 // sameJSON compares what JSON.stringify wrote with what came, white space aside.
@@ -470,7 +562,11 @@ func (r *run) failure(err error, level Level, v verdict) verdict {
 	var overflow *goja.StackOverflowError
 	var thrown *goja.Exception
 	var rejected *rejection
+	var limit *limitSignal
 	switch {
+	case errors.As(err, &limit):
+		v.Kind, v.Text = "limit", limit.text
+		return v
 	case errors.As(err, &interrupted):
 		v.Kind, v.Text = "limit", fmt.Sprint(interrupted.Value())
 		if s, ok := interrupted.Value().(*limitSignal); ok {
@@ -485,7 +581,7 @@ func (r *run) failure(err error, level Level, v verdict) verdict {
 	case errors.As(err, &thrown):
 		return r.thrownValue(thrown.Value(), thrown.Stack(), level, v)
 	}
-	v.Kind, v.Text = "script", fmt.Sprintf("%s at %s level: %s", r.ev.name, level, clip(err.Error(), maxThrown))
+	v.Kind, v.Text = "script", fmt.Sprintf("%s at %s level: %s", r.ev.name, level, clip(err.Error(), maxText))
 	return v
 }
 
@@ -493,9 +589,6 @@ func (r *run) thrownValue(value goja.Value, stack []goja.StackFrame, level Level
 	for _, f := range stack {
 		if at, ok := r.author(f); ok {
 			v.AtLevel, v.Line, v.Column = at, f.Position().Line, f.Position().Column
-			if v.Line == 1 {
-				v.Column = max(1, v.Column-r.heads[at])
-			}
 			break
 		}
 	}
@@ -504,19 +597,40 @@ func (r *run) thrownValue(value goja.Value, stack []goja.StackFrame, level Level
 	if ex := r.vm.Try(func() {
 		kind = r.exc.kindOf(value)
 		text, name = r.describe(value)
+		if o, ok := value.(*goja.Object); ok {
+			v.Fault = slices.Contains(r.faults, o)
+			if stack == nil { // it came out of a promise
+				r.placeOf(o, &v)
+			}
+		}
 	}); ex != nil {
 		text = "a value that cannot be read"
 	}
 	if kind != nil {
-		v.Kind, v.Exception, v.Text, v.Seconds = "exception", kind.name, clip(kind.text, maxThrown), kind.seconds
+		v.Kind, v.Exception, v.Text, v.Seconds = "exception", kind.name, clip(kind.text, maxText), kind.seconds
 		return v
 	}
 	switch name {
 	case "TypeError", "ReferenceError", "SyntaxError", "RangeError", "EvalError", "URIError":
 		v.Engine = true
 	}
-	v.Kind, v.Text = "script", fmt.Sprintf("%s at %s level: %s", r.ev.name, level, clip(text, maxThrown))
+	v.Kind, v.Text = "script", fmt.Sprintf("%s at %s level: %s", r.ev.name, level, clip(text, maxText))
 	return v
+}
+
+var stackPlace = regexp.MustCompile(`\((connector|method|step):(\d+):(\d+)`)
+
+// placeOf reads where an Error was made from its own stack.
+func (r *run) placeOf(o *goja.Object, v *verdict) {
+	stack := o.Get("stack")
+	if stack == nil {
+		return
+	}
+	if m := stackPlace.FindStringSubmatch(clip(stack.String(), maxText)); m != nil {
+		v.AtLevel = Level(m[1])
+		v.Line, _ = strconv.Atoi(m[2])
+		v.Column, _ = strconv.Atoi(m[3])
+	}
 }
 
 func (r *run) author(f goja.StackFrame) (Level, bool) {
@@ -534,11 +648,14 @@ func (r *run) describe(value goja.Value) (text, name string) {
 	}
 	o, ok := value.(*goja.Object)
 	if !ok {
-		return value.String(), ""
+		if text = value.String(); text == "" {
+			text = "an empty text was thrown"
+		}
+		return text, ""
 	}
 	get := func(k string) string {
 		if m := o.Get(k); m != nil && !goja.IsUndefined(m) && !goja.IsNull(m) {
-			return clip(m.String(), maxThrown)
+			return clip(m.String(), maxText)
 		}
 		return ""
 	}
@@ -549,7 +666,7 @@ func (r *run) describe(value goja.Value) (text, name string) {
 		if err != nil || raw == nil {
 			return "an object was thrown", ""
 		}
-		return clip(string(raw), maxThrown), ""
+		return clip(string(raw), maxText), ""
 	case text == "":
 		return name, name
 	case name == "" || name == "Error":

@@ -13,6 +13,28 @@ import (
 // maxJSONDepth bounds nesting of JSON on its way into a runtime.
 const maxJSONDepth = 1000
 
+// depthOf is how deep JSON is nested.
+func depthOf(raw []byte) (deepest int) {
+	depth := 0
+	for i := 0; i < len(raw); i++ {
+		switch raw[i] {
+		case '"':
+			for i++; i < len(raw) && raw[i] != '"'; i++ {
+				if raw[i] == '\\' {
+					i++
+				}
+			}
+		case '{', '[':
+			if depth++; depth > deepest {
+				deepest = depth
+			}
+		case '}', ']':
+			depth--
+		}
+	}
+	return deepest
+}
+
 // parseJSON builds goja values straight from JSON: the same as JSON.parse,
 // key order kept, in a third of its time.
 func parseJSON(vm *goja.Runtime, raw []byte) (goja.Value, error) {

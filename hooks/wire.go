@@ -17,7 +17,7 @@ const (
 	frameResponse = 'h' // worker → host: its answer
 	frameFault    = 'f' // worker → host: its fault, as text
 	frameHello    = 'Y' // host → worker: ready, or done compiling
-	frameCompile  = 'C' // host → worker: compiling an unknown source
+	frameCompile  = 'C' // host → worker: compiling a source it did not know, with its hash
 )
 
 const maxFrame = 256 << 20
