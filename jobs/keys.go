@@ -30,8 +30,10 @@ return {1, ARGV[1]}
 // finishScript ends an execution: its result is kept, its budgets are gone.
 //
 //	KEYS  execution hash, result
-//	ARGV  queue, enqueued at (ms), status, result, retention (ms)
+//	ARGV  queue, enqueued at (ms), status, result, retention (ms), attempt's token ('': whoever)
+//	returns 1, or 0 if another attempt has begun
 var finishScript = redis.NewScript(`
+if ARGV[6] ~= '' and redis.call('HGET', KEYS[1], 'run') ~= ARGV[6] then return 0 end
 redis.call('DEL', KEYS[1])
 redis.call('HSET', KEYS[1], 'q', ARGV[1], 'at', ARGV[2], 'end', ARGV[3])
 redis.call('PEXPIRE', KEYS[1], ARGV[5])

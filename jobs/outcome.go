@@ -198,11 +198,13 @@ func (a *attempt) result(status Status) *Result {
 // the two sends it again, under the same task id.
 func (a *attempt) finish(ctx context.Context, res *Result) error {
 	ctx = detached(ctx)
-	if err := a.p.storeResult(ctx, a.rec, res, a.step.ReplyTo, a.step.retention()); err != nil {
+	switch err := a.p.storeResult(ctx, a.rec, res, a.step.ReplyTo, a.step.retention()); {
+	case errors.Is(err, errOvertaken):
+		return a.overtaken()
+	case err != nil:
 		return a.p.workerFault("redis cannot be written")
 	}
-	if a.rec.why == whyParked || a.rec.why == whyHeld {
-		// Woken by its timer or by resume; its place in the set is free.
+	if a.rec.inSet {
 		_ = a.p.cfg.Store.Unwait(ctx, a.step.CredentialID, a.waiter())
 	}
 	a.p.metrics.executions.WithLabelValues(res.Connector, string(res.Status)).Inc()
@@ -221,18 +223,34 @@ func (a *attempt) finish(ctx context.Context, res *Result) error {
 	return nil
 }
 
+// overtaken leaves an execution to the attempt that has begun meanwhile. asynq
+// lets a worker that lost its lease change nothing; should it still have it,
+// the task is looked at once more.
+func (a *attempt) overtaken() error {
+	a.p.log.Warn("attempt overtaken", "execution_id", a.id)
+	return &waitError{why: "worker", text: errOvertaken.Error(), delay: 30 * time.Second}
+}
+
 func (p *Pool) storeResult(ctx context.Context, rec *record, res *Result, reply *ReplyTo, retention time.Duration) error {
 	raw, err := json.Marshal(res)
-	if err != nil {
-		return err
+	if err != nil { // what a hook or an API left cannot be written
+		res.Status, res.Content, res.ContentEncoding, res.Fields = Failed, nil, "", nil
+		res.Error = &ResultError{Kind: KindLimit, Message: "the result cannot be written as JSON: " + clip(err.Error(), 200)}
+		if raw, err = json.Marshal(res); err != nil {
+			return err
+		}
 	}
 	if reply != nil {
 		if err := p.reply(ctx, reply, res, raw); err != nil {
 			return err
 		}
 	}
-	return finishScript.Run(ctx, p.rdb, []string{execKey(res.ExecutionID), resultKey(res.ExecutionID)},
-		rec.queue, rec.enqueuedAt, string(res.Status), raw, retention.Milliseconds()).Err()
+	n, err := finishScript.Run(ctx, p.rdb, []string{execKey(res.ExecutionID), resultKey(res.ExecutionID)},
+		rec.queue, rec.enqueuedAt, string(res.Status), raw, retention.Milliseconds(), rec.attempt).Int()
+	if err == nil && n == 0 {
+		return errOvertaken
+	}
+	return err
 }
 
 func (p *Pool) reply(ctx context.Context, to *ReplyTo, res *Result, raw []byte) error {
@@ -273,7 +291,14 @@ func (a *attempt) leave(ctx context.Context, w *waitError) error {
 	if d := a.step.Deadline; d != nil {
 		w.delay = min(w.delay, max(time.Until(*d)+time.Second, time.Second))
 	}
-	if err := a.p.saveRecord(ctx, a.id, a.rec); err != nil {
+	if w.why != whyParked && w.why != whyHeld && a.rec.inSet {
+		_ = a.p.cfg.Store.Unwait(ctx, a.step.CredentialID, a.waiter()) // left there, it is seen to be deferred
+		a.rec.inSet = false
+	}
+	switch err := a.p.saveRecord(ctx, a.id, a.rec); {
+	case errors.Is(err, errOvertaken):
+		return a.overtaken()
+	case err != nil:
 		return a.p.workerFault("redis cannot be written")
 	}
 	a.p.log.Info("attempt ended", "execution_id", a.id, "credential_id", a.step.CredentialID, "method", a.step.Method,

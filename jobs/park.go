@@ -2,6 +2,7 @@ package jobs
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math"
 	"math/rand/v2"
@@ -92,6 +93,7 @@ func (a *attempt) park(ctx context.Context, ref refusal) error {
 	if err != nil {
 		return p.workerFault("redis cannot be written")
 	}
+	r.inSet = !parked.Gone && !parked.Newer
 	killpoint.KillPoint("parked")
 	switch {
 	case parked.Gone:
@@ -125,6 +127,7 @@ func (a *attempt) hold(ctx context.Context, text string) error {
 		version = a.cred.Version
 	}
 	parked, err := p.cfg.Store.Park(ctx, credentials.ParkRequest{ID: a.step.CredentialID, Execution: a.waiter(), Version: version, Since: a.waitsSince()})
+	a.rec.inSet = err == nil && !parked.Gone && !parked.Newer
 	switch {
 	case err != nil:
 		return p.workerFault("redis cannot be written")
@@ -157,7 +160,6 @@ func (a *attempt) held(ctx context.Context) (bool, error) {
 	if a.at.Sub(a.waitsSince()) < a.p.cfg.Hold {
 		return false, nil
 	}
-	_ = a.p.cfg.Store.Unwait(ctx, a.step.CredentialID, a.waiter())
 	e := &ResultError{Kind: KindAuth, Message: fmt.Sprintf("waited %s for its credential, longer than --hold allows", a.p.cfg.Hold)}
 	if a.cred != nil && a.cred.Meta.State == credentials.Revoked {
 		e.Kind = KindRevoked
@@ -169,7 +171,10 @@ func (a *attempt) held(ctx context.Context) (bool, error) {
 // again runs the step once more within this task: the stored credential is
 // newer than the one that was refused.
 func (a *attempt) again(ctx context.Context) error {
-	if err := a.p.saveRecord(ctx, a.id, a.rec); err != nil {
+	switch err := a.p.saveRecord(ctx, a.id, a.rec); {
+	case errors.Is(err, errOvertaken):
+		return a.overtaken()
+	case err != nil:
 		return a.p.workerFault("redis cannot be written")
 	}
 	next := &attempt{p: a.p, task: a.task, id: a.id, step: a.step, at: time.Now(), logs: a.logs}

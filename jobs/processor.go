@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/hibiken/asynq"
-	"github.com/redis/go-redis/v9"
 
 	"github.com/stepworker/stepworker/connectors"
 	"github.com/stepworker/stepworker/credentials"
@@ -66,6 +65,9 @@ func (e *newerError) Error() string {
 // method, and turns how that went into the execution's next state.
 func (p *Pool) ProcessTask(ctx context.Context, t *asynq.Task) error {
 	id, _ := asynq.GetTaskID(ctx)
+	if t.Type() != TypeStep {
+		return p.archiveUnreadable(ctx, id, fmt.Errorf("a task of type %q stands in a queue of steps", t.Type()))
+	}
 	step, err := decodePayload(t.Payload())
 	var newer *newerError
 	if errors.As(err, &newer) {
@@ -85,15 +87,11 @@ func (p *Pool) ProcessTask(ctx context.Context, t *asynq.Task) error {
 
 func (a *attempt) run(ctx context.Context) error {
 	p := a.p
-	// Open: the record and the credential, in one round trip.
-	var rec *redis.MapStringStringCmd
-	cred, err := p.cfg.Store.GetWith(ctx, a.step.CredentialID, func(pipe redis.Pipeliner) {
-		rec = pipe.HGetAll(ctx, execKey(a.id))
-	})
-	if rec == nil || rec.Err() != nil {
-		return p.workerFault("redis cannot be read")
+	cred, opened, err := a.begin(ctx)
+	if err != nil {
+		return p.workerFault("redis cannot be used")
 	}
-	a.rec, a.cred = readRecord(rec.Val()), cred
+	a.cred = cred
 	if queue, ok := asynq.GetQueueName(ctx); ok {
 		a.rec.queue = queue
 	}
@@ -103,16 +101,27 @@ func (a *attempt) run(ctx context.Context) error {
 	switch a.rec.end {
 	case Succeeded, Warning, Cancelled:
 		return nil // a worker died between the result and the task's end
+	case Failed: // run again by a person: fresh budgets
+		a.rec = &record{queue: a.rec.queue, enqueuedAt: a.rec.enqueuedAt, attempt: a.rec.attempt, blank: true}
+	}
+	if a.rec.blank { // asynq's count is of another life
+		a.rec.retried, _ = asynq.GetRetryCount(ctx)
 	}
 	if a.deaths(ctx) >= maxDeaths {
 		return a.fail(ctx, &ResultError{Kind: KindLimit, Message: fmt.Sprintf("%d workers in a row died while they ran this execution", maxDeaths)})
 	}
-	bad, settle := a.admit(ctx, err)
+	bad, settle := a.admit(ctx, opened)
 	switch {
 	case bad != nil:
 		return a.fail(ctx, bad)
 	case settle != nil:
 		return settle()
+	}
+	if a.rec.inSet { // it waits no more
+		if err := p.cfg.Store.Unwait(ctx, a.step.CredentialID, a.waiter()); err != nil {
+			return p.workerFault("redis cannot be written")
+		}
+		a.rec.inSet = false
 	}
 	return a.call(ctx)
 }

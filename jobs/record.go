@@ -2,11 +2,15 @@ package jobs
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/json"
+	"errors"
 	"strconv"
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/stepworker/stepworker/credentials"
 )
 
 // Reasons to wait, as they stand in records, statuses and metrics.
@@ -37,6 +41,10 @@ type record struct {
 	retried    int // asynq's count when an attempt last ended alive
 	unknown    int64
 	actionData []byte // sealed
+	inSet      bool   // it may stand in its credential's waiting set
+
+	attempt string // this attempt's token, see beginScript
+	blank   bool   // nothing was known of the execution
 }
 
 func readRecord(m map[string]string) *record {
@@ -45,40 +53,100 @@ func readRecord(m map[string]string) *record {
 	r := &record{
 		queue: m["q"], enqueuedAt: n64("at"), end: Status(m["end"]), why: m["why"], since: n64("since"), parkedAt: n64("pv"),
 		forRefusal: m["pr"] == "1", attempts: n("att"), refusals: n("ref"), refreshes: n("rfr"), unhelpful: n("ror"),
-		faults: n("flt"), limited: n("d4"), waits: n("wts"), retried: n("asq"), unknown: n64("unk"),
+		faults: n("flt"), limited: n("d4"), waits: n("wts"), retried: n("asq"), unknown: n64("unk"), inSet: m["set"] == "1",
 	}
 	if ad := m["ad"]; ad != "" {
 		r.actionData = []byte(ad)
-	}
-	if r.end == Failed { // run again by a person: fresh budgets
-		return &record{queue: r.queue, enqueuedAt: r.enqueuedAt}
 	}
 	return r
 }
 
 func (r *record) fields() []any {
-	refusal := "0"
-	if r.forRefusal {
-		refusal = "1"
+	flag := func(b bool) string {
+		if b {
+			return "1"
+		}
+		return "0"
 	}
-	return []any{"q", r.queue, "at", r.enqueuedAt, "why", r.why, "since", r.since, "pv", r.parkedAt, "pr", refusal,
+	return []any{"q", r.queue, "at", r.enqueuedAt, "why", r.why, "since", r.since, "pv", r.parkedAt, "pr", flag(r.forRefusal),
 		"att", r.attempts, "ref", r.refusals, "rfr", r.refreshes, "ror", r.unhelpful, "flt", r.faults, "d4", r.limited,
-		"wts", r.waits, "asq", r.retried, "unk", r.unknown, "ad", string(r.actionData)}
+		"wts", r.waits, "asq", r.retried, "unk", r.unknown, "ad", string(r.actionData), "set", flag(r.inSet)}
 }
 
-// saveScript writes a record. A failed execution that is run again sheds its end.
+// beginScript begins an attempt: it leaves its token, and what an earlier
+// attempt that still runs somewhere (on a worker that was stopped for a while)
+// writes from now on is void. A failed execution that is run again sheds its end.
 //
 //	KEYS  execution hash
-//	ARGV  field, value, ...
+//	ARGV  token
+//	returns the hash as it was
+var beginScript = redis.NewScript(`
+local h = redis.call('HGETALL', KEYS[1])
+for i = 1, #h, 2 do
+  if h[i] == 'end' then
+    if h[i + 1] ~= 'failed' then return h end
+    redis.call('HDEL', KEYS[1], 'end')
+    redis.call('PERSIST', KEYS[1])
+  end
+end
+redis.call('HSET', KEYS[1], 'run', ARGV[1])
+return h
+`)
+
+// saveScript writes a record.
+//
+//	KEYS  execution hash
+//	ARGV  token, field, value, ...
+//	returns 1, or 0 if another attempt has begun
 var saveScript = redis.NewScript(`
-redis.call('HDEL', KEYS[1], 'end')
-redis.call('PERSIST', KEYS[1])
-redis.call('HSET', KEYS[1], unpack(ARGV))
+if redis.call('HGET', KEYS[1], 'run') ~= ARGV[1] then return 0 end
+redis.call('HSET', KEYS[1], unpack(ARGV, 2))
 return 1
 `)
 
+// errOvertaken is an attempt that another one has replaced.
+var errOvertaken = errors.New("another attempt has begun")
+
 func (p *Pool) saveRecord(ctx context.Context, id string, r *record) error {
-	return saveScript.Run(ctx, p.rdb, []string{execKey(id)}, r.fields()...).Err()
+	n, err := saveScript.Run(ctx, p.rdb, []string{execKey(id)}, append([]any{r.attempt}, r.fields()...)...).Int()
+	if err == nil && n == 0 {
+		return errOvertaken
+	}
+	return err
+}
+
+// begin opens an execution's record and its credential in one round trip.
+func (a *attempt) begin(ctx context.Context) (cred *credentials.Credential, opened error, err error) {
+	token := rand.Text()
+	for range 2 {
+		var cmd *redis.Cmd
+		cred, opened = a.p.cfg.Store.GetWith(ctx, a.step.CredentialID, func(pipe redis.Pipeliner) {
+			cmd = beginScript.EvalSha(ctx, pipe, []string{execKey(a.id)}, token)
+		})
+		if cmd == nil {
+			return nil, nil, opened
+		}
+		if err = cmd.Err(); err == nil {
+			pairs, err := cmd.StringSlice()
+			if err != nil {
+				return nil, nil, err
+			}
+			m := make(map[string]string, len(pairs)/2)
+			for i := 0; i+1 < len(pairs); i += 2 {
+				m[pairs[i]] = pairs[i+1]
+			}
+			a.rec = readRecord(m)
+			a.rec.attempt, a.rec.blank = token, len(m) == 0
+			return cred, opened, nil
+		}
+		if !redis.HasErrorPrefix(err, "NOSCRIPT") {
+			return nil, nil, err
+		}
+		if err := beginScript.Load(ctx, a.p.rdb).Err(); err != nil {
+			return nil, nil, err
+		}
+	}
+	return nil, nil, err
 }
 
 // wait notes that the execution waits, and since when: a wait goes on through

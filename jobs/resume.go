@@ -123,7 +123,10 @@ func (s *resumer) round(ctx context.Context, credential string) (left int64, err
 // between the two leaves it there, for the next one to look at. An execution
 // that is refused again joins anew, with a mark that this hand does not know.
 func (s *resumer) one(ctx context.Context, credential string, w credentials.Waiter) (stays bool, err error) {
-	queue, id, _ := strings.Cut(w.Execution, "|")
+	queue, id := w.Execution, ""
+	if i := strings.LastIndexByte(w.Execution, '|'); i >= 0 { // no id holds one, a queue's name may
+		queue, id = w.Execution[:i], w.Execution[i+1:]
+	}
 	info, err := s.p.client.inspector.GetTaskInfo(queue, id)
 	switch {
 	case errors.Is(err, asynq.ErrTaskNotFound), errors.Is(err, asynq.ErrQueueNotFound):
