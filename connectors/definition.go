@@ -26,7 +26,8 @@ type Definition struct {
 	MethodNames  []string // in file order
 	SessionNames []string // names of parameters with property: session
 
-	line, column int // where its name stands
+	line, column int      // where its name stands
+	digest       [32]byte // SHA-256 of its file
 }
 
 // DataType of a request or response body.

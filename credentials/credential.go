@@ -21,6 +21,9 @@ type Kind string
 const (
 	OAuth2  Kind = "oauth2"
 	Session Kind = "session"
+	// Opening is what follows a credential's first token: the login method and
+	// the test method, once. Until then nobody calls with it.
+	Opening Kind = "opening"
 )
 
 // Credential is one account's installed connector, opened. It never prints a secret.
@@ -65,17 +68,23 @@ type Token struct {
 
 // Meta is what stands in clear beside the sealed part.
 type Meta struct {
-	State State
-	Since time.Time
-	// Expiry and Issued are of the token or session; zero: not known.
-	Expiry, Issued time.Time
+	State          State
+	Since          time.Time
+	Token, Session Life
 	// Refused is true when this version is known refused by the API;
 	// RefusedKind says what kind of refresh it asked for.
 	Refused     bool
 	RefusedKind Kind
 	// NoKey is true when a worker found that no key of its own opens this
 	// version: the state is misconfigured until a key, or a person, changes that.
-	NoKey       bool
+	NoKey bool
+	// TestUntil is until when somebody asks the test method about this version;
+	// Tested is true when it has answered.
+	TestUntil time.Time
+	Tested    bool
+	// Settings is what the connector and its settings were, in short, when the
+	// provider refused them.
+	Settings    string
 	LastRefresh *LastRefresh
 	LastError   string // masked
 	Failures    int    // transient failures in a row, of this version
@@ -87,6 +96,9 @@ type Meta struct {
 	// Unhelped is by method: refreshes in a row that did not help.
 	Unhelped map[string]Unhelped
 }
+
+// Life is from when to when a token or session is good; zero times are not known.
+type Life struct{ Issued, Expiry time.Time }
 
 // LastRefresh tells of the last refresh that ended.
 type LastRefresh struct {
@@ -134,4 +146,7 @@ type Renewal struct {
 	Expiry   time.Time         // of the session, when Session has session_expires
 	Opened   bool
 	Status   int
+	// Problem is a verdict that stands beside the token: it is stored, because
+	// the old one may be spent, but a hook around the request failed.
+	Problem *RefreshError
 }

@@ -4,9 +4,12 @@ import (
 	"bytes"
 	"encoding/base64"
 	"encoding/json"
+	"fmt"
 	"net/url"
 	"slices"
 	"strings"
+	"unicode/utf16"
+	"unicode/utf8"
 )
 
 // Redactor masks secrets in text: plain, URL-encoded (either case, either
@@ -44,6 +47,10 @@ func NewRedactor(secrets []string, min int) *Redactor {
 
 func encodings(s string) []string {
 	q, p := url.QueryEscape(s), url.PathEscape(s)
+	// What other languages leave unescaped: encodeURIComponent's marks, and the
+	// slash of Python's quote.
+	component := percentEncode(s, "-_.!~*'()")
+	quoted := percentEncode(s, "-_.~/")
 	js, _ := json.Marshal(s)
 	escaped := string(js[1 : len(js)-1])
 	var plainJSON bytes.Buffer
@@ -51,19 +58,55 @@ func encodings(s string) []string {
 	enc.SetEscapeHTML(false)
 	_ = enc.Encode(s)
 	unescaped := strings.TrimSuffix(plainJSON.String(), "\n")
-	forms := []string{s, q, p, strings.ReplaceAll(q, "+", "%20"), lowerHex(q), lowerHex(p), lowerHex(strings.ReplaceAll(q, "+", "%20")),
-		escaped, unescaped[1 : len(unescaped)-1], strings.ReplaceAll(escaped, "/", `\/`)}
+	unescaped = unescaped[1 : len(unescaped)-1]
+	ascii := asciiJSON(unescaped, "%04x")
+	forms := []string{s, escaped, unescaped, strings.ReplaceAll(escaped, "/", `\/`), strings.ReplaceAll(unescaped, "/", `\/`),
+		ascii, asciiJSON(unescaped, "%04X"), strings.ReplaceAll(ascii, "/", `\/`)}
+	for _, f := range []string{q, p, component, quoted, strings.ReplaceAll(q, "+", "%20"), strings.ReplaceAll(component, "%20", "+")} {
+		forms = append(forms, f, lowerHex(f))
+	}
 	// Inside a longer text the secret begins at any of three places of a
-	// base64 group; the characters at its ends depend on its neighbours.
-	for _, e := range []*base64.Encoding{base64.RawStdEncoding, base64.RawURLEncoding} {
-		for shift := range 3 {
-			whole := e.EncodeToString(append(make([]byte, shift), s...))
-			from := (shift*8 + 5) / 6
-			to := (shift + len(s)) * 8 / 6
-			forms = append(forms, whole[from:to])
+	// base64 group; the characters at its ends depend on its neighbours. A
+	// client's secret is form-encoded before (RFC 6749 section 2.3.1).
+	for _, plain := range []string{s, q} {
+		for _, e := range []*base64.Encoding{base64.RawStdEncoding, base64.RawURLEncoding} {
+			for shift := range 3 {
+				whole := e.EncodeToString(append(make([]byte, shift), plain...))
+				from := (shift*8 + 5) / 6
+				to := (shift + len(plain)) * 8 / 6
+				forms = append(forms, whole[from:to])
+			}
 		}
 	}
 	return forms
+}
+
+// percentEncode is RFC 3986 percent-encoding of all but letters, digits and the given marks.
+func percentEncode(s, marks string) string {
+	var b strings.Builder
+	for i := range len(s) {
+		if c := s[i]; c >= '0' && c <= '9' || c >= 'A' && c <= 'Z' || c >= 'a' && c <= 'z' || strings.IndexByte(marks, c) >= 0 {
+			b.WriteByte(c)
+		} else {
+			fmt.Fprintf(&b, "%%%02X", c)
+		}
+	}
+	return b.String()
+}
+
+// asciiJSON writes what is not ASCII in JSON text as \uXXXX.
+func asciiJSON(s, format string) string {
+	var b strings.Builder
+	for _, c := range s {
+		if c < utf8.RuneSelf {
+			b.WriteRune(c)
+			continue
+		}
+		for _, u := range utf16.Encode([]rune{c}) {
+			fmt.Fprintf(&b, `\u`+format, u)
+		}
+	}
+	return b.String()
 }
 
 func lowerHex(s string) string {

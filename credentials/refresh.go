@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"maps"
 	mrand "math/rand/v2"
+	"strings"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
@@ -25,6 +26,12 @@ type RefreshRequest struct {
 	Kind    Kind
 	// Force also asks for a revoked credential, and does not wait for NextTry.
 	Force bool
+	// Answered, if set, is asked once the lease is taken: true ends the refresh
+	// with nothing asked, because what was wanted is known by now.
+	Answered func(*Credential) bool
+	// Settings is what the connector and its settings are, in short; a refusal
+	// of them is remembered with it.
+	Settings string
 }
 
 // Outcomes of a refresh.
@@ -63,7 +70,7 @@ func (s *Store) Refresh(ctx context.Context, r RefreshRequest, do RefreshFunc) (
 		return t.result, err
 	}
 	c, err := s.Get(ctx, r.ID)
-	if err == nil && c.Version != t.version {
+	if err == nil && (c.Version != t.version || r.Answered != nil && r.Answered(c)) {
 		err = ErrNotFound
 	}
 	if err != nil {
@@ -150,30 +157,52 @@ func (s *Store) save(ctx context.Context, r RefreshRequest, owner string, c *Cre
 		maps.Copy(secrets.Session, renewal.Session)
 	}
 	secrets.Opened = secrets.Opened || renewal.Opened
-	expiry := secrets.expiry()
-	if !renewal.Expiry.IsZero() && (expiry.IsZero() || renewal.Expiry.Before(expiry)) {
-		expiry = renewal.Expiry
-	}
 	plain, err := secrets.encode()
 	if err != nil {
 		return RefreshResult{}, err
 	}
 	sealed := s.keys.seal(sealPurpose(c.ID, c.Connector, c.Version+1), plain)
-	last, err := json.Marshal(LastRefresh{At: now.UTC().Truncate(time.Millisecond), Kind: r.Kind, Verdict: Renewed, Status: renewal.Status})
+	issued, sessionIssued := any(""), any("")
+	if renewal.Token != nil {
+		issued = millis(now)
+	}
+	if len(renewal.Session) > 0 {
+		sessionIssued = millis(now)
+	}
+	res := RefreshResult{Outcome: OutcomeRenewed}
+	verdict, state, text, refused := Renewed, Active, "", Kind("")
+	if renewal.Token != nil && !secrets.Opened {
+		refused = Opening
+	}
+	if e := renewal.Problem; e != nil {
+		res.Err, verdict, text = e, e.Verdict, clipText(e.Text, 500)
+		switch e.Verdict {
+		case VerdictRevoked:
+			state, res.Outcome = Revoked, OutcomeRevoked
+		case VerdictMisconfigured:
+			state, res.Outcome = Misconfigured, OutcomeMisconfigured
+		default:
+			refused, res.Outcome, res.RetryAt = r.Kind, OutcomeTransient, now.Add(max(e.RetryAfter, s.firstWait))
+		}
+	}
+	last, err := json.Marshal(LastRefresh{At: now.UTC().Truncate(time.Millisecond), Kind: r.Kind, Verdict: verdict, Status: renewal.Status})
 	if err != nil {
 		return RefreshResult{}, err
 	}
 	waits := s.backoff()
 	for {
-		out, err := saveScript.Run(ctx, s.rdb, []string{credKey(r.ID)}, owner, c.Version, sealed, millis(expiry), millis(now), last, millis(now)).StringSlice()
+		out, err := saveScript.Run(ctx, s.rdb, []string{credKey(r.ID), versionKey(r.ID)}, owner, c.Version, sealed,
+			millis(secrets.tokenExpiry()), issued, millis(secrets.sessionExpiry()), sessionIssued, last, millis(now),
+			string(state), text, millis(res.RetryAt), string(refused)).StringSlice()
 		if err == nil {
 			killpoint.KillPoint("refresh-saved")
 			switch out[0] {
 			case "saved":
-				return RefreshResult{Outcome: OutcomeRenewed, Version: num(out[1])}, nil
+				res.Version = num(out[1])
+				return res, nil
 			case "gone":
 				return RefreshResult{Outcome: OutcomeGone}, nil
-			default: // newer, or a later holder is at work: its word counts
+			default:
 				return RefreshResult{Outcome: OutcomeNewer, Version: c.Version}, nil
 			}
 		}
@@ -195,11 +224,11 @@ func (s *Store) remember(ctx context.Context, r RefreshRequest, owner string, t 
 		state, res.Outcome = Misconfigured, OutcomeMisconfigured
 	case Unknown:
 		res.Outcome = OutcomeUnknown
-		if t.unanswered == 0 {
-			// Neither success nor refusal: wait the request out, then try once.
-			keepIntent, next = 1, t.deadline
-		} else {
-			next = now.Add(max(s.delay(t.failures+6), s.lease))
+		// Neither success nor refusal: wait the request out, then try once. If
+		// that one is not answered either, only now and then.
+		keepIntent, next = 1, t.deadline
+		if t.unanswered > 0 {
+			next = now.Add(min(s.lease<<min(t.unanswered, 10), longestBlock))
 		}
 	default:
 		res.Outcome = OutcomeTransient
@@ -216,7 +245,7 @@ func (s *Store) remember(ctx context.Context, r RefreshRequest, owner string, t 
 	}
 	waits := s.backoff()
 	for begun := now; ; {
-		out, err := failScript.Run(ctx, s.rdb, []string{credKey(r.ID)}, owner, t.version, string(state), clipText(e.Text, 500), millis(next), last, keepIntent, millis(now)).StringSlice()
+		out, err := failScript.Run(ctx, s.rdb, []string{credKey(r.ID)}, owner, t.version, string(state), clipText(e.Text, 500), millis(next), last, keepIntent, millis(now), r.Settings).StringSlice()
 		if err == nil {
 			switch out[0] {
 			case "newer", "lost": // a person, or a later holder, knows better
@@ -241,7 +270,7 @@ func (s *Store) delay(n int64) time.Duration {
 
 func (s *Store) backoff() *backoff.ExponentialBackOff {
 	b := backoff.NewExponentialBackOff()
-	b.InitialInterval, b.MaxInterval = 50*time.Millisecond, 2*time.Second
+	b.InitialInterval, b.MaxInterval = 50*time.Millisecond, time.Second
 	return b
 }
 
@@ -255,15 +284,20 @@ func (s *Secrets) clone() Secrets {
 	return c
 }
 
-// expiry is the earlier of the token's and the session's (session_expires).
-func (s *Secrets) expiry() time.Time {
-	var at time.Time
-	if s.OAuth2 != nil {
-		at = s.OAuth2.Expiry
+func (s *Secrets) tokenExpiry() time.Time {
+	if s.OAuth2 == nil {
+		return time.Time{}
 	}
-	if e, ok := ParseExpiry(s.Session["session_expires"]); ok && (at.IsZero() || e.Before(at)) {
-		at = e
+	return s.OAuth2.Expiry
+}
+
+// sessionExpiry is session_expires, as the login found it or as it was put.
+func (s *Secrets) sessionExpiry() time.Time {
+	text, ok := s.Session["session_expires"]
+	if !ok {
+		text = strings.Trim(string(s.Properties["session_expires"]), `"`)
 	}
+	at, _ := ParseExpiry(text)
 	return at
 }
 

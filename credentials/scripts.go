@@ -5,16 +5,21 @@ import "github.com/redis/go-redis/v9"
 // All keys of one credential share the hash tag {ID}.
 //
 //	stepworker:cred:{ID}          hash, see below
+//	stepworker:cred:{ID}:version  its highest version ever
 //	stepworker:cred:{ID}:waiting  zset of waiting executions, score: since (ms), see mark
 //	stepworker:credentials        set of ids
 //	stepworker:waiting            set of ids that may have waiting executions
 //
 // Fields of the hash: v version; connector, account_id, external_account_id;
-// state, since; sealed; expiry, issued (ms); refused (the version known
-// refused), refused_kind; lr last refresh (JSON), saver its owner; err masked last error;
-// fails, next (ms); lease, lease_until; intent_v, intent_until, intent_n;
-// no_key (the version that no key opens); deleted; u:METHOD counter of refreshes that did not help (JSON).
+// state, since; sealed; expiry, issued of the token, s_expiry, s_issued of the
+// session (ms); refused (the version known refused), refused_kind; lr last
+// refresh (JSON), saver its owner; err masked last error; fails, next (ms);
+// lease, lease_until; intent_v, intent_until, intent_n; no_key (the version
+// that no key opens); test_v, test_until (ms, 0: it has answered); settings
+// that were refused; deleted; u:METHOD counter of refreshes that did not help
+// (JSON).
 func credKey(id string) string    { return "stepworker:cred:{" + id + "}" }
+func versionKey(id string) string { return "stepworker:cred:{" + id + "}:version" }
 func waitingKey(id string) string { return "stepworker:cred:{" + id + "}:waiting" }
 
 const (
@@ -33,16 +38,59 @@ end
 
 // putScript stores a whole credential.
 //
-//	KEYS  credential
-//	ARGV  version read, connector, account, external account, sealed, expiry,
-//	      issued, now (ms)
+//	KEYS  credential, its version
+//	ARGV  version read, connector, account, external account, sealed, expiry
+//	      of the token, of the session, now (ms)
 //	returns 1, or 0 if the version moved
 var putScript = redis.NewScript(`
 local v = redis.call('HGET', KEYS[1], 'v') or '0'
 if v ~= ARGV[1] then return 0 end
+-- Set back, its versions were given out before: it goes on above them.
+local newest = redis.call('GET', KEYS[2])
+if newest and tonumber(newest) > tonumber(v) then v = newest end
+local n = string.format('%d', tonumber(v) + 1)
+if n ~= string.format('%d', tonumber(ARGV[1]) + 1) then
+  redis.call('HSET', KEYS[1], 'v', v)
+  return 0
+end
 redis.call('DEL', KEYS[1])
-redis.call('HSET', KEYS[1], 'v', string.format('%d', tonumber(v) + 1), 'connector', ARGV[2], 'account_id', ARGV[3],
-  'external_account_id', ARGV[4], 'sealed', ARGV[5], 'expiry', ARGV[6], 'issued', ARGV[7], 'state', 'active', 'since', ARGV[8])
+redis.call('HSET', KEYS[1], 'v', n, 'connector', ARGV[2], 'account_id', ARGV[3], 'external_account_id', ARGV[4], 'sealed', ARGV[5],
+  'expiry', ARGV[6], 'issued', ARGV[8], 's_expiry', ARGV[7], 's_issued', ARGV[8], 'state', 'active', 'since', ARGV[8])
+redis.call('SET', KEYS[2], n)
+return 1
+`)
+
+// beginTestScript makes one worker ask the test method about a version.
+//
+//	KEYS  credential
+//	ARGV  version, for how long (ms)
+//	returns 1, or 0 if it is being asked, has answered, or the version moved
+var beginTestScript = redis.NewScript(luaNow + `
+local h = redis.call('HMGET', KEYS[1], 'v', 'deleted', 'test_v', 'test_until')
+if h[1] ~= ARGV[1] or h[2] then return 0 end
+local t = now()
+if h[3] == h[1] and (h[4] == '0' or tonumber(h[4]) > t) then return 0 end
+redis.call('HSET', KEYS[1], 'test_v', h[1], 'test_until', string.format('%d', t + ARGV[2]))
+return 1
+`)
+
+// endTestScript notes that the test method has answered (0), or may be asked again (1).
+//
+//	KEYS  credential
+//	ARGV  version, 0 or 1
+var endTestScript = redis.NewScript(`
+if redis.call('HGET', KEYS[1], 'test_v') ~= ARGV[1] then return 0 end
+redis.call('HSET', KEYS[1], 'test_until', ARGV[2])
+return 1
+`)
+
+// noteScript keeps a verdict without consequences.
+//
+//	KEYS  credential
+//	ARGV  version, err, last refresh
+var noteScript = redis.NewScript(`
+if redis.call('HGET', KEYS[1], 'v') ~= ARGV[1] or redis.call('HEXISTS', KEYS[1], 'deleted') == 1 then return 0 end
+redis.call('HSET', KEYS[1], 'err', ARGV[2], 'lr', ARGV[3])
 return 1
 `)
 
@@ -133,39 +181,46 @@ redis.call('HSET', KEYS[1], 'lease', ARGV[1], 'lease_until', string.format('%d',
 return {'taken', h[1], string.format('%d', n), h[10] or '0', deadline}
 `)
 
-// saveScript stores what the provider gave. A late holder, or one whose
-// credential a person has replaced or deleted meanwhile, stores nothing.
+// saveScript stores what the provider gave, as long as nothing newer is
+// stored: the token that was sent is spent, so this one counts, whoever holds
+// the lease by now. One whose credential a person has replaced or deleted
+// meanwhile stores nothing.
 //
-//	KEYS  credential
-//	ARGV  owner, version, sealed, expiry, issued, last refresh, now (ms)
-//	returns {'saved', v}, {'newer', v}, {'gone'} or {'lost'}
+//	KEYS  credential, its version
+//	ARGV  owner, version, sealed, expiry and issued of the token, of the session
+//	      ('' keeps them), last refresh, now (ms), state, err, next (ms), refused kind ('' : it may be used)
+//	returns {'saved', v}, {'newer', v} or {'gone'}
 var saveScript = redis.NewScript(`
-local h = redis.call('HMGET', KEYS[1], 'v', 'deleted', 'lease', 'state', 'saver')
+local h = redis.call('HMGET', KEYS[1], 'v', 'deleted', 'state', 'saver')
 if not h[1] or h[2] then return {'gone'} end
 if h[1] ~= ARGV[2] then
   -- Our own save, whose answer was lost.
-  if h[5] == ARGV[1] then return {'saved', h[1]} end
+  if h[4] == ARGV[1] then return {'saved', h[1]} end
   return {'newer', h[1]}
 end
-if h[3] ~= ARGV[1] then return {'lost'} end
 local v = string.format('%d', tonumber(h[1]) + 1)
-redis.call('HSET', KEYS[1], 'v', v, 'sealed', ARGV[3], 'expiry', ARGV[4], 'issued', ARGV[5], 'lr', ARGV[6], 'state', 'active', 'saver', ARGV[1])
-if h[4] ~= 'active' then redis.call('HSET', KEYS[1], 'since', ARGV[7]) end
-redis.call('HDEL', KEYS[1], 'refused', 'refused_kind', 'err', 'fails', 'next', 'lease', 'lease_until', 'intent_v', 'intent_until', 'intent_n')
+redis.call('HSET', KEYS[1], 'v', v, 'sealed', ARGV[3], 'lr', ARGV[8], 'state', ARGV[10], 'saver', ARGV[1])
+redis.call('SET', KEYS[2], v)
+if ARGV[5] ~= '' then redis.call('HSET', KEYS[1], 'expiry', ARGV[4], 'issued', ARGV[5]) end
+if ARGV[7] ~= '' then redis.call('HSET', KEYS[1], 's_expiry', ARGV[6], 's_issued', ARGV[7]) end
+if h[3] ~= ARGV[10] then redis.call('HSET', KEYS[1], 'since', ARGV[9]) end
+redis.call('HDEL', KEYS[1], 'refused', 'refused_kind', 'err', 'fails', 'next', 'lease', 'lease_until', 'intent_v', 'intent_until', 'intent_n', 'settings')
+if ARGV[11] ~= '' then redis.call('HSET', KEYS[1], 'err', ARGV[11], 'next', ARGV[12]) end
+if ARGV[13] ~= '' then redis.call('HSET', KEYS[1], 'refused', v, 'refused_kind', ARGV[13]) end
 return {'saved', v}
 `)
 
 // failScript remembers a refusal or a failure for the version.
 //
 //	KEYS  credential
-//	ARGV  owner, version, state ('' keeps it), err, next (ms), last refresh, keep intent (0/1), now (ms)
+//	ARGV  owner, version, state ('' keeps it), err, next (ms), last refresh, keep intent (0/1), now (ms), settings
 //	returns {'failed', v}, {'newer', v}, {'gone'} or {'lost'}
 var failScript = redis.NewScript(`
 local h = redis.call('HMGET', KEYS[1], 'v', 'deleted', 'lease', 'state')
 if not h[1] or h[2] then return {'gone'} end
 if h[1] ~= ARGV[2] then return {'newer', h[1]} end
 if h[3] ~= ARGV[1] then return {'lost'} end
-redis.call('HSET', KEYS[1], 'err', ARGV[4], 'lr', ARGV[6])
+redis.call('HSET', KEYS[1], 'err', ARGV[4], 'lr', ARGV[6], 'settings', ARGV[9])
 if ARGV[3] ~= '' then
   if h[4] ~= ARGV[3] then redis.call('HSET', KEYS[1], 'state', ARGV[3], 'since', ARGV[8]) end
   redis.call('HDEL', KEYS[1], 'next', 'fails')

@@ -139,10 +139,9 @@ func (s *Store) Put(ctx context.Context, in *Input, merge bool) (version, waitin
 		if err != nil {
 			return 0, 0, err
 		}
-		expiry, issued := c.Secrets.expiry(), millis(now)
 		sealed := s.keys.seal(sealPurpose(c.ID, c.Connector, stored+1), plain)
-		done, err := putScript.Run(ctx, s.rdb, []string{credKey(c.ID)}, stored, c.Connector, c.AccountID, c.ExternalAccountID,
-			sealed, millis(expiry), issued, millis(now)).Int()
+		done, err := putScript.Run(ctx, s.rdb, []string{credKey(c.ID), versionKey(c.ID)}, stored, c.Connector, c.AccountID, c.ExternalAccountID,
+			sealed, millis(c.Secrets.tokenExpiry()), millis(c.Secrets.sessionExpiry()), millis(now)).Int()
 		if err != nil {
 			return 0, 0, err
 		}
@@ -163,15 +162,19 @@ func (s *Store) Get(ctx context.Context, id string) (*Credential, error) {
 // GetWith is Get, with further commands in the same round trip.
 func (s *Store) GetWith(ctx context.Context, id string, extra func(redis.Pipeliner)) (*Credential, error) {
 	pipe := s.rdb.Pipeline()
-	cmd := pipe.HGetAll(ctx, credKey(id))
+	cmd, newest := pipe.HGetAll(ctx, credKey(id)), pipe.Get(ctx, versionKey(id))
 	extra(pipe)
-	if _, err := pipe.Exec(ctx); err != nil && !errors.Is(err, redis.Nil) {
+	_, _ = pipe.Exec(ctx) // each command's own error counts, the extra ones' are the caller's
+	if err := cmd.Err(); err != nil {
 		return nil, err
 	}
-	return s.open(id, cmd.Val())
+	if err := newest.Err(); err != nil && !errors.Is(err, redis.Nil) {
+		return nil, err
+	}
+	return s.open(id, cmd.Val(), num(newest.Val()))
 }
 
-func (s *Store) open(id string, h map[string]string) (*Credential, error) {
+func (s *Store) open(id string, h map[string]string, newest int64) (*Credential, error) {
 	if h["v"] == "" || h["deleted"] != "" {
 		return nil, ErrNotFound
 	}
@@ -181,6 +184,9 @@ func (s *Store) open(id string, h map[string]string) (*Credential, error) {
 	}
 	if s.keys == nil {
 		return c, errNoKeys
+	}
+	if c.Version < newest {
+		return c, &SealError{What: fmt.Sprintf("credential %q: its record was set back from version %d to %d", id, newest, c.Version)}
 	}
 	sealed := []byte(h["sealed"])
 	s.mu.Lock()
@@ -210,13 +216,18 @@ func (s *Store) open(id string, h map[string]string) (*Credential, error) {
 
 func readMeta(h map[string]string) Meta {
 	m := Meta{
-		State: State(h["state"]), Since: parseMillis(h["since"]), Expiry: parseMillis(h["expiry"]), Issued: parseMillis(h["issued"]),
+		State: State(h["state"]), Since: parseMillis(h["since"]), Settings: h["settings"],
+		Token:   Life{parseMillis(h["issued"]), parseMillis(h["expiry"])},
+		Session: Life{parseMillis(h["s_issued"]), parseMillis(h["s_expiry"])},
 		Refused: h["refused"] != "" && h["refused"] == h["v"], RefusedKind: Kind(h["refused_kind"]),
 		NoKey: h["no_key"] != "" && h["no_key"] == h["v"], LastError: h["err"],
 		Failures: int(num(h["fails"])), NextTry: parseMillis(h["next"]), LeaseUntil: parseMillis(h["lease_until"]),
 	}
 	if m.State == "" {
 		m.State = Active
+	}
+	if h["test_v"] != "" && h["test_v"] == h["v"] {
+		m.TestUntil, m.Tested = parseMillis(h["test_until"]), h["test_until"] == "0"
 	}
 	if lr := h["lr"]; lr != "" {
 		var l LastRefresh
@@ -243,22 +254,27 @@ func readMeta(h map[string]string) Meta {
 // Margins of promise 6.
 const expiryMargin = 60 * time.Second
 
-// Expired says that the token or session is within its margin of expiry: 60 s
-// or a tenth of the life it was issued with, whichever is less. So a token
-// just issued is never expired, however short it lives, unless its life was
-// over when it came; such a one is used for its first second.
-func (m *Meta) Expired(now time.Time) bool {
-	if m.Expiry.IsZero() {
+// Over says that a token or session is within its margin of expiry: 60 s or a
+// tenth of the life it was issued with, whichever is less. So one just issued
+// is not over, however short it lives.
+func (l Life) Over(now time.Time) bool {
+	if l.Expiry.IsZero() {
 		return false
 	}
 	margin := expiryMargin
-	if life := m.Expiry.Sub(m.Issued); !m.Issued.IsZero() && life/10 < margin {
+	if life := l.Expiry.Sub(l.Issued); !l.Issued.IsZero() && life/10 < margin {
 		margin = max(life/10, 0)
 	}
-	if m.LastRefresh != nil && m.LastRefresh.Verdict == Renewed && now.Sub(m.Issued) < time.Second {
-		return false
+	return !now.Before(l.Expiry.Add(-margin))
+}
+
+// expiry is the earlier of the token's and the session's.
+func (m *Meta) expiry() time.Time {
+	at := m.Token.Expiry
+	if s := m.Session.Expiry; !s.IsZero() && (at.IsZero() || s.Before(at)) {
+		at = s
 	}
-	return !now.Before(m.Expiry.Add(-margin))
+	return at
 }
 
 // Status is a credential's state, without a secret.
@@ -294,7 +310,7 @@ func (s *Store) Status(ctx context.Context, id string) (*Status, error) {
 	m := readMeta(f)
 	st := &Status{
 		CredentialID: id, Connector: f["connector"], AccountID: f["account_id"], ExternalAccountID: f["external_account_id"],
-		State: m.State, Since: instant(m.Since), Version: num(f["v"]), Expiry: instant(m.Expiry), LastRefresh: m.LastRefresh,
+		State: m.State, Since: instant(m.Since), Version: num(f["v"]), Expiry: instant(m.expiry()), LastRefresh: m.LastRefresh,
 		LastError: m.LastError, NextTry: instant(m.NextTry), Waiting: n.Val(),
 	}
 	if f["lease"] != "" && time.Now().Before(m.LeaseUntil) {
@@ -384,9 +400,6 @@ type Parked struct {
 
 // Park joins the waiting set unless a newer version is stored.
 func (s *Store) Park(ctx context.Context, r ParkRequest) (Parked, error) {
-	if err := s.rdb.SAdd(ctx, waitingIndexKey, r.ID).Err(); err != nil {
-		return Parked{}, err
-	}
 	refused := 0
 	if r.Refused {
 		refused = 1
@@ -400,6 +413,10 @@ func (s *Store) Park(ctx context.Context, r ParkRequest) (Parked, error) {
 		return Parked{Gone: true}, nil
 	case "newer":
 		return Parked{Newer: true, Version: num(out[1])}, nil
+	}
+	// After it has joined: whoever tidies up meanwhile sees it in the set.
+	if err := s.rdb.SAdd(ctx, waitingIndexKey, r.ID).Err(); err != nil {
+		return Parked{}, err
 	}
 	return Parked{Version: num(out[1]), Meta: Meta{State: State(out[2]), LastError: out[3], NextTry: parseMillis(out[4]), LeaseUntil: parseMillis(out[5])}}, nil
 }
@@ -476,18 +493,59 @@ func (s *Store) WaitingCredentials(ctx context.Context) ([]string, error) {
 	return s.rdb.SMembers(ctx, waitingIndexKey).Result()
 }
 
+// IDs are the ids of some credentials, at most about n.
+func (s *Store) IDs(ctx context.Context, n int64) ([]string, error) {
+	ids, _, err := s.rdb.SScan(ctx, indexKey, 0, "", n).Result()
+	return ids, err
+}
+
+// BeginTest makes the caller the one who asks the test method about a version,
+// for as long as a call may take; nobody else does meanwhile.
+func (s *Store) BeginTest(ctx context.Context, id string, version int64) (first bool, err error) {
+	n, err := beginTestScript.Run(ctx, s.rdb, []string{credKey(id)}, version, s.lease.Milliseconds()).Int()
+	return n == 1, err
+}
+
+// EndTest notes whether the test method has answered; if it has not, it may be
+// asked again.
+func (s *Store) EndTest(ctx context.Context, id string, version int64, answered bool) error {
+	until := "1" // over
+	if answered {
+		until = "0"
+	}
+	return endTestScript.Run(ctx, s.rdb, []string{credKey(id)}, version, until).Err()
+}
+
+// Note keeps the verdict on a refresh that was asked for and not made; state
+// and secrets stay as they are.
+func (s *Store) Note(ctx context.Context, id string, version int64, kind Kind, e *RefreshError) error {
+	last, err := json.Marshal(LastRefresh{At: time.Now().UTC().Truncate(time.Millisecond), Kind: kind, Verdict: e.Verdict, Status: e.Status})
+	if err != nil {
+		return err
+	}
+	return noteScript.Run(ctx, s.rdb, []string{credKey(id)}, version, clipText(e.Text, 500), last).Err()
+}
+
 // Usable says that executions may call with the stored version: it is active
 // and not known refused.
-func (s *Store) Usable(ctx context.Context, id string) (bool, Meta, int64, error) {
+func (s *Store) Usable(ctx context.Context, id string) (Usability, error) {
 	h, err := s.rdb.HGetAll(ctx, credKey(id)).Result()
 	if err != nil {
-		return false, Meta{}, 0, err
+		return Usability{}, err
 	}
 	if h["v"] == "" || h["deleted"] != "" {
-		return false, Meta{}, 0, ErrNotFound
+		return Usability{}, ErrNotFound
 	}
 	m := readMeta(h)
-	return m.State == Active && !m.Refused, m, num(h["v"]), nil
+	return Usability{Usable: m.State == Active && !m.Refused, Meta: m, Version: num(h["v"]), Connector: h["connector"]}, nil
+}
+
+// Usability answers Usable.
+type Usability struct {
+	Usable    bool
+	Meta      Meta
+	Version   int64
+	Connector string
 }
 
 // Limits of promise 5.

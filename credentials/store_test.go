@@ -117,6 +117,26 @@ func TestSeal_aRecordMovedOrSetBackDoesNotOpen(t *testing.T) {
 	}
 }
 
+func TestSeal_aWholeRecordSetBackDoesNotOpen(t *testing.T) {
+	s, _ := newStore(t)
+	put(t, s, oauthInput, false)
+	if err := s.rdb.Copy(ctx, credKey("c"), "backup", 0, true).Err(); err != nil {
+		t.Fatal(err)
+	}
+	put(t, s, oauthInput, false)
+	if err := s.rdb.Copy(ctx, "backup", credKey("c"), 0, true).Err(); err != nil {
+		t.Fatal(err)
+	}
+	var sealed *SealError
+	if _, err := s.Get(ctx, "c"); !errors.As(err, &sealed) {
+		t.Errorf("got %v, want a SealError", err)
+	}
+	if v := put(t, s, oauthInput, false); v != 3 {
+		t.Errorf("version %d after a new put, want 3", v)
+	}
+	get(t, s)
+}
+
 func TestKeys_firstSealsAllOpen(t *testing.T) {
 	_, server := newStore(t)
 	oldKey, newKey := NewKey(), NewKey()
@@ -285,6 +305,91 @@ func TestRefresh_lateHolderIsFenced(t *testing.T) {
 	}
 }
 
+// A late answer counts as long as nothing newer is stored: what was sent is spent.
+func TestRefresh_lateAnswerIsNotThrownAway(t *testing.T) {
+	s, _ := newStore(t)
+	s.lease, s.deadline = 50*time.Millisecond, 20*time.Millisecond
+	put(t, s, oauthInput, false)
+	res, err := s.Refresh(ctx, RefreshRequest{ID: "c", Version: 1}, func(_ context.Context, c *Credential) (*Renewal, error) {
+		for second := (RefreshResult{}); second.Outcome != OutcomeTransient; { // it takes the lease over, and fails
+			var err error
+			if second, err = s.Refresh(ctx, RefreshRequest{ID: "c", Version: 1}, func(context.Context, *Credential) (*Renewal, error) {
+				return nil, &RefreshError{Verdict: Transient, Text: "503"}
+			}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return renewTo("access-late", "refresh-late")(ctx, c)
+	})
+	if err != nil || res.Outcome != OutcomeRenewed {
+		t.Errorf("got %+v, %v", res, err)
+	}
+	if c := get(t, s); c.Secrets.OAuth2.AccessToken.Reveal() != "access-late" || c.Version != 2 || c.Meta.LastError != "" {
+		t.Errorf("version %d, %+v", c.Version, c.Meta)
+	}
+}
+
+// A first token is stored at once, and nobody calls with it before it is open.
+func TestRefresh_firstTokenWaitsToBeOpened(t *testing.T) {
+	s, _ := newStore(t)
+	put(t, s, `{"credential_id":"c","connector":"acme","oauth2":{}}`, false)
+	if _, err := s.Refresh(ctx, RefreshRequest{ID: "c", Version: 1, Kind: OAuth2}, renewTo("one", "r")); err != nil {
+		t.Fatal(err)
+	}
+	if c := get(t, s); !c.Meta.Refused || c.Meta.RefusedKind != Opening || c.Version != 2 {
+		t.Errorf("%+v", c.Meta)
+	}
+	if u, err := s.Usable(ctx, "c"); err != nil || u.Usable {
+		t.Errorf("usable %+v, %v", u, err)
+	}
+	opened := func(context.Context, *Credential) (*Renewal, error) { return &Renewal{Opened: true}, nil }
+	if _, err := s.Refresh(ctx, RefreshRequest{ID: "c", Version: 2, Kind: Session}, opened); err != nil {
+		t.Fatal(err)
+	}
+	if u, err := s.Usable(ctx, "c"); err != nil || !u.Usable || u.Version != 3 {
+		t.Errorf("usable %+v, %v", u, err)
+	}
+}
+
+// A token whose hook failed is stored, and the verdict stands beside it.
+func TestRefresh_aTokenWithAProblem(t *testing.T) {
+	s, _ := newStore(t)
+	put(t, s, oauthInput, false)
+	res, err := s.Refresh(ctx, RefreshRequest{ID: "c", Version: 1, Kind: OAuth2}, func(context.Context, *Credential) (*Renewal, error) {
+		return &Renewal{Token: &Token{AccessToken: NewSecret("two")}, Problem: &RefreshError{Verdict: VerdictMisconfigured, Text: "after_oauth2_refresh: TypeError"}}, nil
+	})
+	if err != nil || res.Outcome != OutcomeMisconfigured {
+		t.Fatalf("got %+v, %v", res, err)
+	}
+	if c := get(t, s); c.Secrets.OAuth2.AccessToken.Reveal() != "two" || c.Version != 2 || c.Meta.State != Misconfigured || c.Meta.LastError == "" {
+		t.Errorf("version %d, %+v", c.Version, c.Meta)
+	}
+}
+
+func TestTest_oneAsksAboutAVersion(t *testing.T) {
+	s, _ := newStore(t)
+	put(t, s, oauthInput, false)
+	begin := func(want bool) {
+		t.Helper()
+		if first, err := s.BeginTest(ctx, "c", 1); err != nil || first != want {
+			t.Errorf("first %v, %v", first, err)
+		}
+	}
+	begin(true)
+	begin(false)
+	if err := s.EndTest(ctx, "c", 1, false); err != nil {
+		t.Fatal(err)
+	}
+	begin(true) // it told nothing
+	if err := s.EndTest(ctx, "c", 1, true); err != nil {
+		t.Fatal(err)
+	}
+	begin(false)
+	if c := get(t, s); !c.Meta.Tested {
+		t.Errorf("%+v", c.Meta)
+	}
+}
+
 // An answer that never came is waited out and asked for once more.
 func TestRefresh_unknownOutcomeIsRepeatedOnce(t *testing.T) {
 	s, _ := newStore(t)
@@ -351,8 +456,8 @@ func TestPark_newerGoneAndWaiting(t *testing.T) {
 	if p, err := s.Park(ctx, ParkRequest{ID: "c", Execution: "q|f", Version: 1, Refused: true}); err != nil || !p.Newer {
 		t.Errorf("got %+v, %v", p, err)
 	}
-	if usable, _, _, err := s.Usable(ctx, "c"); err != nil || !usable {
-		t.Errorf("usable %v, %v", usable, err)
+	if u, err := s.Usable(ctx, "c"); err != nil || !u.Usable {
+		t.Errorf("usable %+v, %v", u, err)
 	}
 	places, err := s.Waiters(ctx, "c", 0, 10)
 	if err != nil || len(places) != 1 || places[0].Execution != "q|e" {
@@ -415,12 +520,12 @@ func TestExpired_margins(t *testing.T) {
 		"five seconds, 4.6 s":  {5 * time.Second, 4600 * time.Millisecond, true},
 		"expired when it came": {-time.Second, 0, true},
 	} {
-		m := Meta{Issued: now.Add(-c.age), Expiry: now.Add(-c.age).Add(c.life)}
-		if m.Expired(now) != c.expired {
-			t.Errorf("%s: %v", name, m.Expired(now))
+		l := Life{Issued: now.Add(-c.age), Expiry: now.Add(-c.age).Add(c.life)}
+		if l.Over(now) != c.expired {
+			t.Errorf("%s: %v", name, l.Over(now))
 		}
 	}
-	if m := (Meta{}); m.Expired(now) {
+	if (Life{}).Over(now) {
 		t.Error("an unknown expiry is not expired")
 	}
 }
@@ -452,13 +557,14 @@ func TestExpiresIn_oddAnswers(t *testing.T) {
 }
 
 func TestRedactor_everyEncoding(t *testing.T) {
-	const secret = `s3cr/t+v "é`
+	const secret = `s3cr/t+v! (ab) "é`
 	r := NewRedactor([]string{secret}, 6)
 	js, _ := json.Marshal(secret)
 	for name, text := range map[string]string{
 		"plain": secret, "query": url.QueryEscape(secret), "path": url.PathEscape(secret), "lower": lowerHex(url.QueryEscape(secret)),
 		"json": string(js), "base64": base64.StdEncoding.EncodeToString([]byte(secret)), "basic": base64.StdEncoding.EncodeToString([]byte("u:" + secret)),
-		"inside": base64.StdEncoding.EncodeToString([]byte("xx" + secret + "tail")), "url base64": base64.RawURLEncoding.EncodeToString([]byte("user" + secret)),
+		"component": "s3cr%2Ft%2Bv!%20(ab)%20%22%C3%A9", "quote": "s3cr/t%2Bv%21%20%28ab%29%20%22%C3%A9", "ascii json": `s3cr/t+v! (ab) \"\u00e9`,
+		"client": base64.StdEncoding.EncodeToString([]byte("id:" + url.QueryEscape(secret))), "inside": base64.StdEncoding.EncodeToString([]byte("xx" + secret + "tail")), "url base64": base64.RawURLEncoding.EncodeToString([]byte("user" + secret)),
 	} {
 		if got := r.String("a " + text + " b"); !strings.Contains(got, redacted) {
 			t.Errorf("%s: %s", name, got)

@@ -339,7 +339,11 @@ func (c *Client) RequestRefresh(ctx context.Context, credential string) error {
 	}
 	// The version asked for goes along: what a running refresh renews meanwhile
 	// answers this request too.
-	return c.hint(ctx, refreshTask{CredentialID: credential, Version: st.Version, Kind: kindForced}, ulid.Make().String())
+	r := refreshTask{CredentialID: credential, Version: st.Version, Kind: kindForced}
+	if st.LastRefresh != nil {
+		r.Seen = st.LastRefresh.At.UnixMilli()
+	}
+	return c.hint(ctx, r, ulid.Make().String())
 }
 
 // RequestResume asks the pool to put a credential's waiting executions back

@@ -312,7 +312,7 @@ func (a *attempt) leave(ctx context.Context, w *waitError) error {
 // workerFault puts a task back because of this worker, not because of the
 // task: it is never charged to the execution, and /readyz says so.
 func (p *Pool) workerFault(text string) error {
-	p.setFault(text)
+	p.fault.Store(&workerFault{text, time.Now()})
 	p.log.Error("worker fault", "text", text)
 	return &waitError{why: "worker", text: text, delay: 5*time.Second + rand.N(5*time.Second)}
 }

@@ -35,8 +35,11 @@ type PoolConfig struct {
 	// ShutdownTimeout is how long Shutdown waits for running steps; 0: 25 s.
 	ShutdownTimeout time.Duration
 	DenyStepScripts bool
-	Logger          *slog.Logger          // nil: discards
-	Registerer      prometheus.Registerer // nil: no metrics
+	// WrongKeys says that the keys are not those of this Redis: refreshes are
+	// left to workers that can make them.
+	WrongKeys  bool
+	Logger     *slog.Logger          // nil: discards
+	Registerer prometheus.Registerer // nil: no metrics
 	// Observe, if set, is told of each moment in an execution's life, from
 	// many goroutines.
 	Observe func(Moment)
@@ -65,16 +68,36 @@ type Pool struct {
 	resumer *resumer
 	asked   sync.Map // refreshes this process asked for, by time slot
 
+	askedCount atomic.Int64
+
 	lanes  []*asynq.Server
 	base   context.Context
 	cancel context.CancelFunc
 	loops  sync.WaitGroup
 	stop   chan struct{}
 
-	fault     atomic.Pointer[string] // this worker's own fault, "" without
-	redisSeen atomic.Int64           // ms of the last answer
+	fault     atomic.Pointer[workerFault] // the last one
+	redisSeen atomic.Int64                // ms of the last answer
+	redisBack atomic.Int64                // ms of the first answer after it was away
 	draining  atomic.Bool
+
+	refreshMu  sync.Mutex
+	refreshing map[string]int // refreshes under way, by connector
 }
+
+// workerFault is this worker's own fault, as /readyz tells it.
+type workerFault struct {
+	text string
+	at   time.Time
+}
+
+// faultStays is how long a fault is told of that has not come again: the task
+// that showed it may have gone to another worker.
+const faultStays = 15 * time.Second
+
+// refreshShutdown is how long Shutdown waits for refreshes, whatever it does
+// for steps: an answer that is not waited for is a token lost.
+const refreshShutdown = 75 * time.Second
 
 // maxLanes is how many dequeue loops a process runs at most: one asynq.Server
 // has one, and so takes one task per round trip, whatever its concurrency.
@@ -103,7 +126,7 @@ func NewPool(cfg PoolConfig) (*Pool, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	p := &Pool{cfg: cfg, rdb: cfg.Redis, client: NewClient(cfg.Redis), log: cfg.Logger, stop: make(chan struct{})}
+	p := &Pool{cfg: cfg, rdb: cfg.Redis, client: NewClient(cfg.Redis), log: cfg.Logger, stop: make(chan struct{}), refreshing: map[string]int{}}
 	p.resumer = newResumer(p)
 	var err error
 	if p.metrics, err = newMetrics(cfg.Registerer, cfg.Store); err != nil {
@@ -139,11 +162,16 @@ func (p *Pool) serverConfig(concurrency int, queues map[string]int) asynq.Config
 // Start begins to take tasks. It returns once the loops run.
 func (p *Pool) Start() error {
 	p.keepQueuesKnown(p.base)
-	refresh := asynq.NewServerFromRedisClient(p.rdb, p.serverConfig(refreshers, map[string]int{QueueRefresh: 1}))
-	if err := refresh.Start(p.guard(p.processRefresh)); err != nil {
-		return fmt.Errorf("starting the refresh lane: %w", err)
+	var started []*asynq.Server
+	if !p.cfg.WrongKeys {
+		conf := p.serverConfig(refreshers, map[string]int{QueueRefresh: 1})
+		conf.ShutdownTimeout = max(conf.ShutdownTimeout, refreshShutdown)
+		refresh := asynq.NewServerFromRedisClient(p.rdb, conf)
+		if err := refresh.Start(p.guard(p.processRefresh)); err != nil {
+			return fmt.Errorf("starting the refresh lane: %w", err)
+		}
+		started = append(started, refresh)
 	}
-	started := []*asynq.Server{refresh}
 	for _, lane := range p.lanes {
 		if err := lane.Start(p.guard(p.ProcessTask)); err != nil {
 			for _, s := range started {
@@ -200,14 +228,29 @@ func (p *Pool) keepQueuesKnown(ctx context.Context) {
 		names = append(names, q)
 	}
 	if err := p.rdb.SAdd(ctx, "asynq:queues", names...).Err(); err == nil {
-		p.redisSeen.Store(time.Now().UnixMilli())
+		now := time.Now().UnixMilli()
+		if last := p.redisSeen.Swap(now); last != 0 && now-last > redisGap.Milliseconds() {
+			p.redisBack.Store(now)
+		}
 	} else if p.base.Err() == nil {
 		p.log.Warn("redis does not answer", "error", err.Error())
 	}
 }
 
+// redisGap is how long Redis may be silent before it counts as away.
+const redisGap = 4 * time.Second
+
+// settling says that Redis was away a moment ago: some worker may still hold a
+// token in memory that it is about to save, and a refresh now would send the
+// one that is spent.
+func (p *Pool) settling() bool {
+	now := time.Now().UnixMilli()
+	return now-p.redisSeen.Load() > redisGap.Milliseconds() || now-p.redisBack.Load() < 2*redisGap.Milliseconds()
+}
+
 // Shutdown stops taking tasks, waits for the running ones up to
-// ShutdownTimeout, and puts what is left back.
+// ShutdownTimeout, and puts what is left back. Refreshes under way are waited
+// for longer.
 func (p *Pool) Shutdown() {
 	if p.draining.Swap(true) {
 		return
@@ -231,17 +274,10 @@ func (p *Pool) Ready() error {
 	if ms := p.redisSeen.Load(); time.Since(time.UnixMilli(ms)) > 6*time.Second {
 		return errors.New("redis does not answer")
 	}
-	if f := p.fault.Load(); f != nil && *f != "" {
-		return errors.New("worker fault: " + *f)
+	if f := p.fault.Load(); f != nil && time.Since(f.at) < faultStays {
+		return errors.New("worker fault: " + f.text)
 	}
 	return nil
-}
-
-func (p *Pool) setFault(text string) {
-	if f := p.fault.Load(); f != nil && *f == text || f == nil && text == "" {
-		return
-	}
-	p.fault.Store(&text)
 }
 
 func (p *Pool) observe(m Moment, a *attempt) {

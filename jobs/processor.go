@@ -162,7 +162,7 @@ func (a *attempt) admit(ctx context.Context, opened error) (*ResultError, func()
 	case opened != nil:
 		return nil, instead(p.workerFault("redis cannot be read"))
 	}
-	p.setFault("")
+	p.fault.Store(nil)
 	c := a.cred
 	if c.Meta.NoKey { // another worker had no key for it; this one has
 		if err := p.cfg.Store.NoteOpened(ctx, c.ID, c.Version); err != nil {
@@ -192,39 +192,49 @@ func (a *attempt) admit(ctx context.Context, opened error) (*ResultError, func()
 			return input("reply_to.queue %q is one of Stepworker's own; results need a queue of the flow's", r.Queue), nil
 		}
 	}
-	a.countRefresh()
+	waited := a.countRefresh()
 	switch c.Meta.State {
 	case credentials.Revoked, credentials.Misconfigured:
 		return nil, hold(heldText(c))
 	}
 	oauth2, session := p.cfg.Caller.CanRefresh(def, c)
 	switch {
+	case c.Meta.TestUntil.After(a.at):
+		return nil, func() error {
+			return a.putBack(ctx, whyParked, "the API refused the credential, and its test method is being asked", testWait)
+		}
 	case c.Meta.Refused:
 		return nil, park(c.Meta.RefusedKind, "the credential is known refused")
 	case oauth2 && (c.Secrets.OAuth2 == nil || c.Secrets.OAuth2.AccessToken.Empty()):
 		return nil, park(credentials.OAuth2, "no token yet")
-	case c.Meta.Expired(a.at) && oauth2:
+	case waited: // what was just issued is used, however short it lives
+	case oauth2 && c.Meta.Token.Over(a.at):
 		return nil, park(credentials.OAuth2, "the token has expired")
-	case c.Meta.Expired(a.at) && session:
+	case session && c.Meta.Session.Over(a.at):
 		return nil, park(credentials.Session, "the session has expired")
 	}
 	return nil, nil
 }
 
+// testWait is how long an execution waits while another asks the test method.
+const testWait = 2 * time.Second
+
 // countRefresh notes whether the refresh that this execution waited for came.
-func (a *attempt) countRefresh() {
+func (a *attempt) countRefresh() (came bool) {
 	r, c := a.rec, a.cred
 	if r.parkedAt == 0 || c.Version <= r.parkedAt {
-		return
+		return false
 	}
 	if lr := c.Meta.LastRefresh; lr != nil && lr.Verdict == credentials.Renewed && lr.At.UnixMilli() >= r.since {
 		r.refreshes++
+		came = true
 		if r.forRefusal {
 			r.unhelpful++ // until it succeeds
 		}
 	}
 	r.parkedAt, r.forRefusal = 0, false
 	r.why, r.since, r.waits = "", 0, 0
+	return came
 }
 
 // call makes the API call and turns its end into the execution's next state.
@@ -263,16 +273,7 @@ func (a *attempt) unknownHere(ctx context.Context, what, near string) (*ResultEr
 }
 
 func (a *attempt) unknownCredential(ctx context.Context) *ResultError {
-	var known []string
-	enough := errors.New("enough")
-	_ = a.p.cfg.Store.List(ctx, credentials.Filter{}, func(s *credentials.Status) error {
-		known = append(known, s.CredentialID)
-		if len(known) >= 1000 {
-			return enough
-		}
-		return nil
-	})
-	_ = a.p.cfg.Store.Unwait(ctx, a.step.CredentialID, a.waiter())
+	known, _ := a.p.cfg.Store.IDs(ctx, 1000) // without, there is no hint
 	return input("unknown credential %q%s", a.step.CredentialID, hint(nearest(a.step.CredentialID, known)))
 }
 

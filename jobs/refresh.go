@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"strconv"
 	"time"
 
@@ -24,6 +25,9 @@ const (
 const (
 	refreshTaskTimeout = 10 * time.Minute // a save may wait for Redis
 	refreshers         = 64               // at once in one process
+	// connectorShare is how many of them one connector may have: its token
+	// endpoint may hang, and the others' refreshes must go on.
+	connectorShare = refreshers / 4
 	// hintEvery bounds how often one refresh is asked for again.
 	hintEvery = 10 * time.Second
 )
@@ -33,6 +37,9 @@ type refreshTask struct {
 	CredentialID string `json:"credential_id"`
 	Version      int64  `json:"version"`
 	Kind         string `json:"kind"`
+	// Seen is when the last refresh had ended (ms) that a person saw who asks for
+	// a forced one: what has ended since is the answer.
+	Seen int64 `json:"seen,omitempty"`
 }
 
 // askRefresh makes sure that a refresh of this version is asked for. The task
@@ -43,6 +50,9 @@ func (p *Pool) askRefresh(ctx context.Context, credential string, version int64,
 	key := fmt.Sprintf("%s:%d:%s", credential, version, kind)
 	if last, ok := p.asked.Load(key); ok && last == slot {
 		return nil // this process has asked already
+	}
+	if p.askedCount.Add(1)%10_000 == 0 {
+		p.asked.Clear()
 	}
 	err := p.client.hint(ctx, refreshTask{CredentialID: credential, Version: version, Kind: string(kind)}, strconv.FormatInt(slot, 36))
 	if err == nil {
@@ -60,7 +70,9 @@ func (p *Pool) processRefresh(ctx context.Context, t *asynq.Task) error {
 	if r.Kind == kindResume {
 		return p.resume(ctx, r.CredentialID)
 	}
-	kind := credentials.Kind(r.Kind)
+	if p.settling() {
+		return putOff("redis was away", redisGap)
+	}
 	force := r.Kind == kindForced
 	cred, err := p.cfg.Store.Get(ctx, r.CredentialID)
 	var sealed *credentials.SealError
@@ -68,117 +80,176 @@ func (p *Pool) processRefresh(ctx context.Context, t *asynq.Task) error {
 	case errors.Is(err, credentials.ErrNotFound):
 		return p.resume(ctx, r.CredentialID) // they fail, and say so
 	case errors.As(err, &sealed):
+		if err := p.cfg.Store.VerifyKeys(ctx); err != nil {
+			return p.workerFault("its keys do not open the check value sealed at first start")
+		}
 		return nil // executions are held; a put makes it right
 	case err != nil:
-		return &waitError{why: "worker", text: "redis cannot be read", delay: 5 * time.Second}
+		return putOff("redis cannot be used", 5*time.Second)
 	}
 	def, ok := p.cfg.Catalog.Get(cred.Connector)
 	if !ok {
-		return &waitError{why: whyDeferred, text: fmt.Sprintf("this worker does not know connector %q", cred.Connector), delay: 5 * time.Second}
+		return putOff(fmt.Sprintf("this worker does not know connector %q", cred.Connector), 5*time.Second)
 	}
+	// Somebody else's question may have been answered meanwhile, and it is the same.
+	answered := func(c *credentials.Credential) bool {
+		lr := c.Meta.LastRefresh
+		return force && (lr != nil && lr.At.UnixMilli() > r.Seen || r.Version != 0 && c.Version > r.Version)
+	}
+	if answered(cred) {
+		return p.resume(ctx, r.CredentialID)
+	}
+	done, ok := p.takeShare(def.Name)
+	if !ok {
+		return putOff("other refreshes of the connector come first", time.Second)
+	}
+	defer done()
+	kind := credentials.Kind(r.Kind)
 	if force {
-		oauth2, session := p.cfg.Caller.CanRefresh(def, cred)
-		switch {
-		case oauth2:
-			kind = credentials.OAuth2
-		case session:
-			kind = credentials.Session
-		default:
-			return p.refreshByTest(ctx, def, cred)
+		var note *credentials.RefreshError
+		if kind, note = p.forcedKind(def, cred); note != nil {
+			if err := p.cfg.Store.Note(ctx, cred.ID, cred.Version, credentials.Session, note); err != nil {
+				return putOff("redis cannot be used", 5*time.Second)
+			}
+			return nil
 		}
-		if r.Version == 0 {
-			r.Version = cred.Version
-		}
+		r.Version = cred.Version
 	}
-	res, err := p.cfg.Store.Refresh(ctx, credentials.RefreshRequest{ID: r.CredentialID, Version: r.Version, Kind: kind, Force: force},
+	if kind == credentials.Opening {
+		if !cred.Meta.Refused || cred.Meta.RefusedKind != credentials.Opening {
+			return p.resume(ctx, r.CredentialID) // it is open
+		}
+		return p.refreshed(ctx, cred, kind, force)(p.open(ctx, def, cred, force))
+	}
+	asked := kind
+	if kind == kindTest {
+		asked = credentials.Session
+	}
+	res, err := p.cfg.Store.Refresh(ctx, credentials.RefreshRequest{ID: cred.ID, Version: r.Version, Kind: asked, Force: force, Answered: answered, Settings: p.cfg.Caller.Settings(def)},
 		func(ctx context.Context, c *credentials.Credential) (*credentials.Renewal, error) {
 			p.observe(Moment{What: "refreshing", CredentialID: c.ID, Connector: c.Connector}, nil)
+			if kind == kindTest {
+				if err := p.cfg.Caller.Test(ctx, def, c); err != nil {
+					return nil, err
+				}
+				return &credentials.Renewal{Opened: true}, nil
+			}
 			return p.cfg.Caller.Refresh(ctx, def, c, kind)
 		})
-	if err != nil {
-		p.log.Error("refresh could not be done", "credential_id", r.CredentialID, "error", err.Error())
-		return &waitError{why: "worker", text: "redis cannot be used", delay: 5 * time.Second}
-	}
-	if res.Outcome == credentials.OutcomeRenewed {
-		if res, err = p.open(ctx, def, r.CredentialID, kind, res); err != nil {
-			return &waitError{why: "worker", text: "redis cannot be used", delay: 5 * time.Second}
+	if err == nil && res.Outcome == credentials.OutcomeRenewed && kind == credentials.OAuth2 {
+		renewed, err := p.cfg.Store.Get(ctx, cred.ID)
+		if err == nil && renewed.Version == res.Version && renewed.Meta.RefusedKind == credentials.Opening && renewed.Meta.Refused {
+			return p.refreshed(ctx, cred, credentials.Opening, force)(p.open(ctx, def, renewed, force))
 		}
 	}
-	return p.refreshed(ctx, cred, kind, res)
+	return p.refreshed(ctx, cred, kind, force)(res, err)
 }
 
-// open finishes a credential whose first token was just stored: the login
-// method and the test method run once. The token comes first, because it must
-// not be lost; until they have run, executions that wait are not resumed.
-func (p *Pool) open(ctx context.Context, def *connectors.Definition, id string, kind credentials.Kind, renewed credentials.RefreshResult) (credentials.RefreshResult, error) {
-	cred, err := p.cfg.Store.Get(ctx, id)
-	if err != nil || cred.Secrets.Opened || cred.Version != renewed.Version {
-		return renewed, nil
+// kindTest is a forced refresh where nothing can be renewed: the test method's
+// answer decides.
+const kindTest credentials.Kind = "test"
+
+// forcedKind is what a credential needs when a person asks for a refresh; a
+// note says why nothing can be done.
+func (p *Pool) forcedKind(def *connectors.Definition, cred *credentials.Credential) (credentials.Kind, *credentials.RefreshError) {
+	nothing := func(text string) (credentials.Kind, *credentials.RefreshError) {
+		return "", &credentials.RefreshError{Verdict: credentials.VerdictMisconfigured, Text: text}
 	}
-	return p.cfg.Store.Refresh(ctx, credentials.RefreshRequest{ID: id, Version: cred.Version, Kind: kind, Force: true},
+	oauth2, session := p.cfg.Caller.CanRefresh(def, cred)
+	switch {
+	case cred.Meta.Refused && cred.Meta.RefusedKind == credentials.Opening:
+		return credentials.Opening, nil
+	case oauth2:
+		if t := cred.Secrets.OAuth2; def.Auth.Grant == "authorization_code" && t != nil && t.RefreshToken.Empty() && !t.AccessToken.Empty() &&
+			!cred.Meta.Refused && cred.Meta.State == credentials.Active && !cred.Meta.Token.Over(time.Now()) {
+			return nothing("there is no refresh token, so nothing was asked; the access token that is stored goes on being used")
+		}
+		return credentials.OAuth2, nil
+	case session:
+		return credentials.Session, nil
+	case def.TestMethod != "":
+		return kindTest, nil
+	}
+	return nothing(fmt.Sprintf("connector %q has nothing to renew and no test method: put the credential again", def.Name))
+}
+
+// takeShare takes one of the connector's refreshes at once in this process.
+func (p *Pool) takeShare(connector string) (done func(), ok bool) {
+	p.refreshMu.Lock()
+	defer p.refreshMu.Unlock()
+	if p.refreshing[connector] >= connectorShare {
+		return nil, false
+	}
+	p.refreshing[connector]++
+	return func() {
+		p.refreshMu.Lock()
+		defer p.refreshMu.Unlock()
+		if p.refreshing[connector]--; p.refreshing[connector] == 0 {
+			delete(p.refreshing, connector)
+		}
+	}, true
+}
+
+// putOff has a refresh task looked at again.
+func putOff(text string, delay time.Duration) error {
+	return &waitError{why: whyDeferred, text: "refresh: " + clip(text, 400), delay: delay + rand.N(delay/4+1)}
+}
+
+// open finishes a credential whose first token is stored: the login method and
+// the test method run once. The token came first, because it must not be lost;
+// until they have run nobody calls with it.
+func (p *Pool) open(ctx context.Context, def *connectors.Definition, cred *credentials.Credential, force bool) (credentials.RefreshResult, error) {
+	kind := credentials.OAuth2
+	if def.LoginMethod != "" {
+		kind = credentials.Session
+	}
+	return p.cfg.Store.Refresh(ctx, credentials.RefreshRequest{ID: cred.ID, Version: cred.Version, Kind: kind, Force: force, Settings: p.cfg.Caller.Settings(def)},
 		func(ctx context.Context, c *credentials.Credential) (*credentials.Renewal, error) {
 			return p.cfg.Caller.Open(ctx, def, c)
 		})
 }
 
-func (p *Pool) refreshed(ctx context.Context, cred *credentials.Credential, kind credentials.Kind, res credentials.RefreshResult) error {
-	log := p.log.With("credential_id", cred.ID, "connector", cred.Connector, "kind", kind, "outcome", res.Outcome, "version", res.Version)
-	count := func(v credentials.Verdict) {
-		p.metrics.refreshes.WithLabelValues(cred.Connector, string(kind), string(v)).Inc()
-	}
-	text := ""
-	if res.Err != nil {
-		text = res.Err.Text
-	}
-	switch res.Outcome {
-	case "renewed":
-		count(credentials.Renewed)
-		log.Info("credential renewed")
-		p.observe(Moment{What: "refreshed", CredentialID: cred.ID, Connector: cred.Connector}, nil)
-		return p.resume(ctx, cred.ID)
-	case "newer", "gone":
-		return p.resume(ctx, cred.ID)
-	case "revoked", "misconfigured":
-		if res.Err != nil {
-			count(res.Err.Verdict)
-			log.Warn("credential refused", "status", res.Err.Status, "error", text)
+// refreshed returns what has to be done once a refresh has ended.
+func (p *Pool) refreshed(ctx context.Context, cred *credentials.Credential, kind credentials.Kind, force bool) func(credentials.RefreshResult, error) error {
+	return func(res credentials.RefreshResult, err error) error {
+		if err != nil {
+			p.log.Error("refresh could not be done", "credential_id", cred.ID, "error", err.Error())
+			return putOff("redis cannot be used", 5*time.Second)
 		}
-		p.observe(Moment{What: "refresh_failed", CredentialID: cred.ID, Connector: cred.Connector, Text: text}, nil)
-		return nil
-	case "transient", "unknown":
+		log := p.log.With("credential_id", cred.ID, "connector", cred.Connector, "kind", kind, "outcome", res.Outcome, "version", res.Version)
+		text, verdict := "", credentials.Renewed
 		if res.Err != nil {
-			count(res.Err.Verdict)
+			text, verdict = res.Err.Text, res.Err.Verdict
+		}
+		if res.Err != nil || res.Outcome == credentials.OutcomeRenewed {
+			p.metrics.refreshes.WithLabelValues(cred.Connector, string(kind), string(verdict)).Inc()
+		}
+		if res.Err != nil {
 			log.Warn("refresh failed", "status", res.Err.Status, "error", text, "next_try", res.RetryAt)
 			p.observe(Moment{What: "refresh_failed", CredentialID: cred.ID, Connector: cred.Connector, Text: text}, nil)
 		}
-	}
-	// busy, later, transient, unknown: look again then.
-	return &waitError{why: whyDeferred, text: "refresh: " + res.Outcome + " " + clip(text, 400), delay: max(time.Until(res.RetryAt), time.Second)}
-}
-
-// refreshByTest serves `credential refresh` where nothing can be renewed: the
-// test method's answer decides.
-func (p *Pool) refreshByTest(ctx context.Context, def *connectors.Definition, cred *credentials.Credential) error {
-	res, err := p.cfg.Store.Refresh(ctx, credentials.RefreshRequest{ID: cred.ID, Version: cred.Version, Kind: credentials.Session, Force: true},
-		func(ctx context.Context, c *credentials.Credential) (*credentials.Renewal, error) {
-			if def.TestMethod == "" {
-				return nil, &credentials.RefreshError{Verdict: credentials.VerdictMisconfigured,
-					Text: fmt.Sprintf("connector %q has nothing to renew: set auth.type: oauth2 or post_install.property_lookup_method, or put the credential again", def.Name)}
+		switch res.Outcome {
+		case credentials.OutcomeRenewed:
+			log.Info("credential renewed")
+			p.observe(Moment{What: "refreshed", CredentialID: cred.ID, Connector: cred.Connector}, nil)
+			return p.resume(ctx, cred.ID)
+		case credentials.OutcomeNewer, credentials.OutcomeGone:
+			return p.resume(ctx, cred.ID)
+		case credentials.OutcomeRevoked, credentials.OutcomeMisconfigured:
+			return nil
+		case credentials.OutcomeBusy:
+			if force { // the one that is under way may answer this question too
+				return putOff(res.Outcome, max(time.Until(res.RetryAt), time.Second))
 			}
-			if err := p.cfg.Caller.Test(ctx, def, c); err != nil {
-				return nil, err
-			}
-			return &credentials.Renewal{Opened: true}, nil
-		})
-	if err != nil {
-		return &waitError{why: "worker", text: "redis cannot be used", delay: 5 * time.Second}
+			return nil // its holder, or the sweeper, sees to those who wait
+		case credentials.OutcomeLater:
+			return nil // the sweeper asks when it is time
+		}
+		if force {
+			return nil // a person has the answer: it was tried once
+		}
+		return putOff(res.Outcome+" "+text, max(time.Until(res.RetryAt), time.Second))
 	}
-	return p.refreshed(ctx, cred, credentials.Session, res)
-}
-
-// testedKey remembers that a version's test method has answered.
-func testedKey(credential string, version int64) string {
-	return fmt.Sprintf("stepworker:cred:{%s}:tested:%d", credential, version)
 }
 
 // nothingToRenew handles an exception on a connector where neither a token nor
@@ -189,29 +260,35 @@ func (a *attempt) nothingToRenew(ctx context.Context, e *connectors.AuthError, f
 	if a.def.TestMethod == "" {
 		return a.failCode(ctx, failure, e.Status)
 	}
-	first, err := p.rdb.SetNX(ctx, testedKey(a.cred.ID, e.Version), "1", 24*time.Hour).Result()
+	if a.cred.Meta.Tested {
+		return a.failCode(ctx, failure, e.Status)
+	}
+	first, err := p.cfg.Store.BeginTest(ctx, a.cred.ID, e.Version)
 	if err != nil {
 		return p.workerFault("redis cannot be written")
 	}
-	if !first {
-		return a.failCode(ctx, failure, e.Status)
+	if !first { // somebody asks, or has asked: what comes of it counts for all
+		return a.putBack(ctx, whyParked, e.Text+"; the test method is being asked", testWait)
 	}
 	err = p.cfg.Caller.Test(ctx, a.def, a.cred)
-	if err == nil {
+	var verdict *credentials.RefreshError
+	refused := errors.As(err, &verdict) && verdict.Verdict == credentials.VerdictRevoked
+	if end := p.cfg.Store.EndTest(ctx, a.cred.ID, e.Version, err == nil); end != nil {
+		return p.workerFault("redis cannot be written")
+	}
+	switch {
+	case err == nil:
 		failure.Message = fmt.Sprintf("method %q was refused (%s) while the test method answers: check the account's permissions", a.meth.Name, e.Text)
 		return a.failCode(ctx, failure, e.Status)
-	}
-	var verdict *credentials.RefreshError
-	if !errors.As(err, &verdict) || verdict.Verdict != credentials.VerdictRevoked {
-		_ = p.rdb.Del(ctx, testedKey(a.cred.ID, e.Version)).Err()
-		return a.failCode(ctx, failure, e.Status)
+	case !refused: // it told nothing: asked again with the next try, within the budget of refusals
+		return a.putBack(ctx, whyParked, "the test method cannot be asked: "+err.Error(), 5*testWait)
 	}
 	res, err := p.cfg.Store.Refresh(ctx, credentials.RefreshRequest{ID: a.cred.ID, Version: e.Version, Kind: e.Kind, Force: true},
 		func(context.Context, *credentials.Credential) (*credentials.Renewal, error) { return nil, verdict })
 	if err != nil {
 		return p.workerFault("redis cannot be written")
 	}
-	if res.Outcome == "newer" {
+	if res.Outcome == credentials.OutcomeNewer {
 		return a.again(ctx)
 	}
 	a.cred.Meta.State, a.cred.Meta.LastError = credentials.Revoked, verdict.Text

@@ -40,12 +40,12 @@ func (s *resumer) run(ctx context.Context, credential string) error {
 	defer unlock()
 	begun := time.Now()
 	for {
-		usable, _, _, err := s.p.cfg.Store.Usable(ctx, credential)
+		u, err := s.p.cfg.Store.Usable(ctx, credential)
 		gone := errors.Is(err, credentials.ErrNotFound)
 		if err != nil && !gone {
 			return &waitError{why: "worker", text: "redis cannot be used", delay: 2 * time.Second}
 		}
-		if !usable && !gone {
+		if !u.Usable && !gone {
 			return nil
 		}
 		left, err := s.round(ctx, credential)
@@ -181,18 +181,27 @@ func (s *resumer) sweep(ctx context.Context) {
 }
 
 func (s *resumer) sweepOne(ctx context.Context, id string) {
-	usable, meta, version, err := s.p.cfg.Store.Usable(ctx, id)
+	u, err := s.p.cfg.Store.Usable(ctx, id)
 	gone := errors.Is(err, credentials.ErrNotFound)
+	meta := u.Meta
 	switch {
 	case err != nil && !gone:
-	case usable || gone:
-		if err := s.run(ctx, id); err != nil {
+		return
+	case u.Usable || gone:
+		if err = s.run(ctx, id); err != nil {
 			s.p.log.Warn("resuming goes on later", "credential_id", id)
+		}
+		return
+	case meta.State == credentials.Misconfigured && meta.Settings != "":
+		// What was refused may have been put right: that is asked once.
+		if def, ok := s.p.cfg.Catalog.Get(u.Connector); ok && s.p.cfg.Caller.Settings(def) != meta.Settings && time.Now().After(meta.LeaseUntil) {
+			err = s.p.client.RequestRefresh(ctx, id)
 		}
 	case meta.State == credentials.Revoked || meta.State == credentials.Misconfigured:
 	case meta.Refused && time.Now().After(meta.NextTry) && time.Now().After(meta.LeaseUntil):
-		if err := s.p.askRefresh(ctx, id, version, meta.RefusedKind); err != nil {
-			s.p.log.Warn("a refresh could not be asked for", "credential_id", id)
-		}
+		err = s.p.askRefresh(ctx, id, u.Version, meta.RefusedKind)
+	}
+	if err != nil {
+		s.p.log.Warn("a refresh could not be asked for", "credential_id", id)
 	}
 }

@@ -1,0 +1,178 @@
+package jobs_test
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stepworker/stepworker/connectors"
+	"github.com/stepworker/stepworker/credentials"
+	"github.com/stepworker/stepworker/jobs"
+)
+
+// withConnector gives the pool one connector of the test's own.
+func withConnector(t *testing.T, yaml string) func(*jobs.PoolConfig) {
+	t.Helper()
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "own.yaml"), []byte(yaml), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	catalog, findings, err := connectors.Load(dir)
+	if err != nil || len(findings) > 0 {
+		t.Fatal(findings, err)
+	}
+	return func(cfg *jobs.PoolConfig) { cfg.Catalog = catalog }
+}
+
+// serve is an API of the test's own, which the connector finds at {{base}}.
+func serve(t *testing.T, h http.HandlerFunc) string {
+	t.Helper()
+	s := httptest.NewServer(h)
+	t.Cleanup(s.Close)
+	return s.URL
+}
+
+const keyed = `connector: own
+base_url: "{{base}}"
+auth: {type: api_key, name: X-Key, refresh_on: [401]}
+post_install: {test_auth_method: me}
+parameters: [{name: base, target: merge_field, property: account}]
+methods:
+  - {method: me, endpoint: /me}
+  - {method: m, endpoint: /m}
+`
+
+// A dead key cannot be renewed: the test method is asked once, and what comes
+// of it counts for every execution that was refused.
+func TestDeadKey_allAreHeldAndTheTestMethodIsAskedOnce(t *testing.T) {
+	var tests atomic.Int64
+	alive := atomic.Bool{}
+	h := newHouse(t, withConnector(t, keyed))
+	h.url = serve(t, func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/me" {
+			tests.Add(1)
+			time.Sleep(300 * time.Millisecond) // the others are refused meanwhile
+		}
+		if !alive.Load() {
+			w.WriteHeader(401)
+			return
+		}
+		_, _ = w.Write([]byte(`{}`))
+	})
+	h.put(map[string]any{"credential_id": "c", "connector": "own", "api_key": "dead-key"})
+	ids := h.enqueue(20, jobs.Step{CredentialID: "c", Method: "m"})
+	h.until("all are held", func() bool {
+		s, err := h.store.Status(context.Background(), "c")
+		return err == nil && s.State == credentials.Revoked && s.Waiting == 20
+	})
+	if n := tests.Load(); n != 1 {
+		t.Errorf("the test method was asked %d times", n)
+	}
+	alive.Store(true)
+	h.put(map[string]any{"credential_id": "c", "connector": "own", "api_key": "good-key"})
+	h.succeed(ids)
+}
+
+const renewable = `connector: own
+base_url: "{{base}}"
+auth: {type: oauth2, token_url: "{{base}}/token", auth_style: params, refresh_on: [401]}
+post_install: {property_lookup_method: login, test_auth_method: me}
+parameters:
+  - {name: base, target: merge_field, property: account}
+  - {name: sid, target: http_header, as: X-Sid, property: session}
+methods:
+  - {method: login, verb: POST, endpoint: /login, response: {fields: [{field: sid, system: sid}]}}
+  - {method: me, endpoint: /me}
+  - {method: m, endpoint: /m}
+`
+
+// Nobody calls before the login and the test method have run; a test method
+// that cannot be asked is asked again.
+func TestFirstUse_opensBeforeAnybodyCalls(t *testing.T) {
+	var order []string
+	var mes int
+	seen := make(chan string, 100)
+	h := newHouse(t, withConnector(t, renewable))
+	h.url = serve(t, func(w http.ResponseWriter, r *http.Request) {
+		seen <- r.URL.Path
+		w.Header().Set("Content-Type", "application/json")
+		switch r.URL.Path {
+		case "/token":
+			_, _ = w.Write([]byte(`{"access_token":"first-token","expires_in":3600}`))
+		case "/login":
+			_, _ = w.Write([]byte(`{"sid":"session-one"}`))
+		case "/me":
+			if mes++; mes == 1 {
+				w.WriteHeader(503)
+			}
+			_, _ = w.Write([]byte(`{}`))
+		default:
+			_, _ = w.Write([]byte(`{}`))
+		}
+	})
+	h.put(map[string]any{"credential_id": "c", "connector": "own", "client_id": "id", "oauth2": map[string]any{"refresh_token": "r-one"}})
+	h.succeed(h.enqueue(5, jobs.Step{CredentialID: "c", Method: "m"}))
+	close(seen)
+	for p := range seen {
+		order = append(order, p)
+	}
+	if got, want := fmt.Sprint(order), "[/token /login /me /login /me /m /m /m /m /m]"; got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+}
+
+// Many people who ask at once ask once, and once only.
+func TestForced_doNotPileUp(t *testing.T) {
+	for name, answer := range map[string]struct {
+		status int
+		body   string
+	}{"503": {503, `{}`}, "refused": {400, `{"error":"invalid_grant"}`}} {
+		t.Run(name, func(t *testing.T) {
+			var requests atomic.Int64
+			h := newHouse(t, withConnector(t, renewable))
+			h.url = serve(t, func(w http.ResponseWriter, r *http.Request) {
+				requests.Add(1)
+				w.WriteHeader(answer.status)
+				_, _ = w.Write([]byte(answer.body))
+			})
+			h.put(map[string]any{"credential_id": "c", "connector": "own", "client_id": "id", "oauth2": map[string]any{"access_token": "a-token", "refresh_token": "r-one"}})
+			for range 20 {
+				if err := h.client.RequestRefresh(context.Background(), "c"); err != nil {
+					t.Fatal(err)
+				}
+			}
+			h.until("no request is left", func() bool {
+				queued, err := h.rdb.LLen(context.Background(), "asynq:{refresh}:pending").Result()
+				active, err2 := h.rdb.LLen(context.Background(), "asynq:{refresh}:active").Result()
+				retry, err3 := h.rdb.ZCard(context.Background(), "asynq:{refresh}:retry").Result()
+				return err == nil && err2 == nil && err3 == nil && queued+active+retry == 0
+			})
+			if n := requests.Load(); n != 1 {
+				t.Errorf("%d token requests, want 1", n)
+			}
+		})
+	}
+}
+
+// Where there is nothing to renew a forced refresh changes nothing.
+func TestForced_withNothingToRenewHarmsNobody(t *testing.T) {
+	h := newHouse(t, nil)
+	h.put(map[string]any{"credential_id": "c", "connector": "weather", "api_key": "sample-api-key"})
+	if err := h.client.RequestRefresh(context.Background(), "c"); err != nil {
+		t.Fatal(err)
+	}
+	h.until("it is told", func() bool {
+		s, err := h.store.Status(context.Background(), "c")
+		return err == nil && s.LastRefresh != nil && s.LastError != ""
+	})
+	if s, err := h.store.Status(context.Background(), "c"); err != nil || s.State != credentials.Active || s.Version != 1 {
+		t.Errorf("%+v, %v", s, err)
+	}
+	h.succeed(h.enqueue(1, jobs.Step{CredentialID: "c", Method: "now"}))
+}
