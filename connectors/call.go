@@ -254,8 +254,14 @@ func (x *exchange) event(ctx context.Context, event string) (*hooks.Outcome, err
 		return out, &CallError{Kind: "script", Message: script.Message, At: script.At, StatusCode: x.status, script: script}
 	case errors.As(err, &limit):
 		return out, &CallError{Kind: "limit", Message: limit.Message, StatusCode: x.status}
+	case ofContext(err):
+		return out, err
 	}
-	return out, err
+	return out, &HostError{err}
+}
+
+func ofContext(err error) bool {
+	return errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)
 }
 
 func (x *exchange) scripts() []hooks.Script {
@@ -340,21 +346,26 @@ func (x *exchange) finish(ctx context.Context, err error) error {
 	var auth *AuthError
 	var ce *CallError
 	var exp *expandError
+	var host *HostError
 	r := x.mask()
 	switch {
 	case errors.As(err, &auth):
 		auth.ActionData, auth.Ran, auth.Logs = x.actionData, x.ran, x.maskLogs()
 		auth.Text, auth.Detail = r.String(auth.Text), r.String(auth.Detail)
 		return auth
+	case errors.As(err, &ce):
 	case errors.As(err, &exp):
-		err = &CallError{Kind: "input", Message: exp.text}
+		ce = &CallError{Kind: "input", Message: exp.text}
+	case errors.As(err, &host), ofContext(err):
+		return err
+	case x.status != 0: // what could not be read or written then is the answer
+		ce = &CallError{Kind: "http", StatusCode: x.status, Message: "the answer cannot be used: " + err.Error()}
+	default:
+		ce = &CallError{Kind: "input", Message: "the request cannot be made: " + err.Error()}
 	}
-	if errors.As(err, &ce) {
-		ce.ActionData, ce.Ran, ce.Logs = x.actionData, x.ran, x.maskLogs()
-		ce.Message, ce.Detail = r.String(ce.Message), r.String(ce.Detail)
-		return ce
-	}
-	return err
+	ce.ActionData, ce.Ran, ce.Logs = x.actionData, x.ran, x.maskLogs()
+	ce.Message, ce.Detail = r.String(ce.Message), r.String(ce.Detail)
+	return ce
 }
 
 func (x *exchange) maskLogs() []string {

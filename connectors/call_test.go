@@ -3,6 +3,7 @@ package connectors_test
 import (
 	"compress/gzip"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -16,6 +17,7 @@ import (
 
 	"github.com/stepworker/stepworker/connectors"
 	"github.com/stepworker/stepworker/credentials"
+	"github.com/stepworker/stepworker/hooks"
 )
 
 const oneMethod = `
@@ -841,4 +843,41 @@ func TestHTTPRequest_obeysTheNetworkPolicy(t *testing.T) {
 	if e := uncaught.fails("get"); e.Kind != "script" || e.Repeat {
 		t.Errorf("got %+v", e)
 	}
+}
+
+func TestCall_everyErrorHasAKind(t *testing.T) {
+	file := oneMethod + "    response: {fields: [{field: a, system: A, type: float}]}\n"
+	cases := map[string]struct{ body, kind, fields string }{
+		"nested too deeply":         {`{"a":` + strings.Repeat("[", 2000) + strings.Repeat("]", 2000) + `}`, "limit", ""},
+		"a number that is none":     {`{"a":"NaN"}`, "", `{"A":"NaN"}`},
+		"a number without an end":   {`{"a":"-Inf"}`, "", `{"A":"-Inf"}`},
+		"a number beyond a float":   {`{"a":"1e999"}`, "", `{"A":"1e999"}`},
+		"a number in a list of any": {`{"a":["1.50","NaN"]}`, "", `{"A":[1.5,"NaN"]}`},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			a := newAPI(t, file, answering(200, c.body))
+			if c.kind != "" {
+				if e := a.fails("get"); e.Kind != c.kind || e.StatusCode != 200 {
+					t.Errorf("got %+v", e)
+				}
+				return
+			}
+			sameJSON(t, "fields", a.must("get").Fields, c.fields)
+		})
+	}
+	t.Run("no hook host", func(t *testing.T) {
+		closed, err := hooks.New(hooks.Config{Hosts: 1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = closed.Close()
+		a := newAPI(t, oneMethod+"    script: function before_action() {}\n", nil, func(cfg *connectors.CallerConfig) { cfg.Engine = closed })
+		_, err = a.call("get")
+		var host *connectors.HostError
+		var ce *connectors.CallError
+		if !errors.As(err, &host) || errors.As(err, &ce) {
+			t.Errorf("got %s", describe(err))
+		}
+	})
 }

@@ -97,6 +97,17 @@ type CallError struct {
 
 func (e *CallError) Error() string { return e.Message }
 
+// HostError is this worker's own fault: its hook hosts cannot run an event. It
+// tells nothing about the call, so the execution is to be put back.
+//
+// Call returns an AuthError, a CallError, a HostError, or an error of its
+// context, and nothing else.
+type HostError struct{ Err error }
+
+func (e *HostError) Error() string { return "a hook cannot be run: " + e.Err.Error() }
+
+func (e *HostError) Unwrap() error { return e.Err }
+
 // CallerConfig is what a Caller needs.
 type CallerConfig struct {
 	Engine *hooks.Engine

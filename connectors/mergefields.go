@@ -34,7 +34,10 @@ type part struct {
 	raw  bool   // {{+name}}: slashes stay
 }
 
-// splitTemplate cuts a template into text and merge fields.
+var errUnterminated = &expandError{"a merge field is not closed: {{ without }}"}
+
+// splitTemplate cuts a template into text and merge fields. Its errors are
+// expandErrors.
 func splitTemplate(s string) ([]part, error) {
 	var parts []part
 	for s != "" {
@@ -54,7 +57,7 @@ func splitTemplate(s string) ([]part, error) {
 		}
 		name := s[loc[4]:loc[5]]
 		if first, _, _ := strings.Cut(name, " "); !mergeFieldName.MatchString(name) && laterField(first) == "" {
-			return nil, fmt.Errorf("{{%s}} is no merge field: a name of A-Z a-z 0-9 _ . - is needed", name)
+			return nil, &expandError{fmt.Sprintf("{{%s}} is no merge field: a name of A-Z a-z 0-9 _ . - is needed", name)}
 		}
 		parts = append(parts, part{name: name, raw: loc[2] != loc[3]})
 		s = s[loc[1]:]

@@ -2,7 +2,6 @@ package connectors
 
 import (
 	"crypto/sha256"
-	"errors"
 	"fmt"
 	"io"
 	"net/url"
@@ -651,5 +650,3 @@ func (p *fileParser) checkTemplate(t template) {
 		}
 	}
 }
-
-var errUnterminated = errors.New("a merge field is not closed: {{ without }}")

@@ -121,7 +121,7 @@ func convert(v any, typ string) any {
 			return int64(math.Round(f))
 		}
 	case "float", "decimal":
-		if f, err := strconv.ParseFloat(text, 64); err == nil {
+		if f, err := strconv.ParseFloat(text, 64); err == nil && !math.IsNaN(f) && !math.IsInf(f, 0) {
 			digits := 14
 			if typ == "decimal" {
 				digits = 12

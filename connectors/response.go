@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"mime"
@@ -200,8 +201,10 @@ func (x *exchange) collect(a *Answer) error {
 	var tree any
 	if content != nil {
 		var err error
-		if tree, err = decodeJSON(content); err != nil {
-			return err
+		if tree, err = decodeJSON(content); errors.Is(err, errTooDeep) {
+			return &CallError{Kind: "limit", StatusCode: x.status, Message: "the answer: " + err.Error()}
+		} else if err != nil {
+			return &CallError{Kind: "http", StatusCode: x.status, Message: "the answer is no JSON", Detail: x.detail(string(content))}
 		}
 	}
 	if x.m.IsLogin {

@@ -61,6 +61,11 @@ func marshal(v any) ([]byte, error) {
 	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), nil
 }
 
+// maxDepth is how deep JSON may be nested: as deep as hooks take it.
+const maxDepth = 1000
+
+var errTooDeep = fmt.Errorf("JSON is nested deeper than %d", maxDepth)
+
 // decodeJSON reads JSON with members in order and numbers as they are written.
 func decodeJSON(raw []byte) (any, error) {
 	dec := json.NewDecoder(bytes.NewReader(raw))
@@ -76,8 +81,8 @@ func decodeJSON(raw []byte) (any, error) {
 }
 
 func decodeValue(dec *json.Decoder, depth int) (any, error) {
-	if depth > 1000 {
-		return nil, errors.New("JSON is nested too deeply")
+	if depth > maxDepth {
+		return nil, errTooDeep
 	}
 	t, err := dec.Token()
 	if err != nil {
