@@ -69,7 +69,8 @@ type exchange struct {
 	params map[string]any  // resolved values by parameter name
 	step   map[string]bool // of these, supplied by the step
 
-	endpoint   string          // template, hooks may change it
+	template   string          // of the URL, the connector's own
+	endpoint   string          // the same, hooks may change it
 	headers    json.RawMessage // method_request_headers
 	query      json.RawMessage
 	body       json.RawMessage // nil: none

@@ -9,6 +9,7 @@ import (
 
 var (
 	mergeField     = regexp.MustCompile(`\{\{(\+?)\s*([^{}]*?)\s*\}\}`)
+	percentEncoded = regexp.MustCompile(`^%[0-9A-Fa-f]{2}`)
 	mergeFieldName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_.-]*$`)
 )
 
@@ -63,6 +64,28 @@ func splitTemplate(s string) ([]part, error) {
 		s = s[loc[1]:]
 	}
 	return parts, nil
+}
+
+// splitNamed cuts a URL that a script wrote: only the given merge fields are
+// any there, all else is text, whoever brought it in.
+func splitNamed(s string, named map[string]bool) []part {
+	var parts []part
+	begin := 0
+	for _, loc := range mergeField.FindAllStringSubmatchIndex(s, -1) {
+		name := s[loc[4]:loc[5]]
+		if !named[name] {
+			continue
+		}
+		if loc[0] > begin {
+			parts = append(parts, part{text: s[begin:loc[0]]})
+		}
+		parts = append(parts, part{name: name, raw: loc[2] != loc[3]})
+		begin = loc[1]
+	}
+	if begin < len(s) {
+		parts = append(parts, part{text: s[begin:]})
+	}
+	return parts
 }
 
 // lookup finds a merge field's value: known says that somebody declares it,
@@ -146,13 +169,18 @@ func expandTree(v any, look lookup) (out any, ok bool, err error) {
 
 var dnsLabels = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?$`)
 
-// expandURL fills a URL. Each value is escaped for where it stands; in scheme
-// and host only what connector, credential and partner settings supply counts.
+// expandURL fills a URL's template.
 func expandURL(s string, look lookup) (string, error) {
 	parts, err := splitTemplate(s)
 	if err != nil {
 		return "", err
 	}
+	return fillURL(parts, look)
+}
+
+// fillURL fills a URL. Each value is escaped for where it stands; in scheme
+// and host only what connector, credential and partner settings supply counts.
+func fillURL(parts []part, look lookup) (string, error) {
 	var b strings.Builder
 	for i, p := range parts {
 		if p.name == "" {
@@ -203,7 +231,29 @@ func expandURL(s string, look lookup) (string, error) {
 			}
 		}
 	}
-	return b.String(), nil
+	return legalURL(b.String()), nil
+}
+
+// legalURL encodes what cannot stand in a path or a query (RFC 3986 section
+// 2). What is percent-encoded already stays.
+func legalURL(s string) string {
+	_, rest, ok := strings.Cut(s, "://")
+	end := strings.IndexAny(rest, "/?#")
+	if !ok || end < 0 {
+		return s
+	}
+	begin := len(s) - len(rest) + end
+	var b strings.Builder
+	b.WriteString(s[:begin])
+	for i := begin; i < len(s); i++ {
+		c := s[i]
+		if c <= ' ' || c >= 0x7f || strings.IndexByte("\"<>\\^`{|}", c) >= 0 || c == '%' && !percentEncoded.MatchString(s[i:]) {
+			fmt.Fprintf(&b, "%%%02X", c)
+		} else {
+			b.WriteByte(c)
+		}
+	}
+	return b.String()
 }
 
 // inHost says that what follows still belongs to scheme and host.

@@ -268,7 +268,8 @@ func (x *exchange) prepare() error {
 	if len(x.actionData) == 0 || string(x.actionData) == "null" {
 		x.actionData = json.RawMessage(`{}`)
 	}
-	x.endpoint = joinURL(x.d.BaseURL, x.m.Endpoint)
+	x.template = joinURL(x.d.BaseURL, x.m.Endpoint)
+	x.endpoint = x.template
 	home, err := expandURL(x.endpoint, func(name string) (any, bool, bool) {
 		v, known, foreign := x.look(name)
 		if foreign || known && v == nil { // only scheme and host count here
@@ -389,13 +390,44 @@ func (x *exchange) mayReceive(u *url.URL) bool {
 	return contains(x.d.Auth.Hosts, strings.ToLower(u.Host)) || contains(x.d.Auth.Hosts, strings.ToLower(u.Hostname()))
 }
 
+// urlParts cuts the URL's template. Where a script wrote it, it may hold what
+// a step or an API brought: there the merge fields of the connector's own
+// template count, and the merge-field parameters, and no other. So no text
+// that a script put in can name a secret.
+func (x *exchange) urlParts() ([]part, error) {
+	own, err := splitTemplate(x.template)
+	if err != nil || x.endpoint == x.template {
+		return own, err
+	}
+	named := map[string]bool{}
+	for _, p := range own {
+		named[p.name] = true
+	}
+	for i := range x.m.Parameters {
+		if q := &x.m.Parameters[i]; q.Target == "merge_field" {
+			named[q.Name], named[q.wire()] = true, true
+		}
+	}
+	var written map[string]json.RawMessage
+	_ = json.Unmarshal(x.merge, &written) // fromMerge has read it
+	for name := range written {
+		named[name] = true
+	}
+	delete(named, "")
+	return splitNamed(x.endpoint, named), nil
+}
+
 // request builds the HTTP request from what before_action left.
 func (x *exchange) request(ctx context.Context) (*http.Request, error) {
 	look, err := x.fromMerge()
 	if err != nil {
 		return nil, err
 	}
-	raw, err := expandURL(x.endpoint, look)
+	parts, err := x.urlParts()
+	if err != nil {
+		return nil, err
+	}
+	raw, err := fillURL(parts, look)
 	if err != nil {
 		return nil, err
 	}

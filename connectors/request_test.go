@@ -294,3 +294,46 @@ func TestJoinsBaseAndEndpointWithOneSlash(t *testing.T) {
 		}
 	}
 }
+
+func TestEndpoint_whatAScriptWroteIsText(t *testing.T) {
+	const file = `
+connector: acme
+base_url: BASE/{{tenant}}
+auth: {type: basic}
+parameters:
+  - {name: tenant, target: merge_field, property: account}
+  - {name: zone, target: merge_field, optional: true}
+  - {name: q, target: script, optional: true}
+methods:
+  - method: m
+    endpoint: /a?fixed=1
+    script: "function before_action() { SCRIPT }"
+`
+	cases := map[string]struct{ script, parameters, uri string }{
+		"untouched":                       {`true`, `{}`, "/t/a?fixed=1"},
+		"own merge fields":                {`method_endpoint += '&t={{tenant}}'`, `{}`, "/t/a?fixed=1&t=t"},
+		"a merge-field parameter":         {`method_endpoint += '&z={{zone}}'`, `{"zone":"a b"}`, "/t/a?fixed=1&z=a%20b"},
+		"one that the script wrote":       {`method_request_mergefields.made = 'x/y'; method_endpoint += '&z={{made}}'`, `{}`, "/t/a?fixed=1&z=x%2Fy"},
+		"a secret is none":                {`method_endpoint += '&p={{password}}'`, `{}`, "/t/a?fixed=1&p=%7B%7Bpassword%7D%7D"},
+		"nor one that a step brought":     {`method_endpoint += '&p=' + script_parameters.q`, `{"q":"{{password}}"}`, "/t/a?fixed=1&p=%7B%7Bpassword%7D%7D"},
+		"nor one out of two halves":       {`method_endpoint += '&p={{pass' + script_parameters.q`, `{"q":"word}}"}`, "/t/a?fixed=1&p=%7B%7Bpassword%7D%7D"},
+		"nor in the path":                 {`method_endpoint = method_endpoint.replace('/a', '/a%2Fb/{{api_key}}')`, `{}`, "/t/a%2Fb/%7B%7Bapi_key%7D%7D?fixed=1"},
+		"unknown":                         {`method_endpoint += '&p={{nobody}}'`, `{}`, "/t/a?fixed=1&p=%7B%7Bnobody%7D%7D"},
+		"no name":                         {`method_endpoint += '&p={{ x y }}'`, `{}`, "/t/a?fixed=1&p=%7B%7B%20x%20y%20%7D%7D"},
+		"not closed":                      {`method_endpoint += '&p={{a'`, `{}`, "/t/a?fixed=1&p=%7B%7Ba"},
+		"not opened":                      {`method_endpoint += '&p=a}}'`, `{}`, "/t/a?fixed=1&p=a%7D%7D"},
+		"illegal in a query":              {`method_endpoint += '&p=' + script_parameters.q`, `{"q":"a b\"<>|\\^` + "`" + `\u0001é"}`, "/t/a?fixed=1&p=a%20b%22%3C%3E%7C%5C%5E%60%01%C3%A9"},
+		"encoded already, and a lone one": {`method_endpoint += '&p=%2F%C3%A9&q=100%'`, `{}`, "/t/a?fixed=1&p=%2F%C3%A9&q=100%25"},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			a := newAPI(t, strings.Replace(file, "SCRIPT", c.script, 1), nil)
+			a.Cred.Secrets.Properties = properties(`{"tenant":"t"}`)
+			a.Cred.Secrets.HasBasic, a.Cred.Secrets.Username, a.Cred.Secrets.Password = true, "me", credentials.NewSecret("the-pass-word")
+			a.must("m", withParameters(c.parameters))
+			if got := a.only().URI; got != c.uri {
+				t.Errorf("sent %s, want %s", got, c.uri)
+			}
+		})
+	}
+}
