@@ -46,7 +46,7 @@ func NewCaller(cfg CallerConfig) (*Caller, error) {
 	}
 	return &Caller{
 		cfg: cfg, policy: p, redactors: map[string]*redactors{}, styles: map[string]string{},
-		client: &http.Client{Transport: p.transport(), CheckRedirect: checkRedirect},
+		client: &http.Client{Transport: transport{p.transport()}, CheckRedirect: checkRedirect},
 	}, nil
 }
 
@@ -192,7 +192,7 @@ func (x *exchange) failed(ctx context.Context, f *fault, answer *Answer) (done b
 
 // apiError is an unresolved error of the API or the network.
 func (x *exchange) apiError(f *fault) *CallError {
-	repeat := x.m.Retry == "always" || x.m.Retry == "safe" && slices.Contains([]string{"GET", "HEAD", "OPTIONS", "PUT", "DELETE"}, x.m.Verb)
+	repeat := x.m.mayRepeat()
 	if f != nil {
 		return &CallError{Kind: "network", Message: f.text, Repeat: repeat || !f.sent}
 	}

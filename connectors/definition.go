@@ -2,6 +2,7 @@ package connectors
 
 import (
 	"encoding/json"
+	"slices"
 	"time"
 
 	"github.com/stepworker/stepworker/hooks"
@@ -89,6 +90,14 @@ type Method struct {
 	Idempotency string        // idempotency_header
 	Script      *hooks.Script // LevelMethod, nil without
 	IsLogin     bool
+}
+
+// mayRepeat says that a call may be made again though it may have reached the
+// server.
+func (m *Method) mayRepeat() bool { return m.Retry == "always" || m.Retry == "safe" && safe(m.Verb) }
+
+func safe(verb string) bool {
+	return slices.Contains([]string{"GET", "HEAD", "OPTIONS", "PUT", "DELETE"}, verb)
 }
 
 // ResponseField names where in an answer a value stands.

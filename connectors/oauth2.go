@@ -229,7 +229,7 @@ func (t *tokenRequest) RoundTrip(req *http.Request) (*http.Response, error) {
 	if out.Header.Get("User-Agent") == "" {
 		out.Header.Set("User-Agent", "stepworker")
 	}
-	res, f := t.c.send(out)
+	res, f := t.c.send(out, false)
 	if f != nil {
 		t.fault = f
 		return nil, f

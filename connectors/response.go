@@ -24,7 +24,7 @@ import (
 // none; an answer over the cap is told by tooLarge.
 func (x *exchange) send(req *http.Request) *fault {
 	x.ran = true
-	res, f := x.c.send(req)
+	res, f := x.c.send(req, x.m.mayRepeat())
 	if f != nil {
 		return f
 	}
@@ -347,7 +347,7 @@ func (c *Caller) doHook(ctx context.Context, x *exchange, r hooks.HTTPRequest) (
 	if !x.m.IgnoreAuth && x.mayReceive(u) {
 		_ = c.authenticate(x.d, x.cred, req) // without a token the request goes out bare
 	}
-	res, f := c.send(req)
+	res, f := c.send(req, safe(r.Method))
 	if f != nil {
 		return nil, fmt.Errorf("http_request: %s", f.text)
 	}

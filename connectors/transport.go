@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/http/httptrace"
@@ -132,12 +133,50 @@ type fault struct {
 
 func (f *fault) Error() string { return f.text }
 
+// transport is net/http's, which sends a request again on its own where a
+// connection that it had kept ended under it: any GET, and whatever carries an
+// Idempotency-Key. Requests marked with sendOnce it sends once.
+type transport struct{ *http.Transport }
+
+type sendOnce struct{}
+
+// RoundTrip implements http.RoundTripper.
+func (t transport) RoundTrip(req *http.Request) (*http.Response, error) {
+	if req.Context().Value(sendOnce{}) == nil {
+		return t.Transport.RoundTrip(req)
+	}
+	once := *req
+	switch req.Method {
+	case http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete:
+		// Sent again only for these headers, which net/http looks up by their
+		// canonical names; on the wire case means nothing (RFC 9110 section 5.1).
+		once.Header = req.Header.Clone()
+		for _, name := range []string{"Idempotency-Key", "X-Idempotency-Key"} {
+			if v, ok := once.Header[name]; ok {
+				delete(once.Header, name)
+				once.Header[strings.ToLower(name)] = v
+			}
+		}
+	default:
+		// A body that cannot be had again. An empty one leaves no trace.
+		if once.GetBody = nil; once.Body == nil {
+			once.Body = io.NopCloser(strings.NewReader(""))
+		}
+	}
+	return t.Transport.RoundTrip(&once)
+}
+
 // send makes one request through the guarded transport. Redirects are
-// followed for GET and HEAD, on the same host, five at most.
-func (c *Caller) send(req *http.Request) (*http.Response, *fault) {
+// followed for GET and HEAD, on the same host, five at most. again says that
+// the request may reach the server twice.
+func (c *Caller) send(req *http.Request, again bool) (*http.Response, *fault) {
 	var sent atomic.Bool
 	trace := &httptrace.ClientTrace{WroteHeaders: func() { sent.Store(true) }}
-	req = req.WithContext(httptrace.WithClientTrace(req.Context(), trace))
+	ctx := httptrace.WithClientTrace(req.Context(), trace)
+	if !again {
+		ctx = context.WithValue(ctx, sendOnce{}, true)
+	}
+	req = req.WithContext(ctx)
 	res, err := c.client.Do(req)
 	if err == nil {
 		return res, nil

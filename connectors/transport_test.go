@@ -1,7 +1,11 @@
 package connectors_test
 
 import (
+	"bufio"
+	"bytes"
 	"fmt"
+	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -136,4 +140,108 @@ methods:
 	if len(stolen) != 0 {
 		t.Errorf("the other host was asked, with %v", <-stolen)
 	}
+}
+
+// fickle is a server on one kept connection after another: it answers the
+// first request of each, and closes it when it has read the second.
+type fickle struct {
+	net.Listener
+	seen chan string // whole requests, as they came
+}
+
+func newFickle(t *testing.T) *fickle {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close() })
+	f := &fickle{l, make(chan string, 100)}
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go f.serve(conn)
+		}
+	}()
+	return f
+}
+
+func (f *fickle) serve(conn net.Conn) {
+	defer conn.Close()
+	var raw bytes.Buffer
+	in := bufio.NewReader(io.TeeReader(conn, &raw))
+	for n := range 2 {
+		raw.Reset()
+		r, err := http.ReadRequest(in)
+		if err != nil {
+			return
+		}
+		_, _ = io.Copy(io.Discard, r.Body)
+		f.seen <- raw.String()
+		if n == 0 {
+			_, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+		}
+	}
+}
+
+func TestTransport_repeatsOnlyWhatMayBeRepeated(t *testing.T) {
+	cases := map[string]struct {
+		verb, more string
+		sent       int // of the second call
+		length     string
+	}{
+		"GET":                                    {"GET", "", 2, ""},
+		"GET, never":                             {"GET", ", retry: never", 1, ""},
+		"HEAD, never":                            {"HEAD", ", retry: never", 1, ""},
+		"OPTIONS, never":                         {"OPTIONS", ", retry: never", 1, ""},
+		"GET with a body, never":                 {"GET", ", retry: never, body: {a: 1}", 1, "7"},
+		"POST":                                   {"POST", ", body: {a: 1}", 1, "7"},
+		"POST with an idempotency key":           {"POST", ", body: {a: 1}, idempotency_header: Idempotency-Key", 1, "7"},
+		"POST with an idempotency key, no body":  {"POST", ", idempotency_header: idempotency-key", 1, "0"},
+		"PATCH with another idempotency key":     {"PATCH", ", body: {a: 1}, idempotency_header: X-Idempotency-Key", 1, "7"},
+		"PUT with an idempotency key, never":     {"PUT", ", body: {a: 1}, idempotency_header: Idempotency-Key, retry: never", 1, "7"},
+		"DELETE with an idempotency key, never":  {"DELETE", ", idempotency_header: Idempotency-Key, retry: never", 1, ""},
+		"POST with an idempotency key, always":   {"POST", ", body: {a: 1}, idempotency_header: Idempotency-Key, retry: always", 2, "7"},
+		"DELETE with an idempotency key, always": {"DELETE", ", idempotency_header: Idempotency-Key, retry: always", 2, ""},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			f := newFickle(t)
+			a := newAPI(t, fmt.Sprintf("connector: acme\nbase_url: http://%s\nmethods: [{method: m, verb: %s, endpoint: /a%s}]\n", f.Addr(), c.verb, c.more), nil)
+			a.must("m")
+			<-f.seen
+			if _, err := a.call("m"); (err != nil) != (c.sent == 1) {
+				t.Errorf("the second call ended with %s", describe(err))
+			}
+			if n := len(f.seen); n != c.sent {
+				t.Errorf("the server saw the second call %d times, want %d", n, c.sent)
+			}
+			raw := <-f.seen
+			r, err := http.ReadRequest(bufio.NewReader(strings.NewReader(raw)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			head, body, _ := strings.Cut(raw, "\r\n\r\n")
+			if strings.Contains(head, "Transfer-Encoding") || r.Header.Get("Content-Length") != c.length || (body != "") != (c.length != "" && c.length != "0") {
+				t.Errorf("sent %q", raw)
+			}
+			if strings.Contains(strings.ToLower(c.more), "idempotency-key") && r.Header.Get("Idempotency-Key")+r.Header.Get("X-Idempotency-Key") != "e1" {
+				t.Errorf("sent %q", raw)
+			}
+		})
+	}
+}
+
+func TestTransport_aRedirectIsFollowedThoughNothingIsRepeated(t *testing.T) {
+	a := newAPI(t, "connector: acme\nbase_url: BASE\nmethods: [{method: m, endpoint: /a, retry: never}]\n", func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/a" {
+			http.Redirect(w, r, "/b", http.StatusTemporaryRedirect)
+			return
+		}
+		writeJSON(w, 200, `{"done":true}`)
+	})
+	sameJSON(t, "content", a.must("m").Content, `{"done":true}`)
 }
