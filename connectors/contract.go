@@ -114,8 +114,10 @@ type CallerConfig struct {
 	// Partner settings by connector name.
 	Partner map[string]PartnerSettings
 	// AllowPrivate lets APIs be on loopback and private addresses;
-	// AllowNetworks (CIDR) opens single networks; Forbidden (host:port) are
-	// always refused: Redis and the worker's own --http address.
+	// AllowNetworks (CIDR) opens single networks, link-local ones only if they
+	// are that themselves; Forbidden (host:port) are always refused, by every
+	// address of this machine if they are on it: Redis and the worker's own
+	// --http address.
 	AllowPrivate  bool
 	AllowNetworks []string
 	Forbidden     []string

@@ -29,10 +29,11 @@ type policy struct {
 	private   bool
 	networks  []netip.Prefix
 	forbidden map[netip.AddrPort]bool
+	closed    map[uint16]bool // ports that no address of this machine may be asked on
 }
 
 func newPolicy(cfg *CallerConfig) (*policy, error) {
-	p := &policy{private: cfg.AllowPrivate, forbidden: map[netip.AddrPort]bool{}}
+	p := &policy{private: cfg.AllowPrivate, forbidden: map[netip.AddrPort]bool{}, closed: map[uint16]bool{}}
 	for _, n := range cfg.AllowNetworks {
 		prefix, err := netip.ParsePrefix(n)
 		if err != nil {
@@ -55,10 +56,10 @@ func newPolicy(cfg *CallerConfig) (*policy, error) {
 		}
 		for _, ip := range ips {
 			if a, ok := netip.AddrFromSlice(ip); ok {
-				p.forbidden[netip.AddrPortFrom(a.Unmap(), uint16(n))] = true
-				if a.Unmap().IsUnspecified() {
-					p.forbidden[netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), uint16(n))] = true
-					p.forbidden[netip.AddrPortFrom(netip.IPv6Loopback(), uint16(n))] = true
+				a = a.Unmap()
+				p.forbidden[netip.AddrPortFrom(a, uint16(n))] = true
+				if ours(a) { // what listens on one of our addresses may be reached by another
+					p.closed[uint16(n)] = true
 				}
 			}
 		}
@@ -78,16 +79,16 @@ var reserved = []netip.Prefix{
 
 func (p *policy) allows(ap netip.AddrPort) bool {
 	a := ap.Addr().Unmap().WithZone("")
-	if p.forbidden[netip.AddrPortFrom(a, ap.Port())] {
+	if a.IsUnspecified() || p.forbidden[netip.AddrPortFrom(a, ap.Port())] || p.closed[ap.Port()] && ours(a) {
 		return false
 	}
 	for _, n := range p.networks {
-		if n.Contains(a) {
+		if n.Contains(a) && (!a.IsLinkLocalUnicast() || withinLinkLocal(n)) {
 			return true
 		}
 	}
 	switch {
-	case a.IsLinkLocalUnicast(), a.IsMulticast(), a.IsUnspecified():
+	case a.IsLinkLocalUnicast(), a.IsMulticast():
 		return false
 	case a.IsLoopback(), a.IsPrivate():
 		return p.private
@@ -98,6 +99,30 @@ func (p *policy) allows(ap netip.AddrPort) bool {
 		}
 	}
 	return true
+}
+
+// ours says that an address is this machine's own, as its interfaces are now.
+func ours(a netip.Addr) bool {
+	if a.IsLoopback() || a.IsUnspecified() {
+		return true
+	}
+	addrs, err := net.InterfaceAddrs()
+	for _, i := range addrs {
+		if n, ok := i.(*net.IPNet); ok && n.IP.Equal(a.AsSlice()) {
+			return true
+		}
+	}
+	return err != nil // not known: refuse
+}
+
+// withinLinkLocal says that a network names link-local addresses, and does
+// not only happen to hold them (RFC 3927, RFC 4291 section 2.5.6).
+func withinLinkLocal(n netip.Prefix) bool {
+	bits := 16
+	if n.Addr().Is6() {
+		bits = 10
+	}
+	return n.Addr().IsLinkLocalUnicast() && n.Bits() >= bits
 }
 
 func (p *policy) transport() *http.Transport {

@@ -22,28 +22,32 @@ func TestNetworkPolicy(t *testing.T) {
 		allow   []string
 		refused bool
 	}{
-		"loopback":                  {"http://127.0.0.1:1/", false, nil, true},
-		"loopback, other":           {"http://127.9.9.9:1/", false, nil, true},
-		"loopback by name":          {"http://localhost:1/", false, nil, true},
-		"loopback, v6":              {"http://[::1]:1/", false, nil, true},
-		"loopback, mapped":          {"http://[::ffff:127.0.0.1]:1/", false, nil, true},
-		"unspecified":               {"http://0.0.0.0:1/", false, nil, true},
-		"unspecified, v6":           {"http://[::]:1/", true, nil, true},
-		"private":                   {"http://10.1.2.3:1/", false, nil, true},
-		"private, mapped":           {"http://[::ffff:192.168.1.1]:1/", false, nil, true},
-		"unique local":              {"http://[fd00::1]:1/", false, nil, true},
-		"carrier-grade":             {"http://100.64.0.1:1/", false, nil, true},
-		"nat64 of loopback":         {"http://[64:ff9b::7f00:1]:1/", false, nil, true},
-		"6to4":                      {"http://[2002:7f00:1::1]:1/", false, nil, true},
-		"broadcast":                 {"http://255.255.255.255:1/", true, nil, true},
-		"multicast":                 {"http://224.0.0.1:1/", true, nil, true},
-		"link-local":                {"http://169.254.169.254/", true, nil, true},
-		"link-local, mapped":        {"http://[::ffff:169.254.169.254]/", true, nil, true},
-		"link-local, v6":            {"http://[fe80::1]:1/", true, nil, true},
-		"loopback, private on":      {"http://127.0.0.1:1/", true, nil, false},
-		"loopback, network named":   {"http://127.0.0.1:1/", false, []string{"127.0.0.1/32"}, false},
-		"loopback, other network":   {"http://127.0.0.2:1/", false, []string{"127.0.0.1/32"}, true},
-		"link-local, network named": {"http://169.254.77.77:1/", false, []string{"169.254.77.0/24"}, false},
+		"loopback":                          {"http://127.0.0.1:1/", false, nil, true},
+		"loopback, other":                   {"http://127.9.9.9:1/", false, nil, true},
+		"loopback by name":                  {"http://localhost:1/", false, nil, true},
+		"loopback, v6":                      {"http://[::1]:1/", false, nil, true},
+		"loopback, mapped":                  {"http://[::ffff:127.0.0.1]:1/", false, nil, true},
+		"unspecified":                       {"http://0.0.0.0:1/", false, nil, true},
+		"unspecified, v6":                   {"http://[::]:1/", true, nil, true},
+		"private":                           {"http://10.1.2.3:1/", false, nil, true},
+		"private, mapped":                   {"http://[::ffff:192.168.1.1]:1/", false, nil, true},
+		"unique local":                      {"http://[fd00::1]:1/", false, nil, true},
+		"carrier-grade":                     {"http://100.64.0.1:1/", false, nil, true},
+		"nat64 of loopback":                 {"http://[64:ff9b::7f00:1]:1/", false, nil, true},
+		"6to4":                              {"http://[2002:7f00:1::1]:1/", false, nil, true},
+		"broadcast":                         {"http://255.255.255.255:1/", true, nil, true},
+		"multicast":                         {"http://224.0.0.1:1/", true, nil, true},
+		"link-local":                        {"http://169.254.169.254/", true, nil, true},
+		"link-local, mapped":                {"http://[::ffff:169.254.169.254]/", true, nil, true},
+		"link-local, v6":                    {"http://[fe80::1]:1/", true, nil, true},
+		"loopback, private on":              {"http://127.0.0.1:1/", true, nil, false},
+		"loopback, network named":           {"http://127.0.0.1:1/", false, []string{"127.0.0.1/32"}, false},
+		"loopback, other network":           {"http://127.0.0.2:1/", false, []string{"127.0.0.1/32"}, true},
+		"unspecified, network named":        {"http://0.0.0.0:1/", true, []string{"0.0.0.0/0"}, true},
+		"unspecified, v6, network named":    {"http://[::]:1/", true, []string{"::/0"}, true},
+		"link-local in a wide network":      {"http://169.254.77.77:1/", true, []string{"0.0.0.0/0", "169.0.0.0/8", "169.254.0.0/15"}, true},
+		"link-local, v6, in a wide network": {"http://[fe80::1]:1/", true, []string{"::/0", "fe80::/9"}, true},
+		"link-local, network named":         {"http://169.254.77.77:1/", false, []string{"169.254.77.0/24"}, false},
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
@@ -81,6 +85,48 @@ func TestNetworkPolicy_forbiddenWhateverIsAllowed(t *testing.T) {
 		t.Errorf("got %+v", e)
 	}
 	contains(t, "message", e.Message, "127.0.0.1")
+}
+
+func TestNetworkPolicy_forbiddenByWhateverAddressOfThisMachine(t *testing.T) {
+	l, err := net.Listen("tcp", ":0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	go func() {
+		_ = http.Serve(l, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, 200, `{}`) }))
+	}()
+	port := l.Addr().(*net.TCPAddr).Port
+	hosts := []string{"127.0.0.1", "127.8.9.10", "0.0.0.0", "localhost"}
+	addrs, err := net.InterfaceAddrs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	own := "127.0.0.1" // an address that others may know this machine by
+	for _, a := range addrs {
+		if n, ok := a.(*net.IPNet); ok && !n.IP.IsLoopback() && n.IP.To4() != nil {
+			own = n.IP.String()
+			hosts = append(hosts, own)
+		}
+	}
+	for _, forbidden := range []string{"127.0.0.1", "127.0.0.2", "0.0.0.0", own} {
+		for _, host := range hosts {
+			t.Run(forbidden+" by "+host, func(t *testing.T) {
+				a := newAPI(t, fmt.Sprintf("connector: acme\nbase_url: http://%s:%d\nmethods: [{method: m, endpoint: /a}]\n", host, port), nil, func(cfg *connectors.CallerConfig) {
+					cfg.AllowNetworks, cfg.Forbidden = []string{"0.0.0.0/0", "::/0"}, []string{fmt.Sprintf("%s:%d", forbidden, port)}
+				})
+				if e := a.fails("m"); e.Kind != "input" {
+					t.Errorf("got %+v", e)
+				}
+			})
+		}
+	}
+	t.Run("other ports stay open", func(t *testing.T) {
+		a := newAPI(t, fmt.Sprintf("connector: acme\nbase_url: http://127.0.0.1:%d\nmethods: [{method: m, endpoint: /a}]\n", port), nil, func(cfg *connectors.CallerConfig) {
+			cfg.Forbidden = []string{"127.0.0.1:1"}
+		})
+		a.must("m")
+	})
 }
 
 func TestNetworkPolicy_badNetworkIsAnError(t *testing.T) {
