@@ -127,7 +127,11 @@ func (x *exchange) run(ctx context.Context) (*Answer, error) {
 	}
 	defer x.cancel()
 	answer := &Answer{}
-	if fault := x.send(req); fault != nil || x.status < 200 || x.status > 299 {
+	fault := x.send(req)
+	if x.tooLarge {
+		return nil, &CallError{Kind: "limit", StatusCode: x.status, Message: fmt.Sprintf("the answer is larger than %d bytes (--max-response)", x.c.cfg.MaxResponse)}
+	}
+	if fault != nil || x.status < 200 || x.status > 299 {
 		done, err := x.failed(ctx, fault, answer)
 		if err != nil || done {
 			return answer, err

@@ -584,6 +584,15 @@ func TestCall_answerOverTheCap(t *testing.T) {
 			t.Errorf("got %+v", e)
 		}
 	})
+	for _, status := range []int{200, 500} {
+		t.Run(fmt.Sprint("no hook runs, ", status), func(t *testing.T) {
+			a := newAPI(t, oneMethod+"    script: \"function after_action() { throw 'ran' } function after_error() { throw 'ran' } function after_action_paging() { throw 'ran' }\"\n",
+				answering(status, strings.Repeat("x", 200)), small)
+			if e := a.fails("get"); e.Kind != "limit" || e.StatusCode != status {
+				t.Errorf("got %+v", e)
+			}
+		})
+	}
 	t.Run("unpacked", func(t *testing.T) {
 		a := newAPI(t, oneMethod, func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Encoding", "gzip")

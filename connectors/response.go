@@ -124,9 +124,6 @@ type methodError struct {
 
 // afterError runs after_error on an error of the API or the network.
 func (x *exchange) afterError(ctx context.Context, f *fault) (*methodError, error) {
-	if x.tooLarge {
-		return nil, x.overCap()
-	}
 	me := &methodError{IsError: true, ReasonPhrase: x.reason, Content: string(x.resBody), Headers: headersJSON(x.resHead)}
 	if f != nil {
 		me.Error = f.text
@@ -171,15 +168,8 @@ func (x *exchange) afterError(ctx context.Context, f *fault) (*methodError, erro
 	return me, nil
 }
 
-func (x *exchange) overCap() *CallError {
-	return &CallError{Kind: "limit", StatusCode: x.status, Message: fmt.Sprintf("the answer is larger than %d bytes (--max-response)", x.c.cfg.MaxResponse)}
-}
-
 // collect makes the Answer of a call that ran to its end.
 func (x *exchange) collect(a *Answer) error {
-	if x.tooLarge {
-		return x.overCap()
-	}
 	a.StatusCode = x.status
 	content := x.content
 	if string(content) == `""` {

@@ -46,6 +46,9 @@ func newPolicy(cfg *CallerConfig) (*policy, error) {
 		if err != nil {
 			continue
 		}
+		if host == "" { // as net.Listen takes it
+			host = "0.0.0.0"
+		}
 		n, err := strconv.ParseUint(port, 10, 16)
 		if err != nil {
 			continue

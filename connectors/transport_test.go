@@ -109,7 +109,7 @@ func TestNetworkPolicy_forbiddenByWhateverAddressOfThisMachine(t *testing.T) {
 			hosts = append(hosts, own)
 		}
 	}
-	for _, forbidden := range []string{"127.0.0.1", "127.0.0.2", "0.0.0.0", own} {
+	for _, forbidden := range []string{"127.0.0.1", "127.0.0.2", "0.0.0.0", "", own} {
 		for _, host := range hosts {
 			t.Run(forbidden+" by "+host, func(t *testing.T) {
 				a := newAPI(t, fmt.Sprintf("connector: acme\nbase_url: http://%s:%d\nmethods: [{method: m, endpoint: /a}]\n", host, port), nil, func(cfg *connectors.CallerConfig) {
