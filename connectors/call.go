@@ -225,8 +225,9 @@ func (x *exchange) hook(ctx context.Context, event string) error {
 }
 
 func (x *exchange) event(ctx context.Context, event string) (*hooks.Outcome, error) {
-	scripts := x.scripts()
-	handled := false
+	scripts := x.scripts(event)
+	// A step's script must compile before anything is sent.
+	handled := event == "before_action" && x.call.Script != ""
 	for i := range scripts {
 		handled = handled || strings.Contains(scripts[i].Source, event)
 	}
@@ -269,7 +270,9 @@ func ofContext(err error) bool {
 	return errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)
 }
 
-func (x *exchange) scripts() []hooks.Script {
+// scripts are those that may handle an event: how a method ends is not the
+// step's to say.
+func (x *exchange) scripts(event string) []hooks.Script {
 	all := make([]hooks.Script, 0, 3)
 	if s := x.d.Script; s != nil {
 		all = append(all, *s)
@@ -277,7 +280,7 @@ func (x *exchange) scripts() []hooks.Script {
 	if s := x.m.Script; s != nil {
 		all = append(all, *s)
 	}
-	if x.call.Script != "" {
+	if x.call.Script != "" && event != "action_condition" {
 		all = append(all, hooks.Script{Level: hooks.LevelStep, File: "step", Source: x.call.Script})
 	}
 	return all
@@ -312,8 +315,15 @@ func (x *exchange) exception(e *hooks.Exception) error {
 		}
 		return &CallError{Kind: "rate", Message: text, At: e.At, Defer: true, RetryAfter: max(e.After, time.Second), StatusCode: x.status}
 	}
+	if !slices.Contains(authEvents, e.Event) {
+		return &CallError{Kind: "script", At: e.At, StatusCode: x.status,
+			Message: fmt.Sprintf("%s cannot be thrown from %s: throw it from one of %s", e.Kind, e.Event, strings.Join(authEvents, ", "))}
+	}
 	return x.authError(e)
 }
+
+// authEvents are where a script may say that the credential is dead.
+var authEvents = []string{"before_action", "after_action", "after_action_paging", "after_error"}
 
 func (x *exchange) authError(e *hooks.Exception) *AuthError {
 	a := &AuthError{Kind: credentials.OAuth2, Version: x.cred.Version, At: e.At, Status: x.status, Detail: x.detail(string(x.resBody)), Text: e.Text}

@@ -131,6 +131,45 @@ func TestCall_authExceptionFromTheStepsScriptFailsTheExecution(t *testing.T) {
 	}
 }
 
+func TestCall_authExceptionsAreForTheCallItself(t *testing.T) {
+	for _, class := range []string{"AuthRefreshException", "AuthSessionException"} {
+		for event, honoured := range map[string]bool{"before_action": true, "after_action": true, "after_action_paging": true, "action_condition": false} {
+			t.Run(class+" in "+event, func(t *testing.T) {
+				a := newAPI(t, strings.Replace(oneMethod, "methods:", "auth: {type: oauth2, token_url: BASE/token}\npost_install: {property_lookup_method: get}\nmethods:", 1)+
+					"    script: function "+event+"() { throw new "+class+"() }\n", nil)
+				withToken(a.Cred, "the-access-token", "")
+				if honoured {
+					a.refused("get")
+					return
+				}
+				e := a.fails("get")
+				if e.Kind != "script" || e.Repeat || e.At == "" {
+					t.Errorf("got %+v", e)
+				}
+				contains(t, "message", e.Message, event)
+			})
+		}
+	}
+}
+
+func TestCall_aStepHasNoSayInHowAMethodEnds(t *testing.T) {
+	a := newAPI(t, oneMethod, nil)
+	if got := a.must("get", withScript(`function action_condition() { return true }`)); got.Exit != nil {
+		t.Errorf("got exit %v", *got.Exit)
+	}
+}
+
+func TestCall_aStepsScriptIsReadBeforeAnythingIsSent(t *testing.T) {
+	a := newAPI(t, oneMethod, nil)
+	e := a.fails("get", withScript("function after_action() {\n  return tru e;\n}"))
+	if e.Kind != "script" || !strings.HasPrefix(e.At, "step:2:") || !e.Ran {
+		t.Errorf("got %+v", e)
+	}
+	if n := len(a.requests()); n != 0 {
+		t.Errorf("the API saw %d requests", n)
+	}
+}
+
 func TestCall_theOtherExceptionCannotRenewAnything(t *testing.T) {
 	cases := map[string]struct{ auth, class, missing string }{
 		"no oauth2": {"none", "AuthRefreshException", "auth.type: oauth2"},
@@ -293,9 +332,17 @@ func TestCall_afterError(t *testing.T) {
 			function action_condition() { return method_response.left === 1 }`, outcome{Status: 409, Content: `{"left":1}`, Exit: "true"}},
 		"false exit": {`function after_error() { method_error.isSuccess = true } function action_condition() { return false }`,
 			outcome{Status: 409, Content: `{"code":"dup"}`, Exit: "false"}},
-		"throws":      {`function after_error() { throw 'mine' }`, outcome{Kind: "script"}},
-		"false":       {`function after_error() { return false }`, outcome{Kind: "script"}},
-		"every field": {`function after_error() { method_error.isSuccess = true; method_error.content = JSON.stringify([typeof method_error.statusCode, method_error.statusCode, method_error.reasonPhrase, method_error.content, method_error.isError, method_error.isWarning, method_error.error != null, method_error.headers['x-reason'], statusCode]) }`, outcome{Status: 409, Content: `["number",409,"Conflict","{\"code\":\"dup\"}",true,false,true,"dup",409]`}},
+		"members that are gone keep their values": {`function after_error() { method_error = {isSuccess: true} }`, outcome{Status: 409, Content: `{"code":"dup"}`}},
+		"a member that is gone":                   {`function after_error() { delete method_error.isError }`, outcome{Kind: "http"}},
+		"content taken away":                      {`function after_error() { method_error.content = null; method_error.isSuccess = true }`, outcome{Status: 409}},
+		"an object as content":                    {`function after_error() { method_error.content = {a: 1}; method_error.isSuccess = true }`, outcome{Status: 409, Content: `{"a":1}`}},
+		"null":                                    {`function after_error() { method_error = null }`, outcome{Kind: "script"}},
+		"undefined":                               {`function after_error() { method_error = undefined }`, outcome{Kind: "script"}},
+		"no object":                               {`function after_error() { method_error = 'mine' }`, outcome{Kind: "script"}},
+		"a list":                                  {`function after_error() { method_error = [] }`, outcome{Kind: "script"}},
+		"throws":                                  {`function after_error() { throw 'mine' }`, outcome{Kind: "script"}},
+		"false":                                   {`function after_error() { return false }`, outcome{Kind: "script"}},
+		"every field":                             {`function after_error() { method_error.isSuccess = true; method_error.content = JSON.stringify([typeof method_error.statusCode, method_error.statusCode, method_error.reasonPhrase, method_error.content, method_error.isError, method_error.isWarning, method_error.error != null, method_error.headers['x-reason'], statusCode]) }`, outcome{Status: 409, Content: `["number",409,"Conflict","{\"code\":\"dup\"}",true,false,true,"dup",409]`}},
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {

@@ -141,31 +141,31 @@ func (x *exchange) afterError(ctx context.Context, f *fault) (*methodError, erro
 		return me, err
 	}
 	if changed, ok := out.Changed["method_error"]; ok {
-		var after struct {
-			methodError
-			Content   json.RawMessage `json:"content"`
-			IsError   json.RawMessage `json:"isError"`
-			IsWarning json.RawMessage `json:"isWarning"`
-			IsSuccess json.RawMessage `json:"isSuccess"`
-			Status    json.RawMessage `json:"statusCode"`
-			Reason    json.RawMessage `json:"reasonPhrase"`
-			Err       json.RawMessage `json:"error"`
-		}
-		if json.Unmarshal(changed, &after) != nil {
-			return nil, &CallError{Kind: "script", Message: "after_error left a method_error that is no object", StatusCode: x.status}
-		}
-		truthy := func(raw json.RawMessage) bool {
-			s := string(raw)
-			return s != "" && s != "false" && s != "null" && s != "0" && s != `""`
-		}
-		me.IsError, me.IsWarning, me.IsSuccess = truthy(after.IsError), truthy(after.IsWarning), truthy(after.IsSuccess)
-		if len(after.Content) > 0 && after.Content[0] == '"' {
-			me.Content = textOf(after.Content)
-		} else {
-			me.Content = string(after.Content)
+		if err := me.take(changed); err != nil {
+			return nil, &CallError{Kind: "script", Message: err.Error(), StatusCode: x.status}
 		}
 	}
 	return me, nil
+}
+
+// take reads what after_error left. A member that is gone counts as untouched.
+func (me *methodError) take(raw json.RawMessage) error {
+	var after map[string]json.RawMessage
+	if json.Unmarshal(raw, &after) != nil || after == nil {
+		return errors.New("after_error left a method_error that is no object: set its members, and leave it in place")
+	}
+	for name, into := range map[string]*bool{"isError": &me.IsError, "isWarning": &me.IsWarning, "isSuccess": &me.IsSuccess} {
+		if v, ok := after[name]; ok {
+			s := string(v)
+			*into = s != "false" && s != "null" && s != "0" && s != `""`
+		}
+	}
+	if v, ok := after["content"]; ok {
+		if me.Content = string(v); v[0] == '"' {
+			me.Content = textOf(v)
+		}
+	}
+	return nil
 }
 
 // collect makes the Answer of a call that ran to its end.
