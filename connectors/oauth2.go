@@ -30,14 +30,16 @@ type tokenRequest struct {
 	cred  *credentials.Credential
 	event string // before_oauth2_refresh's "refresh", or "token"
 
-	requests int
-	fault    *fault
-	status   int
-	head     http.Header
-	body     []byte
-	answer   map[string]json.RawMessage
-	token    *credentials.Token
-	hookErr  error
+	requests   int
+	fault      *fault
+	status     int
+	head       http.Header
+	body       []byte
+	answer     map[string]json.RawMessage
+	token      *credentials.Token
+	actionData json.RawMessage // from the hook before to the hook after
+	hookErr    error
+	problem    *credentials.RefreshError // the hook after failed, though there is a token
 }
 
 // Refresh renews a credential: a token, or a session by the login method. The
@@ -85,7 +87,7 @@ func (c *Caller) Refresh(ctx context.Context, d *Definition, cred *credentials.C
 		return nil, err
 	}
 	// What opens a credential (login and test methods) comes after the token is stored.
-	return &credentials.Renewal{Token: t.token, TokenRaw: raw, Status: t.status, Opened: d.LoginMethod == "" && d.TestMethod == ""}, nil
+	return &credentials.Renewal{Token: t.token, TokenRaw: raw, Status: t.status, Opened: d.LoginMethod == "" && d.TestMethod == "", Problem: t.problem}, nil
 }
 
 func (c *Caller) knownStyle(ctx context.Context, connector string) string {
@@ -112,7 +114,7 @@ func (c *Caller) learnStyle(ctx context.Context, connector, style string) {
 // requestToken makes exactly one request. The error is a verdict that stands
 // before or beside the answer's own.
 func (c *Caller) requestToken(ctx context.Context, d *Definition, cred *credentials.Credential, style string) (*tokenRequest, error) {
-	t := &tokenRequest{c: c, d: d, cred: cred, event: "token"}
+	t := &tokenRequest{c: c, d: d, cred: cred, event: "token", actionData: json.RawMessage(`{}`)}
 	misconfigured := func(text string) (*tokenRequest, error) {
 		return t, &credentials.RefreshError{Verdict: credentials.VerdictMisconfigured, Text: text}
 	}
@@ -207,9 +209,13 @@ func (t *tokenRequest) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	bodyJSON, _ := marshal(body)
 	headerJSON, _ := marshal(header)
-	if bodyJSON, headerJSON, _, err = t.hook(req.Context(), "before_oauth2_"+t.event, bodyJSON, headerJSON, nil); err != nil {
+	before, err := t.hook(req.Context(), "before_oauth2_"+t.event,
+		hooks.Global{Name: "method_request", JSON: bodyJSON, Write: true}, hooks.Global{Name: "method_request_headers", JSON: headerJSON, Write: true, Headers: true})
+	if err != nil {
+		t.hookErr = err
 		return nil, err
 	}
+	bodyJSON, headerJSON = before.Value("method_request", bodyJSON), before.Value("method_request_headers", headerJSON)
 	p, err := formPairs(bodyJSON)
 	if err != nil {
 		t.hookErr = &credentials.RefreshError{Verdict: credentials.VerdictMisconfigured, Text: "before_oauth2_" + t.event + " left a method_request that is no object"}
@@ -247,15 +253,28 @@ func (t *tokenRequest) RoundTrip(req *http.Request) (*http.Response, error) {
 		if err != nil || t.answer == nil {
 			answer = quote(string(t.body))
 		}
-		_, _, changed, err := t.hook(req.Context(), "after_oauth2_"+t.event, nil, headersJSON(t.head), answer)
-		if err != nil {
-			// The provider may have rotated the token: keep what can be read.
-			if t.token = readToken(t.answer, time.Now()); t.token == nil {
-				return nil, err
+		after, err := t.hook(req.Context(), "after_oauth2_"+t.event,
+			hooks.Global{Name: "method_response", JSON: answer, Write: true}, hooks.Global{Name: "method_response_headers", JSON: headersJSON(t.head), Headers: true})
+		changed := t.answer
+		if v := after.Value("method_response", nil); v != nil {
+			changed = parseToken(parseLeftBytes(v))
+		}
+		switch {
+		case err == nil:
+			t.answer = changed
+		case readToken(t.answer, time.Now()) == nil && readToken(changed, time.Now()) == nil:
+			t.hookErr = err
+			return nil, err
+		default:
+			// The provider may have rotated the token: what can be read of it is
+			// kept, and the hook's verdict stands beside it.
+			if readToken(t.answer, time.Now()) == nil {
+				t.answer = changed
 			}
-			t.hookErr = nil
-		} else if changed != nil {
-			t.answer = parseToken(parseLeftBytes(changed))
+			if !errors.As(err, &t.problem) {
+				t.problem = &credentials.RefreshError{Verdict: credentials.Transient, Text: "after_oauth2_" + t.event + " was not run to its end"}
+			}
+			t.problem.Status = t.status
 		}
 		t.token = readToken(t.answer, time.Now())
 	}
@@ -276,35 +295,31 @@ func parseLeftBytes(raw json.RawMessage) []byte {
 	return raw
 }
 
-// hook runs one of the token events at connector level.
-func (t *tokenRequest) hook(ctx context.Context, event string, body, headers, answer json.RawMessage) (_, _, _ json.RawMessage, err error) {
+// hook runs one of the token events at connector level. The outcome is nil
+// where no script handles it.
+func (t *tokenRequest) hook(ctx context.Context, event string, globals ...hooks.Global) (*hooks.Outcome, error) {
 	s := t.d.Script
 	if s == nil || !strings.Contains(s.Source, event) {
-		return body, headers, answer, nil
+		return nil, nil
 	}
-	g := []hooks.Global{
-		{Name: "action_data", JSON: json.RawMessage(`{}`), Write: true},
-		{Name: "script_parameters", JSON: t.scriptParameters()},
-		{Name: "cycle_variables", JSON: json.RawMessage(`{}`)},
-		{Name: "method_auth_value", JSON: t.c.authValue(t.d, t.cred)},
-		{Name: "cyclr_account_id", JSON: quote(t.cred.AccountID)}, {Name: "external_account_id", JSON: quote(t.cred.ExternalAccountID)},
-	}
-	if answer == nil {
-		g = append(g, hooks.Global{Name: "method_request", JSON: body, Write: true}, hooks.Global{Name: "method_request_headers", JSON: headers, Write: true, Headers: true})
-	} else {
-		g = append(g, hooks.Global{Name: "method_response", JSON: answer, Write: true}, hooks.Global{Name: "method_response_headers", JSON: headers, Headers: true})
+	globals = append(globals, hooks.Global{Name: "action_data", JSON: t.actionData, Write: true},
+		hooks.Global{Name: "script_parameters", JSON: t.scriptParameters()}, hooks.Global{Name: "cycle_variables", JSON: json.RawMessage(`{}`)},
+		hooks.Global{Name: "method_auth_value", JSON: t.c.authValue(t.d, t.cred)})
+	for name, value := range map[string]string{"cyclr_account_id": t.cred.AccountID, "external_account_id": t.cred.ExternalAccountID,
+		"script_execution_context": executionContext, "transaction_id": "", "cycle_id": "", "cycle_step_id": ""} {
+		globals = append(globals, hooks.Global{Name: name, JSON: quote(value)})
 	}
 	x := &exchange{c: t.c, d: t.d, m: &Method{IgnoreAuth: true}, cred: t.cred}
-	out, err := t.c.cfg.Engine.Run(ctx, &hooks.Event{Name: event, Scripts: []hooks.Script{*s}, Globals: g, Doer: &scriptDoer{x}, Urgent: true})
+	out, err := t.c.cfg.Engine.Run(ctx, &hooks.Event{Name: event, Scripts: []hooks.Script{*s}, Globals: globals, Doer: &scriptDoer{x}, Urgent: true})
+	t.actionData = out.Value("action_data", t.actionData)
 	if err == nil {
-		return out.Value("method_request", body), out.Value("method_request_headers", headers), out.Value("method_response", answer), nil
+		return out, nil
 	}
 	secrets := t.c.secretsOf(t.d, t.cred)
 	for _, k := range []string{"access_token", "refresh_token", "id_token"} {
 		secrets = append(secrets, textOf(t.answer[k]))
 	}
-	t.hookErr = hookVerdict(event, err, credentials.NewRedactor(secrets, 6))
-	return nil, nil, nil, t.hookErr
+	return out, hookVerdict(event, err, credentials.NewRedactor(secrets, 6))
 }
 
 func (t *tokenRequest) scriptParameters() json.RawMessage {

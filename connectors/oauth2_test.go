@@ -441,13 +441,52 @@ func TestRefresh_failuresOfHooks(t *testing.T) {
 }
 
 // The provider rotated when it answered: a script that stumbles over the
-// answer must not lose the token.
+// answer must not lose the token, and its verdict must not be lost either.
 func TestRefresh_aTokenIsKeptThoughItsHookFails(t *testing.T) {
-	a := newTokenAPI(t, withHooks(`function after_oauth2_refresh() { nothing.here }`), answering(200, `{"access_token":"new-access-token","refresh_token":"new-refresh-token"}`))
-	got, re := refresh(t, a, credentials.OAuth2)
-	if re != nil || got.Token.RefreshToken.Reveal() != "new-refresh-token" {
-		t.Errorf("got %+v, %v", got, re)
+	const standard = `{"access_token":"new-access-token","refresh_token":"new-refresh-token"}`
+	cases := map[string]struct {
+		script, answer string
+		problem        *credentials.RefreshError // Text: a part of it
+	}{
+		"well":         {`return true`, standard, nil},
+		"engine error": {`nothing.here`, standard, &credentials.RefreshError{Verdict: credentials.VerdictMisconfigured, Text: "acme.yaml:"}},
+		"thrown":       {`throw 'no scope in ' + method_response.refresh_token`, standard, &credentials.RefreshError{Verdict: credentials.Transient, Text: "no scope in [redacted]"}},
+		"false":        {`return false`, standard, &credentials.RefreshError{Verdict: credentials.Transient, Text: "after_oauth2_refresh"}},
+		"later":        {`throw new RetryLaterException(50, 'not yet')`, standard, &credentials.RefreshError{Verdict: credentials.Transient, Text: "not yet", RetryAfter: 50 * time.Second}},
+		"reshaped, then thrown": {`method_response = method_response.data; throw 'no scope'`, `{"data":` + standard + `}`,
+			&credentials.RefreshError{Verdict: credentials.Transient, Text: "no scope"}},
+		"spoiled, then thrown": {`method_response = {}; throw 'no scope'`, standard, &credentials.RefreshError{Verdict: credentials.Transient, Text: "no scope"}},
 	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			a := newTokenAPI(t, withHooks("function after_oauth2_refresh() { "+c.script+" }"), answering(200, c.answer))
+			got, re := refresh(t, a, credentials.OAuth2)
+			if re != nil || got.Token.RefreshToken.Reveal() != "new-refresh-token" {
+				t.Fatalf("got %+v, %v", got, re)
+			}
+			contains(t, "raw answer", string(got.TokenRaw), "new-access-token")
+			if got.Problem == nil || c.problem == nil {
+				if (got.Problem == nil) != (c.problem == nil) {
+					t.Errorf("the problem is %+v", got.Problem)
+				}
+				return
+			}
+			contains(t, "problem", got.Problem.Text, c.problem.Text)
+			if p := got.Problem; p.Verdict != c.problem.Verdict || p.RetryAfter != c.problem.RetryAfter || p.Status != 200 {
+				t.Errorf("the problem is %+v", p)
+			}
+		})
+	}
+}
+
+func TestRefresh_hooksShareActionDataAndSeeTheGlobalsOfEveryEvent(t *testing.T) {
+	a := newTokenAPI(t, withHooks(`function before_oauth2_refresh() { action_data.seen = [script_execution_context, transaction_id, cycle_id, cycle_step_id, cyclr_account_id] }
+function after_oauth2_refresh() { method_response.scope = action_data.seen.concat(script_execution_context, cycle_id).join() }`), answering(200, `{"access_token":"new"}`))
+	got, re := refresh(t, a, credentials.OAuth2)
+	if re != nil {
+		t.Fatal(re)
+	}
+	sameJSON(t, "raw answer", got.TokenRaw, `{"access_token":"new","scope":"RUNNING_TRANSACTION,,,,42,RUNNING_TRANSACTION,"}`)
 }
 
 func TestRefresh_newTokensAreMaskedInHookErrors(t *testing.T) {

@@ -738,9 +738,12 @@ func (x *exchange) globals(event string) []hooks.Global {
 	text("transaction_id", cy.TransactionID, false)
 	text("cyclr_account_id", x.cred.AccountID, false)
 	text("external_account_id", x.cred.ExternalAccountID, false)
-	text("script_execution_context", "RUNNING_TRANSACTION", false)
+	text("script_execution_context", executionContext, false)
 	return g
 }
+
+// executionContext is script_execution_context where a step runs.
+const executionContext = "RUNNING_TRANSACTION"
 
 // authValue is method_auth_value: the key, the Basic text, the access token.
 func (c *Caller) authValue(d *Definition, cred *credentials.Credential) json.RawMessage {
