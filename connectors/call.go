@@ -93,8 +93,8 @@ type exchange struct {
 	faultSent   bool // though something was sent
 	methodError json.RawMessage
 	logs        []string
-	found       []string // secrets that are not the credential's yet
-	masks       *credentials.Redactor
+	found       []string // secrets beside the credential's: a new session's, this call's sensitive values
+	masks       *redactors
 	cancel      context.CancelFunc
 }
 
@@ -106,8 +106,7 @@ func (c *Caller) Call(ctx context.Context, call *Call) (*Answer, error) {
 		return nil, x.finish(ctx, err)
 	}
 	answer.Ran, answer.Logs = x.ran, x.maskLogs()
-	answer.Content = x.redactors().content.JSON(answer.Content)
-	answer.Fields = x.redactors().content.JSON(answer.Fields)
+	answer.Content, answer.Fields = x.redactors().content.JSON(answer.Content), x.redactors().content.JSON(answer.Fields)
 	return answer, nil
 }
 
@@ -396,33 +395,38 @@ func (x *exchange) detail(said string) string {
 	return clip(x.mask().String(clip(said, 64<<10)), 2000)
 }
 
-// mask masks what must not be shown: the credential's secrets, and for a login
-// the session that it just found.
-func (x *exchange) mask() *credentials.Redactor {
+// mask masks what must not be shown.
+func (x *exchange) mask() *credentials.Redactor { return x.redactors().text }
+
+// redactors mask the credential's secrets, the sensitive values of this call,
+// and for a login the session that it just found.
+func (x *exchange) redactors() *redactors {
 	if !x.m.IsLogin && x.found == nil {
-		return x.redactors().text
+		return x.c.redactorsOf(x.d, x.cred)
 	}
 	if x.masks == nil || x.m.IsLogin {
 		secrets := append(x.c.secretsOf(x.d, x.cred), x.found...)
 		for _, v := range x.foundSession() {
 			secrets = append(secrets, v)
 		}
-		x.masks = credentials.NewRedactor(secrets, 6)
+		x.masks = newRedactors(secrets)
 	}
 	return x.masks
 }
 
-// redactors of this credential's version, made once.
-func (x *exchange) redactors() *redactors { return x.c.redactorsOf(x.d, x.cred) }
+func newRedactors(secrets []string) *redactors {
+	return &redactors{text: credentials.NewRedactor(secrets, 6), content: credentials.NewRedactor(secrets, 16)}
+}
 
+// redactorsOf are a credential's, made once for each version.
 func (c *Caller) redactorsOf(d *Definition, cred *credentials.Credential) *redactors {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if r := c.redactors[cred.ID]; r != nil && r.version == cred.Version && r.connector == d.Name {
 		return r
 	}
-	secrets := c.secretsOf(d, cred)
-	r := &redactors{connector: d.Name, version: cred.Version, text: credentials.NewRedactor(secrets, 6), content: credentials.NewRedactor(secrets, 16)}
+	r := newRedactors(c.secretsOf(d, cred))
+	r.connector, r.version = d.Name, cred.Version
 	if len(c.redactors) > 10_000 {
 		clear(c.redactors)
 	}

@@ -714,6 +714,50 @@ methods:
 	clean("content", string(a.must("echo").Content))
 }
 
+func TestCall_sensitiveValuesOfTheStepAreMasked(t *testing.T) {
+	const file = `
+connector: acme
+base_url: BASE
+parameters:
+  - {name: mine, target: query_string, sensitive: true, optional: true}
+  - {name: built, target: http_header, as: X-Built, sensitive: true, value: "{{tenant}}-canary-built-value"}
+  - {name: assumed, target: http_header, as: X-Assumed, sensitive: true, default: canary-default-value}
+  - {name: tenant, target: merge_field, property: account}
+methods:
+  - method: fail
+    endpoint: /fail
+    script: function after_error() { console.log(JSON.stringify(method_request_parameters)) }
+  - method: throws
+    endpoint: /ok
+    script: function after_action() { throw method_request_headers['X-Built'] + JSON.stringify(method_request_parameters) }
+  - {method: echo, endpoint: /ok}
+`
+	a := newAPI(t, file, func(w http.ResponseWriter, r *http.Request) {
+		status := 200
+		if r.URL.Path == "/fail" {
+			status = 400
+		}
+		text, _ := json.Marshal(r.RequestURI + " " + r.Header.Get("X-Built") + " " + r.Header.Get("X-Assumed"))
+		writeJSON(w, status, `{"seen":`+string(text)+`}`)
+	})
+	a.Cred.Secrets.Properties = properties(`{"tenant":"t1"}`)
+	given := withParameters(`{"mine":["canary one of a list","canary/two of a list"]}`)
+	clean := func(what, text string) {
+		t.Helper()
+		if strings.Contains(text, "canary") || !strings.Contains(text, "[redacted]") {
+			t.Errorf("%s is %s", what, text)
+		}
+	}
+	e := a.fails("fail", given)
+	clean("detail", e.Detail)
+	clean("logs", strings.Join(e.Logs, "\n"))
+	clean("message", a.fails("throws", given).Message)
+	clean("content", string(a.must("echo", given).Content))
+	if got := a.must("echo", withParameters(`{"mine":"short-one"}`)); !strings.Contains(string(got.Content), "short-one") {
+		t.Errorf("content masks what has fewer than 16 characters: %s", got.Content)
+	}
+}
+
 func TestCall_detailIsCapped(t *testing.T) {
 	a := newAPI(t, oneMethod, answering(400, strings.Repeat("é", 10_000)))
 	if e := a.fails("get"); len(e.Detail) > 2100 || len(e.Detail) < 1000 {

@@ -58,7 +58,7 @@ func (x *exchange) resolve() error {
 			}
 			continue
 		}
-		x.params[q.Name] = v
+		x.set(q, v)
 	}
 	names := make([]string, 0, len(x.call.Parameters))
 	for name := range x.call.Parameters {
@@ -71,6 +71,33 @@ func (x *exchange) resolve() error {
 		}
 	}
 	return x.fill(written)
+}
+
+// set notes a parameter's value.
+func (x *exchange) set(q *Parameter, v any) {
+	x.params[q.Name] = v
+	if q.Sensitive && q.Property == "" { // a property's is masked with the credential
+		x.found = append(x.found, leaves(v)...)
+	}
+}
+
+// leaves are the texts and numbers of a value.
+func leaves(v any) (all []string) {
+	switch v := v.(type) {
+	case []any:
+		for _, e := range v {
+			all = append(all, leaves(e)...)
+		}
+	case *OrderedMap:
+		for _, e := range v.Values {
+			all = append(all, leaves(e)...)
+		}
+	default:
+		if text, ok := scalar(v); ok {
+			all = append(all, text)
+		}
+	}
+	return all
 }
 
 // fill replaces the merge fields of parameters that the connector wrote. One
@@ -103,8 +130,8 @@ func (x *exchange) fill(written map[string]bool) error {
 			return errors.Join(inner, err)
 		}
 		delete(written, q.Name)
-		if x.params[q.Name] = v; !ok {
-			delete(x.params, q.Name)
+		if delete(x.params, q.Name); ok {
+			x.set(q, v)
 		}
 		return nil
 	}
