@@ -406,8 +406,10 @@ func (x *exchange) redactors() *redactors {
 	}
 	if x.masks == nil || x.m.IsLogin {
 		secrets := append(x.c.secretsOf(x.d, x.cred), x.found...)
-		for _, v := range x.foundSession() {
-			secrets = append(secrets, v)
+		if x.m.IsLogin {
+			for _, v := range x.foundSession() {
+				secrets = append(secrets, v)
+			}
 		}
 		x.masks = newRedactors(secrets)
 	}

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"math"
+	"regexp"
 	"strconv"
 	"strings"
 )
@@ -137,4 +138,64 @@ func convert(v any, typ string) any {
 		}
 	}
 	return v
+}
+
+var (
+	wholeNumber = regexp.MustCompile(`^([+-]?)0*([0-9]+)(?:\.0*)?$`)
+	number      = regexp.MustCompile(`^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$`)
+)
+
+// coerce gives a parameter's value the declared type, a list's item by item.
+// It is false where that would change what was meant.
+func coerce(v any, typ string) (any, bool) {
+	if list, ok := v.([]any); ok {
+		out := make([]any, len(list))
+		for i, e := range list {
+			if out[i], ok = coerce(e, typ); !ok {
+				return nil, false
+			}
+		}
+		return out, true
+	}
+	if v == nil {
+		return nil, true
+	}
+	if _, ok := v.(*OrderedMap); ok {
+		return nil, false
+	}
+	text, _ := scalar(v)
+	_, isBool := v.(bool)
+	switch typ {
+	case "text", "datetime":
+		return text, true
+	case "integer":
+		if m := wholeNumber.FindStringSubmatch(text); m != nil && !isBool {
+			if m[1] == "-" && m[2] != "0" {
+				return json.Number("-" + m[2]), true
+			}
+			return json.Number(m[2]), true
+		}
+		if f, err := strconv.ParseFloat(text, 64); err == nil && number.MatchString(text) && f == math.Trunc(f) && math.Abs(f) < 1<<53 {
+			return json.Number(strconv.FormatFloat(f, 'f', -1, 64)), true
+		}
+		return nil, false
+	case "float", "decimal":
+		f, err := strconv.ParseFloat(text, 64)
+		if err != nil || !number.MatchString(text) {
+			return nil, false
+		}
+		if json.Valid([]byte(text)) { // all its digits
+			return json.Number(text), true
+		}
+		return json.Number(strconv.FormatFloat(f, 'g', -1, 64)), true
+	case "boolean":
+		switch text {
+		case "true", "1":
+			return true, true
+		case "false", "0":
+			return false, true
+		}
+		return nil, false
+	}
+	return v, true
 }

@@ -58,7 +58,11 @@ func (x *exchange) resolve() error {
 			}
 			continue
 		}
-		x.set(q, v)
+		if written[q.Name] {
+			x.params[q.Name] = v // a template, fill sets it
+		} else if err := x.set(q, v); err != nil {
+			return err
+		}
 	}
 	names := make([]string, 0, len(x.call.Parameters))
 	for name := range x.call.Parameters {
@@ -73,12 +77,19 @@ func (x *exchange) resolve() error {
 	return x.fill(written)
 }
 
-// set notes a parameter's value.
-func (x *exchange) set(q *Parameter, v any) {
+// set notes a parameter's value, as its type.
+func (x *exchange) set(q *Parameter, v any) error {
+	if q.Type != "" {
+		var ok bool
+		if v, ok = coerce(v, q.Type); !ok {
+			return &CallError{Kind: "input", Message: fmt.Sprintf("parameter %q must be of type %s", q.Name, q.Type)}
+		}
+	}
 	x.params[q.Name] = v
 	if q.Sensitive && q.Property == "" { // a property's is masked with the credential
 		x.found = append(x.found, leaves(v)...)
 	}
+	return nil
 }
 
 // leaves are the texts and numbers of a value.
@@ -130,10 +141,11 @@ func (x *exchange) fill(written map[string]bool) error {
 			return errors.Join(inner, err)
 		}
 		delete(written, q.Name)
-		if delete(x.params, q.Name); ok {
-			x.set(q, v)
+		if !ok {
+			delete(x.params, q.Name)
+			return nil
 		}
-		return nil
+		return x.set(q, v)
 	}
 	for i := range x.m.Parameters {
 		if err := fill(&x.m.Parameters[i]); err != nil {

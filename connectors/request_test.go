@@ -84,6 +84,83 @@ methods: [{method: m, endpoint: /a}]
 	}
 }
 
+func TestValues_types(t *testing.T) {
+	const file = `
+connector: acme
+base_url: BASE
+parameters:
+  - {name: size, target: merge_field, type: integer, property: account, optional: true}
+methods:
+  - method: m
+    verb: POST
+    endpoint: /a
+    parameters:
+      - {name: i, target: merge_field, type: integer, optional: true}
+      - {name: f, target: merge_field, type: float, optional: true}
+      - {name: d, target: merge_field, type: decimal, optional: true}
+      - {name: b, target: merge_field, type: boolean, optional: true}
+      - {name: t, target: merge_field, type: text, optional: true}
+      - {name: w, target: merge_field, type: datetime, optional: true}
+      - {name: any, target: merge_field, optional: true}
+      - {name: fixed, target: merge_field, type: text, value: 7}
+      - {name: assumed, target: merge_field, type: integer, default: "8"}
+      - {name: built, target: merge_field, type: integer, value: "{{i}}"}
+    body: ["{{i}}", "{{f}}", "{{d}}", "{{b}}", "{{t}}", "{{w}}", "{{any}}", "{{size}}", {fixed: "{{fixed}}", assumed: "{{assumed}}", built: "{{built}}"}]
+`
+	const rest = `{"fixed":"7","assumed":8}]`
+	cases := map[string]struct{ parameters, size, body, message string }{
+		"integer":                    {`{"i":5}`, "", `[5,{"fixed":"7","assumed":8,"built":5}]`, ""},
+		"integer as text":            {`{"i":"5"}`, "", `[5,{"fixed":"7","assumed":8,"built":5}]`, ""},
+		"integer with a point":       {`{"i":5.0}`, "", `[5,{"fixed":"7","assumed":8,"built":5}]`, ""},
+		"integer with an exponent":   {`{"i":5e2}`, "", `[500,{"fixed":"7","assumed":8,"built":500}]`, ""},
+		"integer with zeros":         {`{"i":"-007"}`, "", `[-7,{"fixed":"7","assumed":8,"built":-7}]`, ""},
+		"integers":                   {`{"i":["1",2]}`, "", `[[1,2],{"fixed":"7","assumed":8,"built":[1,2]}]`, ""},
+		"big integer":                {`{"i":12345678901234567890}`, "", `[12345678901234567890,{"fixed":"7","assumed":8,"built":12345678901234567890}]`, ""},
+		"integer with a fraction":    {`{"i":5.5}`, "", "", `"i"`},
+		"integer that is a word":     {`{"i":"five"}`, "", "", "integer"},
+		"integer that is true":       {`{"i":true}`, "", "", "integer"},
+		"integer that is empty":      {`{"i":""}`, "", "", "integer"},
+		"integer in a list":          {`{"i":[1,"x"]}`, "", "", "integer"},
+		"integer that is an object":  {`{"i":{"n":1}}`, "", "", "integer"},
+		"float":                      {`{"f":"1.50"}`, "", `[1.50,` + rest, ""},
+		"float as others write it":   {`{"f":"+.5"}`, "", `[0.5,` + rest, ""},
+		"float that is none":         {`{"f":"NaN"}`, "", "", "float"},
+		"float without an end":       {`{"f":"1e999"}`, "", "", "float"},
+		"float of another base":      {`{"f":"0x10"}`, "", "", "float"},
+		"decimal keeps its digits":   {`{"d":"0.12345678901234567890"}`, "", `[0.12345678901234567890,` + rest, ""},
+		"decimal that is a list":     {`{"d":[[1]]}`, "", `[[[1]],` + rest, ""},
+		"boolean":                    {`{"b":[true,"false",1,"0"]}`, "", `[[true,false,true,false],` + rest, ""},
+		"boolean that is yes":        {`{"b":"yes"}`, "", "", "boolean"},
+		"boolean that is a number":   {`{"b":2}`, "", "", "boolean"},
+		"text":                       {`{"t":[1.50,true,"x"]}`, "", `[["1.50","true","x"],` + rest, ""},
+		"text that is an object":     {`{"t":{"a":1}}`, "", "", "text"},
+		"datetime":                   {`{"w":20260101}`, "", `["20260101",` + rest, ""},
+		"untyped":                    {`{"any":"5"}`, "", `["5",` + rest, ""},
+		"a property's type":          {`{}`, `"12"`, `[12,` + rest, ""},
+		"a property of another type": {`{}`, `"dozen"`, "", `"size"`},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			a := newAPI(t, file, nil)
+			if c.size != "" {
+				a.Cred.Secrets.Properties = properties(`{"size":` + c.size + `}`)
+			}
+			if c.message != "" {
+				e := a.fails("m", withParameters(c.parameters))
+				if e.Kind != "input" || e.Repeat {
+					t.Errorf("got %+v", e)
+				}
+				contains(t, "message", e.Message, c.message)
+				return
+			}
+			a.must("m", withParameters(c.parameters))
+			if got := a.only().Body; got != c.body {
+				t.Errorf("sent %s, want %s", got, c.body)
+			}
+		})
+	}
+}
+
 func TestBody(t *testing.T) {
 	const file = `
 connector: acme
