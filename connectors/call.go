@@ -66,8 +66,9 @@ type exchange struct {
 	m    *Method
 	cred *credentials.Credential
 
-	params map[string]any  // resolved values by parameter name
-	step   map[string]bool // of these, supplied by the step
+	params  map[string]any  // resolved values by parameter name
+	step    map[string]bool // of these, supplied by the step
+	missing []missing       // required ones without a value, which before_action may supply
 
 	template   string          // of the URL, the connector's own
 	endpoint   string          // the same, hooks may change it
@@ -117,7 +118,14 @@ func (x *exchange) run(ctx context.Context) (*Answer, error) {
 	if err := x.prepare(); err != nil {
 		return nil, err
 	}
+	headers, body, merge := x.headers, x.body, x.merge
 	if err := x.hook(ctx, "before_action"); err != nil {
+		return nil, err
+	}
+	if err := x.supplied(); err != nil {
+		return nil, err
+	}
+	if err := x.refill(headers, body, merge); err != nil {
 		return nil, err
 	}
 	req, err := x.request(ctx)
@@ -226,11 +234,7 @@ func (x *exchange) hook(ctx context.Context, event string) error {
 func (x *exchange) event(ctx context.Context, event string) (*hooks.Outcome, error) {
 	scripts := x.scripts(event)
 	// A step's script must compile before anything is sent.
-	handled := event == "before_action" && x.call.Script != ""
-	for i := range scripts {
-		handled = handled || strings.Contains(scripts[i].Source, event)
-	}
-	if !handled {
+	if !handled(scripts, event) && (event != "before_action" || x.call.Script == "") {
 		return nil, nil
 	}
 	x.ran = true
@@ -267,6 +271,11 @@ func (x *exchange) event(ctx context.Context, event string) (*hooks.Outcome, err
 
 func ofContext(err error) bool {
 	return errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)
+}
+
+// handled says that some script may handle an event.
+func handled(scripts []hooks.Script, event string) bool {
+	return slices.ContainsFunc(scripts, func(s hooks.Script) bool { return strings.Contains(s.Source, event) })
 }
 
 // scripts are those that may handle an event: how a method ends is not the

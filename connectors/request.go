@@ -7,9 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/url"
-	"sort"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -51,10 +52,15 @@ func (x *exchange) resolve() error {
 			switch {
 			case q.Property == "session":
 				return &AuthError{Kind: credentials.Session, Version: x.cred.Version, Unsent: true, Text: fmt.Sprintf("there is no session yet: %q has no value", q.Name)}
-			case q.Property != "" && !q.Optional:
-				return &CallError{Kind: "input", Message: fmt.Sprintf("the credential has no property %q", q.Name)}
 			case !q.Optional:
-				return &CallError{Kind: "input", Message: fmt.Sprintf("parameter %q is missing", q.Name)}
+				lacks := missing{q, fmt.Sprintf("parameter %q is missing", q.Name)}
+				if q.Property != "" {
+					lacks.text = fmt.Sprintf("the credential has no property %q", q.Name)
+				}
+				if q.Target == "script" || !handled(x.scripts("before_action"), "before_action") {
+					return lacks.error()
+				}
+				x.missing = append(x.missing, lacks)
 			}
 			continue
 		}
@@ -64,17 +70,94 @@ func (x *exchange) resolve() error {
 			return err
 		}
 	}
-	names := make([]string, 0, len(x.call.Parameters))
-	for name := range x.call.Parameters {
-		names = append(names, name)
-	}
-	sort.Strings(names)
-	for _, name := range names {
-		if !contains(declared, name) {
+	for _, name := range slices.Sorted(maps.Keys(x.call.Parameters)) {
+		if !slices.Contains(declared, name) {
 			return &CallError{Kind: "input", Message: fmt.Sprintf("method %q has no parameter %q%s", x.m.Name, name, didYouMean(name, declared))}
 		}
 	}
 	return x.fill(written)
+}
+
+// missing is a required parameter that has no value.
+type missing struct {
+	q    *Parameter
+	text string
+}
+
+func (m missing) error() error { return &CallError{Kind: "input", Message: m.text} }
+
+// supplied is an error if before_action left a required parameter without a value.
+func (x *exchange) supplied() error {
+	where := map[string]json.RawMessage{"merge_field": x.merge, "query_string": x.query, "http_header": x.headers}
+	for _, m := range x.missing {
+		v, _ := member(where[m.q.Target], m.q.wire(), m.q.Target == "http_header")
+		if v == nil {
+			return m.error()
+		}
+	}
+	return nil
+}
+
+// member is a member of a JSON object, its name as it is or in any case.
+func member(raw json.RawMessage, name string, anyCase bool) (v any, there bool) {
+	decoded, err := decodeJSON(raw)
+	m, ok := decoded.(*OrderedMap)
+	if err != nil || !ok {
+		return nil, false
+	}
+	for _, k := range m.Keys {
+		if k == name || anyCase && strings.EqualFold(k, name) {
+			return m.Values[k], true
+		}
+	}
+	return nil, false
+}
+
+// refill fills headers and body again where before_action changed merge
+// fields: what it did not touch itself, out of the connector's own templates.
+func (x *exchange) refill(headers, body, merge json.RawMessage) error {
+	if bytes.Equal(x.merge, merge) {
+		return nil
+	}
+	look, err := x.fromMerge()
+	if err != nil {
+		return err
+	}
+	if x.call.Body == nil && bytes.Equal(x.body, body) {
+		if x.body, err = x.ownBody(look); err != nil {
+			return err
+		}
+	}
+	first, err := x.ownHeaders(x.look)
+	if err != nil {
+		return err
+	}
+	again, err := x.ownHeaders(look)
+	if err != nil {
+		return err
+	}
+	decoded, err := decodeJSON(x.headers)
+	now, ok := decoded.(*OrderedMap)
+	if err != nil || !ok {
+		return nil // setHeaders says so
+	}
+	for _, hs := range []map[string]string{x.d.Headers, x.m.Headers} {
+		for k := range hs {
+			was, had := first.Values[k]
+			given, sent := member(headers, k, true)
+			left, still := member(x.headers, k, true)
+			if had != sent || sent != still || had && (was != given || given != left) {
+				continue // a parameter's, or a script's
+			}
+			if v, ok := again.Values[k]; ok {
+				now.Set(k, v)
+			} else if sent {
+				now.Set(k, nil)
+			}
+		}
+	}
+	x.headers, err = marshal(now)
+	return err
 }
 
 // set notes a parameter's value, as its type.
@@ -162,15 +245,6 @@ func (x *exchange) parameter(name string) *Parameter {
 		}
 	}
 	return nil
-}
-
-func contains(all []string, s string) bool {
-	for _, a := range all {
-		if a == s {
-			return true
-		}
-	}
-	return false
 }
 
 // property finds the value that an installation supplies, or the login found.
@@ -328,22 +402,10 @@ func (x *exchange) prepare() error {
 			session.Set(name, v)
 		}
 	}
-	headers, query, script := &OrderedMap{}, &OrderedMap{}, &OrderedMap{}
-	for _, hs := range []map[string]string{x.d.Headers, x.m.Headers} {
-		names := make([]string, 0, len(hs))
-		for k := range hs {
-			names = append(names, k)
-		}
-		sort.Strings(names)
-		for _, k := range names {
-			v, ok, err := expandText(hs[k], x.look)
-			if err != nil {
-				return err
-			}
-			if ok {
-				headers.Set(k, v)
-			}
-		}
+	query, script := &OrderedMap{}, &OrderedMap{}
+	headers, err := x.ownHeaders(x.look)
+	if err != nil {
+		return err
 	}
 	for i := range x.m.Parameters {
 		q := &x.m.Parameters[i]
@@ -360,25 +422,46 @@ func (x *exchange) prepare() error {
 			script.Set(q.wire(), v)
 		}
 	}
-	body := x.call.Body
-	if body == nil && x.m.HasBody {
-		tree, ok, err := expandTree(x.m.Body, x.look)
-		if err != nil {
+	if x.body = x.call.Body; x.body == nil {
+		if x.body, err = x.ownBody(x.look); err != nil {
 			return err
 		}
-		if ok {
-			if body, err = marshal(tree); err != nil {
-				return err
-			}
-		}
 	}
-	x.body = body
 	for into, m := range map[*json.RawMessage]*OrderedMap{&x.headers: headers, &x.query: query, &x.scriptPar: script, &x.merge: x.mergeFields(), &x.session: session} {
 		if *into, err = marshal(m); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// ownHeaders are the connector's and the method's, filled.
+func (x *exchange) ownHeaders(look lookup) (*OrderedMap, error) {
+	headers := &OrderedMap{}
+	for _, hs := range []map[string]string{x.d.Headers, x.m.Headers} {
+		for _, k := range slices.Sorted(maps.Keys(hs)) {
+			v, ok, err := expandText(hs[k], look)
+			if err != nil {
+				return nil, err
+			}
+			if ok {
+				headers.Set(k, v)
+			}
+		}
+	}
+	return headers, nil
+}
+
+// ownBody is the method's, filled; nil without.
+func (x *exchange) ownBody(look lookup) (json.RawMessage, error) {
+	if !x.m.HasBody {
+		return nil, nil
+	}
+	tree, ok, err := expandTree(x.m.Body, look)
+	if err != nil || !ok {
+		return nil, err
+	}
+	return marshal(tree)
 }
 
 // joinURL puts one slash between base and endpoint; an absolute endpoint stands alone.
@@ -426,7 +509,7 @@ func (x *exchange) mayReceive(u *url.URL) bool {
 	if strings.HasPrefix(x.home, "https:") && !strings.HasPrefix(at, "https:") {
 		return false
 	}
-	return contains(x.d.Auth.Hosts, strings.ToLower(u.Host)) || contains(x.d.Auth.Hosts, strings.ToLower(u.Hostname()))
+	return slices.Contains(x.d.Auth.Hosts, strings.ToLower(u.Host)) || slices.Contains(x.d.Auth.Hosts, strings.ToLower(u.Hostname()))
 }
 
 // urlParts cuts the URL's template. Where a script wrote it, it may hold what

@@ -84,6 +84,69 @@ methods: [{method: m, endpoint: /a}]
 	}
 }
 
+func TestValues_beforeActionMaySupplyWhatIsRequired(t *testing.T) {
+	const file = `
+connector: acme
+base_url: BASE
+headers: {X-Zone: "z={{zone}}", X-Mine: "{{zone}}"}
+parameters:
+  - {name: zone, target: merge_field}
+  - {name: q, target: query_string, as: query}
+  - {name: h, target: http_header, as: X-Required}
+  - {name: s, target: script, optional: true}
+methods:
+  - method: m
+    verb: POST
+    endpoint: /a/{{zone}}
+    body: {zone: "{{zone}}", text: "in {{zone}}"}
+    script: "SCRIPT"
+  - {method: plain, endpoint: "/a/{{zone}}"}
+  - method: needs
+    endpoint: /a
+    parameters: [{name: s, target: script}]
+    script: "function before_action() { script_parameters.s = 1 }"
+`
+	const all = `method_request_mergefields.zone = 'eu'; method_request_parameters.query = 1; method_request_headers['x-required'] = 'r'`
+	cases := map[string]struct{ script, parameters, sent, message string }{
+		"everything":               {all, `{}`, `/a/eu?query=1 {"zone":"eu","text":"in eu"} z=eu eu r`, ""},
+		"what was there is filled": {`method_request_mergefields.zone = 'us'`, `{"zone":"eu","q":1,"h":"r"}`, `/a/us?query=1 {"zone":"us","text":"in us"} z=us us r`, ""},
+		"but not what it touched":  {`method_request_mergefields.zone = 'us'; method_request.zone = 'mine'; method_request_headers['x-mine'] = 'me'`, `{"zone":"eu","q":1,"h":"r"}`, `/a/us?query=1 {"zone":"mine","text":"in eu"} z=us me r`, ""},
+		"nor what it put in place": {all + `; method_request_headers['x-mine'] = 'me'`, `{}`, `/a/eu?query=1 {"zone":"eu","text":"in eu"} z=eu me r`, ""},
+		"nothing":                  {`true`, `{}`, "", `"zone" is missing`},
+		"no query":                 {`method_request_mergefields.zone = 'eu'`, `{"h":"r"}`, "", `"q" is missing`},
+		"no header":                {`method_request_headers['X-Other'] = 'eu'`, `{"zone":"eu","q":1}`, "", `"h" is missing`},
+		"null":                     {`method_request_mergefields.zone = null`, `{"q":1,"h":"r"}`, "", `"zone" is missing`},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			a := newAPI(t, strings.Replace(file, "SCRIPT", "function before_action() { "+c.script+" }", 1), nil)
+			if c.message != "" {
+				e := a.fails("m", withParameters(c.parameters))
+				if e.Kind != "input" || e.Repeat {
+					t.Errorf("got %+v", e)
+				}
+				contains(t, "message", e.Message, c.message)
+				return
+			}
+			a.must("m", withParameters(c.parameters))
+			got := a.only()
+			if sent := strings.Join([]string{got.URI, got.Body, got.Header.Get("X-Zone"), got.Header.Get("X-Mine"), got.Header.Get("X-Required")}, " "); sent != c.sent {
+				t.Errorf("sent\n%s, want\n%s", sent, c.sent)
+			}
+		})
+	}
+	t.Run("no script could", func(t *testing.T) {
+		if e := newAPI(t, file, nil).fails("plain"); e.Kind != "input" || e.Ran {
+			t.Errorf("got %+v", e)
+		}
+	})
+	t.Run("a script's own parameter", func(t *testing.T) {
+		if e := newAPI(t, file, nil).fails("needs", withParameters(`{"zone":"eu","q":1,"h":"r"}`)); e.Kind != "input" || e.Ran {
+			t.Errorf("got %+v", e)
+		}
+	})
+}
+
 func TestValues_types(t *testing.T) {
 	const file = `
 connector: acme
