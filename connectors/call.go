@@ -80,8 +80,8 @@ type exchange struct {
 	session    json.RawMessage // session_properties
 	scriptPar  json.RawMessage
 
-	home        string // scheme://host that connector and credential alone name
-	target      string // scheme://host of the endpoint as filled
+	homes       []string // scheme://host of the URL and of base_url, as connector and credential alone name them
+	target      string   // scheme://host of the endpoint as filled
 	status      int
 	reason      string
 	resHead     http.Header

@@ -924,6 +924,32 @@ methods:
 	sameJSON(t, "other host", got.Content, `{"status":418,"type":"application/json","content":"{\"auth\":\"\",\"own\":\"mine\"}"}`)
 }
 
+func TestHTTPRequest_carriesAuthenticationToTheConnectorsOwnHosts(t *testing.T) {
+	other := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		writeJSON(w, 200, `{"auth":"`+strings.Join(r.Header["Authorization"], "+")+`"}`)
+	}))
+	defer other.Close()
+	a := newAPI(t, `
+connector: acme
+base_url: BASE
+auth: {type: api_key}
+methods:
+  - method: m
+    endpoint: `+other.URL+`/a
+    script: |
+      function ask(url, headers) { return JSON.parse(http_request({url: url, headers: headers}).content).auth }
+      function after_action() {
+        method_response = [method_response.auth, ask('BASE/b', {}), ask('`+other.URL+`/b', {}), ask('BASE/b', {authorization: 'mine'}), ask('BASE/b', {Authorization: ''})];
+      }
+  - {method: empty, endpoint: /a, headers: {Authorization: ""}}
+`, func(w http.ResponseWriter, r *http.Request) {
+		writeJSON(w, 200, `{"auth":"`+strings.Join(r.Header["Authorization"], "+")+`"}`)
+	})
+	a.Cred.Secrets.APIKey = credentials.NewSecret("k")
+	sameJSON(t, "content", a.must("m").Content, `["k","k","k","mine",""]`)
+	sameJSON(t, "content", a.must("empty").Content, `{"auth":""}`)
+}
+
 func TestHTTPRequest_obeysTheNetworkPolicy(t *testing.T) {
 	script := `function before_action() {
       try { http_request({method: 'GET', url: 'http://169.254.169.254/latest/meta-data/'}); action_data.reached = true }

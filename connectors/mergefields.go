@@ -201,10 +201,19 @@ func fillURL(parts []part, look lookup) (string, error) {
 				return "", &expandError{fmt.Sprintf("{{%s}} begins the URL, so a step cannot supply it", p.name)}
 			}
 			u, err := url.Parse(text)
-			if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
+			if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.User != nil || u.Fragment != "" {
 				return "", &expandError{fmt.Sprintf("{{%s}} begins the URL, so it must be an absolute http or https URL", p.name)}
 			}
-			b.WriteString(strings.TrimRight(text, "/"))
+			if len(parts) > 1 {
+				follows := parts[1].text
+				if u.RawQuery != "" && !strings.HasPrefix(follows, "&") {
+					return "", &expandError{fmt.Sprintf("{{%s}} begins the URL, so it must have no query of its own", p.name)}
+				}
+				if strings.HasPrefix(follows, "/") {
+					text = strings.TrimRight(text, "/")
+				}
+			}
+			b.WriteString(text)
 		case inHost(sofar):
 			if foreign {
 				return "", &expandError{fmt.Sprintf("{{%s}} stands in the URL's host, so a step cannot supply it", p.name)}

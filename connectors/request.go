@@ -381,20 +381,18 @@ func (x *exchange) prepare() error {
 	if len(x.actionData) == 0 || string(x.actionData) == "null" {
 		x.actionData = json.RawMessage(`{}`)
 	}
-	x.template = joinURL(x.d.BaseURL, x.m.Endpoint)
+	x.template = joinURL(x.d.BaseURL, x.m.Endpoint, x.look)
 	x.endpoint = x.template
-	home, err := expandURL(x.endpoint, func(name string) (any, bool, bool) {
-		v, known, foreign := x.look(name)
-		if foreign || known && v == nil { // only scheme and host count here
-			return "x", known, foreign
-		}
-		return v, known, foreign
-	})
+	home, err := x.originOf(x.template)
 	if err != nil {
+		if len(x.missing) > 0 { // which no script can put into a host
+			return x.missing[0].error()
+		}
 		return err
 	}
-	if x.home, err = origin(home); err != nil {
-		return err
+	x.homes = []string{home}
+	if base, err := x.originOf(x.d.BaseURL); err == nil {
+		x.homes = append(x.homes, base)
 	}
 	session := &OrderedMap{Values: map[string]any{}}
 	for _, name := range x.d.SessionNames {
@@ -464,9 +462,34 @@ func (x *exchange) ownBody(look lookup) (json.RawMessage, error) {
 	return marshal(tree)
 }
 
-// joinURL puts one slash between base and endpoint; an absolute endpoint stands alone.
-func joinURL(base, endpoint string) string {
-	if strings.HasPrefix(endpoint, "http://") || strings.HasPrefix(endpoint, "https://") || strings.HasPrefix(endpoint, "{{") || base == "" {
+// originOf is the scheme and host of a template, as connector, credential and
+// partner settings fill it.
+func (x *exchange) originOf(template string) (string, error) {
+	raw, err := expandURL(template, func(name string) (any, bool, bool) {
+		v, known, foreign := x.look(name)
+		if foreign || known && v == nil { // only scheme and host count here
+			return "x", known, foreign
+		}
+		return v, known, foreign
+	})
+	if err != nil {
+		return "", err
+	}
+	return origin(raw)
+}
+
+// joinURL puts one slash between base and endpoint; an absolute endpoint
+// stands alone. One that begins with a merge field is absolute if the field's
+// value is, and no step's.
+func joinURL(base, endpoint string, look lookup) string {
+	begin := endpoint
+	if parts, err := splitTemplate(endpoint); err == nil && len(parts) > 0 && parts[0].name != "" {
+		v, _, foreign := look(parts[0].name)
+		if begin, _ = scalar(v); foreign {
+			begin = ""
+		}
+	}
+	if strings.HasPrefix(begin, "http://") || strings.HasPrefix(begin, "https://") || base == "" {
 		return endpoint
 	}
 	if endpoint == "" {
@@ -503,11 +526,13 @@ func originOf(u *url.URL) string {
 // it from https to http.
 func (x *exchange) mayReceive(u *url.URL) bool {
 	at := originOf(u)
-	if at == x.home || x.target != "" && at == x.target {
+	if slices.Contains(x.homes, at) || x.target != "" && at == x.target {
 		return true
 	}
-	if strings.HasPrefix(x.home, "https:") && !strings.HasPrefix(at, "https:") {
-		return false
+	for _, home := range x.homes {
+		if strings.HasPrefix(home, "https:") && !strings.HasPrefix(at, "https:") {
+			return false
+		}
 	}
 	return slices.Contains(x.d.Auth.Hosts, strings.ToLower(u.Host)) || slices.Contains(x.d.Auth.Hosts, strings.ToLower(u.Hostname()))
 }
@@ -641,26 +666,29 @@ func (c *Caller) authenticate(d *Definition, cred *credentials.Credential, req *
 				q = req.URL.RawQuery + "&" + q
 			}
 			req.URL.RawQuery = q
-		} else if req.Header.Get(d.Auth.Name) == "" {
+		} else if !has(req.Header, d.Auth.Name) {
 			return setHeader(req.Header, d.Auth.Name, d.Auth.Prefix+s.APIKey.Reveal())
 		}
 	case "basic":
 		if !s.HasBasic {
 			return missing("basic user name and password")
 		}
-		if req.Header.Get("Authorization") == "" {
+		if !has(req.Header, "Authorization") {
 			req.SetBasicAuth(s.Username, s.Password.Reveal())
 		}
 	case "oauth2":
 		if s.OAuth2 == nil || s.OAuth2.AccessToken.Empty() {
 			return &AuthError{Kind: credentials.OAuth2, Version: cred.Version, Unsent: true, Text: "there is no token yet"}
 		}
-		if req.Header.Get("Authorization") == "" {
+		if !has(req.Header, "Authorization") {
 			return setHeader(req.Header, "Authorization", "Bearer "+s.OAuth2.AccessToken.Reveal())
 		}
 	}
 	return nil
 }
+
+// has says that a header is there, empty or not.
+func has(h http.Header, name string) bool { return len(h.Values(name)) > 0 }
 
 func setHeader(h http.Header, name, value string) error {
 	if strings.ContainsAny(value, "\r\n\x00") || strings.ContainsAny(name, "\r\n\x00 :") || name == "" {

@@ -363,11 +363,18 @@ func TestHosts(t *testing.T) {
 		}
 	}
 	quoted := func(s string) string { b, _ := json.Marshal(s); return string(b) }
-	t.Run("a step cannot begin the URL", func(t *testing.T) {
-		refusedInput(t, key(newAPI(t, file("", `  - {method: m, endpoint: "{{target}}/a"}`), nil)), withParameters(`{"target":`+quoted(other.URL)+`}`))
-	})
-	t.Run("nor by a parameter built from its value", func(t *testing.T) {
-		refusedInput(t, key(newAPI(t, file("", `  - {method: m, endpoint: "{{built}}/a"}`), nil)), withParameters(`{"target":`+quoted(other.URL)+`}`))
+	for name, field := range map[string]string{"a step cannot begin the URL": "target", "nor by a parameter built from its value": "built"} {
+		t.Run(name, func(t *testing.T) {
+			a := key(newAPI(t, file("", `  - {method: m, endpoint: "{{`+field+`}}/a"}`), nil))
+			a.must("m", withParameters(`{"target":"http://evil.example"}`))
+			if got := a.only().URI; got != "/http:%2F%2Fevil.example/a" {
+				t.Errorf("sent %s", got)
+			}
+		})
+	}
+	t.Run("nor that of the base", func(t *testing.T) {
+		a := newAPI(t, strings.Replace(file("", `  - {method: m, endpoint: /a}`), "BASE", `"{{target}}"`, 1), nil)
+		refusedInput(t, key(a), withParameters(`{"target":`+quoted(other.URL)+`}`))
 	})
 	t.Run("a step cannot fill the host", func(t *testing.T) {
 		refusedInput(t, key(newAPI(t, file("", `  - {method: m, endpoint: "http://{{target}}/a"}`), nil)), withParameters(`{"target":"evil.example"}`))
@@ -378,12 +385,30 @@ func TestHosts(t *testing.T) {
 		sameJSON(t, "content", a.must("m").Content, `{"auth":"k"}`)
 	})
 	t.Run("a property that is no URL", func(t *testing.T) {
-		for _, bad := range []string{"ftp://x", "javascript:alert(1)", "x", "http://u:p@h/", "//h", "http://h/?q=1"} {
-			a := key(newAPI(t, file("", `  - {method: m, endpoint: "{{mine}}/a"}`), nil))
+		for _, bad := range []string{"ftp://x", "javascript:alert(1)", "x", "http://u:p@h/", "//h", "http://h/?q=1", "http://h/#f"} {
+			a := key(newAPI(t, strings.Replace(file("", `  - {method: m, endpoint: a}`), "BASE", `"{{mine}}"`, 1), nil))
 			a.Cred.Secrets.Properties = properties(`{"mine":` + quoted(bad) + `}`)
 			refusedInput(t, a)
 		}
 	})
+	for name, c := range map[string]struct{ endpoint, property, uri string }{
+		"a property that is none is a segment below the base": {"{{mine}}/a", `"x/y z"`, "/x%2Fy%20z/a"},
+		"nor does it lead away":                               {"{{mine}}/a", `"//evil.example"`, "/%2F%2Fevil.example/a"},
+		"with slashes kept":                                   {"{{+mine}}/a", `"x/y"`, "/x/y/a"},
+		"one that is, alone":                                  {"{{mine}}", `"BASE/p/?x=1"`, "/p/?x=1"},
+		"one that is, with a slash":                           {"{{mine}}/a", `"BASE/p/"`, "/p/a"},
+		"one that is, with a query":                           {"{{mine}}&y=2", `"BASE/p?x=1"`, "/p?x=1&y=2"},
+		"one that is, and then a query":                       {"{{mine}}?y=2", `"BASE/p/"`, "/p/?y=2"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			a := key(newAPI(t, file("", `  - {method: m, endpoint: "`+c.endpoint+`"}`), nil))
+			a.Cred.Secrets.Properties = properties(`{"mine":` + strings.Replace(c.property, "BASE", a.URL, 1) + `}`)
+			a.must("m")
+			if got := a.only().URI; got != c.uri {
+				t.Errorf("sent %s, want %s", got, c.uri)
+			}
+		})
+	}
 	t.Run("a host must be DNS labels", func(t *testing.T) {
 		for _, bad := range []string{"a/b", "a@b", "a:1", "a#", "a?b", "a b", "a\\b", "[::1]", "%41"} {
 			a := key(newAPI(t, file("", `  - {method: m, endpoint: "http://{{mine}}.HOST/a"}`), nil))
