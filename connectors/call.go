@@ -68,6 +68,7 @@ type exchange struct {
 
 	params  map[string]any  // resolved values by parameter name
 	step    map[string]bool // of these, supplied by the step
+	wanted  *Parameter      // a session property that a template needs, and that has no value
 	missing []missing       // required ones without a value, which before_action may supply
 
 	template   string          // of the URL, the connector's own
@@ -115,7 +116,11 @@ func (x *exchange) run(ctx context.Context) (*Answer, error) {
 	if err := x.resolve(); err != nil {
 		return nil, err
 	}
-	if err := x.prepare(); err != nil {
+	err := x.prepare()
+	if x.wanted != nil { // whatever else went wrong without it
+		return nil, x.noSession(x.wanted)
+	}
+	if err != nil {
 		return nil, err
 	}
 	headers, body, merge := x.headers, x.body, x.merge

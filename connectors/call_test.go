@@ -795,6 +795,61 @@ methods:
 	}
 }
 
+func TestCall_sessionNeededWhereATemplateNamesIt(t *testing.T) {
+	file := func(property, install, method string) string {
+		return `
+connector: acme
+base_url: BASE
+` + install + `
+parameters:
+  - {name: sid, target: merge_field, property: session` + property + `}
+  - {name: region, target: merge_field, value: "{{area}}-1"}
+  - {name: area, target: merge_field, property: account}
+methods:
+  - {method: login, verb: POST, endpoint: /login, response: {fields: [{field: id, system: sid}]}}
+  - {method: m, verb: POST, ` + method + `}
+`
+	}
+	const login, none = "post_install: {property_lookup_method: login}", "title: Acme"
+	ignored := ", parameters: [{name: sid, value: CYCLR_IGNORE_PARAMETER}, {name: region, value: CYCLR_IGNORE_PARAMETER}, {name: area, value: CYCLR_IGNORE_PARAMETER}]"
+	cases := map[string]struct {
+		property, install, method string
+		sent                      string // "": a session is needed
+		missing                   string
+	}{
+		"nowhere":                       {"", login, `endpoint: /a, body: {a: 1}`, `/a {"a":1}`, ""},
+		"in the URL":                    {"", login, `endpoint: "/a/{{sid}}"`, "", ""},
+		"in a header":                   {"", login, `endpoint: /a, headers: {X-Sid: "{{sid}}"}`, "", ""},
+		"in the body":                   {"", login, `endpoint: /a, body: {sid: "{{sid}}"}`, "", ""},
+		"in a parameter":                {"", login, `endpoint: /a, parameters: [{name: q, target: query_string, value: "{{sid}}"}]`, "", ""},
+		"optional is asked for too":     {", optional: true", login, `endpoint: "/a/{{sid}}"`, "", ""},
+		"left out, and named":           {"", login, `endpoint: "/a/{{sid}}"` + ignored, "", ""},
+		"left out":                      {"", login, `endpoint: /a` + ignored, "/a ", ""},
+		"others left out, and named":    {"", login, `endpoint: "/a/{{region}}/{{area}}"` + ignored, "/a/eu-1/eu ", ""},
+		"no login method":               {"", none, `endpoint: "/a/{{sid}}"`, "", "post_install.property_lookup_method"},
+		"no login method, optional":     {", optional: true", none, `endpoint: /a, body: {sid: "{{sid}}", b: 1}`, `/a {"b":1}`, ""},
+		"no login method, not named":    {"", none, `endpoint: /a`, "/a ", ""},
+		"the property of the same name": {"", none, `endpoint: /a, body: {u: "{{username}}"}`, `/a {"u":"me"}`, ""},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			a := newAPI(t, file(c.property, c.install, c.method), nil)
+			a.Cred.Secrets.Properties = properties(`{"area":"eu","tier":"gold","username":"me"}`)
+			if c.sent == "" {
+				e := a.refused("m")
+				if e.Kind != credentials.Session || !e.Unsent || e.NoRenewal != (c.missing != "") || e.Missing != c.missing {
+					t.Errorf("got %+v", e)
+				}
+				return
+			}
+			a.must("m")
+			if got := a.only(); got.URI+" "+got.Body != c.sent {
+				t.Errorf("sent %s %s, want %s", got.URI, got.Body, c.sent)
+			}
+		})
+	}
+}
+
 func TestCall_noTokenYet(t *testing.T) {
 	a := newAPI(t, "connector: acme\nbase_url: BASE\nauth: {type: oauth2, token_url: BASE/token}\nmethods: [{method: m, endpoint: /a}]\n", nil)
 	a.Cred.Secrets.OAuth2 = &credentials.Token{}

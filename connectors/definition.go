@@ -90,6 +90,8 @@ type Method struct {
 	Idempotency string        // idempotency_header
 	Script      *hooks.Script // LevelMethod, nil without
 	IsLogin     bool
+
+	dropped []Parameter // the connector's that the method leaves out: templates may name them
 }
 
 // mayRepeat says that a call may be made again though it may have reached the

@@ -89,6 +89,11 @@ func (p *fileParser) find(n *yaml.Node, format string, args ...any) {
 	p.findings = append(p.findings, Finding{File: p.file, Line: n.Line, Column: n.Column, Text: fmt.Sprintf(format, args...)})
 }
 
+func (p *fileParser) hint(n *yaml.Node, format string, args ...any) {
+	p.find(n, format, args...)
+	p.findings[len(p.findings)-1].Hint = true
+}
+
 // keys reads a mapping strictly. A key of a later version is refused with a
 // sentence of its own.
 type keys map[string]func(*yaml.Node)
@@ -343,11 +348,11 @@ func (p *fileParser) parameters(n *yaml.Node, m *Method) []Parameter {
 		if q.Name == "" {
 			p.find(n, "a parameter needs a name")
 		}
-		ignored := q.Value == "CYCLR_IGNORE_PARAMETER"
-		if q.Target == "" && !ignored && n.Kind == yaml.MappingNode && got["target"] == nil {
+		leftOut := q.Value == ignored
+		if q.Target == "" && !leftOut && n.Kind == yaml.MappingNode && got["target"] == nil {
 			p.find(n, "parameter %q: key \"target\" is missing", q.Name)
 		}
-		if q.Property != "" && q.HasValue && !ignored {
+		if q.Property != "" && q.HasValue && !leftOut {
 			p.find(valueNode, "parameter %q: a property's value comes from the credential, so it cannot have a fixed one", q.Name)
 		}
 		if q.Property == "session" && q.HasDef {
@@ -426,6 +431,11 @@ func (p *fileParser) method(n *yaml.Node) {
 		m.ContentType = p.def.ContentType
 	}
 	m.Parameters = merged(p.def.Parameters, own)
+	for _, q := range p.def.Parameters {
+		if !slices.ContainsFunc(m.Parameters, func(kept Parameter) bool { return kept.Name == q.Name }) {
+			m.dropped = append(m.dropped, q)
+		}
+	}
 	if _, twice := p.def.Methods[m.Name]; twice {
 		p.find(nameNode, "method %q is declared twice", m.Name)
 		return
@@ -433,6 +443,9 @@ func (p *fileParser) method(n *yaml.Node) {
 	p.def.Methods[m.Name] = m
 	p.def.MethodNames = append(p.def.MethodNames, m.Name)
 }
+
+// ignored is the value by which a method leaves a connector's parameter out.
+const ignored = "CYCLR_IGNORE_PARAMETER"
 
 // merged lays a method's parameters over the connector's, by name.
 func merged(connector, method []Parameter) []Parameter {
@@ -446,7 +459,7 @@ func merged(connector, method []Parameter) []Parameter {
 		all = append(all, c)
 	overridden:
 	}
-	return slices.DeleteFunc(append(all, method...), func(q Parameter) bool { return q.Value == "CYCLR_IGNORE_PARAMETER" })
+	return slices.DeleteFunc(append(all, method...), func(q Parameter) bool { return q.Value == ignored })
 }
 
 func (p *fileParser) response(n *yaml.Node, m *Method) {
@@ -598,7 +611,7 @@ func (p *fileParser) finish(n *yaml.Node) {
 		}
 	}
 	if d.LoginMethod == "" && len(d.SessionNames) > 0 {
-		p.find(n, "session property %q: there is no login method to fill it (post_install.property_lookup_method)", d.SessionNames[0])
+		p.hint(n, "session property %q: there is no login method to fill it (post_install.property_lookup_method)", d.SessionNames[0])
 	}
 	for _, t := range p.templates {
 		p.checkTemplate(t)
@@ -627,7 +640,7 @@ func (p *fileParser) checkTemplate(t template) {
 	}
 	params := p.def.Parameters
 	if t.method != nil {
-		params = t.method.Parameters
+		params = slices.Concat(t.method.Parameters, t.method.dropped)
 	} else {
 		for _, m := range p.def.Methods {
 			params = append(slices.Clone(params), m.Parameters...)

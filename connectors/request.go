@@ -24,20 +24,24 @@ func (x *exchange) resolve() error {
 	x.params, x.step = map[string]any{}, map[string]bool{}
 	declared := make([]string, 0, len(x.m.Parameters))
 	written := map[string]bool{} // by the connector: only there merge fields mean something
-	for i := range x.m.Parameters {
-		q := &x.m.Parameters[i]
-		declared = append(declared, q.Name)
+	for i := range len(x.m.Parameters) + len(x.m.dropped) {
+		q, dropped := x.m.at(i), i >= len(x.m.Parameters)
+		if !dropped {
+			declared = append(declared, q.Name)
+		}
 		if q.Property == "session" && x.m.IsLogin {
 			continue // the login goes out without the old session
 		}
 		var v any
 		given := false
 		switch raw, fromStep := x.call.Parameters[q.Name]; {
+		case q.Value == ignored:
+			continue
 		case q.HasValue:
 			v, given, written[q.Name] = q.Value, true, true
 		case q.Property != "":
 			v, given = x.c.property(x.d, x.cred, q.Property, q.Name)
-		case fromStep:
+		case fromStep && !dropped:
 			decoded, err := decodeJSON(raw)
 			if err != nil {
 				return &CallError{Kind: "input", Message: fmt.Sprintf("parameter %q is no JSON value", q.Name)}
@@ -50,8 +54,12 @@ func (x *exchange) resolve() error {
 		}
 		if !given {
 			switch {
+			case dropped:
 			case q.Property == "session":
-				return &AuthError{Kind: credentials.Session, Version: x.cred.Version, Unsent: true, Text: fmt.Sprintf("there is no session yet: %q has no value", q.Name)}
+				// A merge field counts only where a template names it: look sees that.
+				if q.Target != "merge_field" && x.needs(q) {
+					return x.noSession(q)
+				}
 			case !q.Optional:
 				lacks := missing{q, fmt.Sprintf("parameter %q is missing", q.Name)}
 				if q.Property != "" {
@@ -230,21 +238,47 @@ func (x *exchange) fill(written map[string]bool) error {
 		}
 		return x.set(q, v)
 	}
-	for i := range x.m.Parameters {
-		if err := fill(&x.m.Parameters[i]); err != nil {
+	for i := range len(x.m.Parameters) + len(x.m.dropped) {
+		wanted := x.wanted
+		if err := fill(x.m.at(i)); err != nil {
 			return err
+		}
+		if i >= len(x.m.Parameters) {
+			x.wanted = wanted // it is not sent
 		}
 	}
 	return nil
 }
 
+// at is a method's i-th parameter; those that it leaves out come last.
+func (m *Method) at(i int) *Parameter {
+	if i < len(m.Parameters) {
+		return &m.Parameters[i]
+	}
+	return &m.dropped[i-len(m.Parameters)]
+}
+
 func (x *exchange) parameter(name string) *Parameter {
-	for i := range x.m.Parameters {
-		if q := &x.m.Parameters[i]; q.Name == name || q.wire() == name {
+	for i := range len(x.m.Parameters) + len(x.m.dropped) {
+		if q := x.m.at(i); q.Name == name || q.wire() == name {
 			return q
 		}
 	}
 	return nil
+}
+
+// needs says that a request waits for a session property: a login itself does
+// not, and without a login method only what is required is missed.
+func (x *exchange) needs(q *Parameter) bool {
+	return !x.m.IsLogin && (x.d.LoginMethod != "" || !q.Optional)
+}
+
+func (x *exchange) noSession(q *Parameter) error {
+	e := &AuthError{Kind: credentials.Session, Version: x.cred.Version, Unsent: true, Text: fmt.Sprintf("there is no session yet: %q has no value", q.Name)}
+	if x.d.LoginMethod == "" {
+		e.NoRenewal, e.Missing = true, "post_install.property_lookup_method"
+	}
+	return e
 }
 
 // property finds the value that an installation supplies, or the login found.
@@ -282,45 +316,47 @@ func (c *Caller) property(d *Definition, cred *credentials.Credential, kind, nam
 // look resolves merge fields from parameters, the credential and the system.
 func (x *exchange) look(name string) (v any, known, foreign bool) {
 	if q := x.parameter(name); q != nil {
-		return x.params[q.Name], true, x.step[q.Name]
-	}
-	for i := range x.d.Parameters { // a method may leave one out of its request
-		if q := &x.d.Parameters[i]; q.Name == name && q.Property != "" && (q.Property != "session" || !x.m.IsLogin) {
-			v, _ := x.c.property(x.d, x.cred, q.Property, name)
-			return v, true, false
+		v, ok := x.params[q.Name]
+		if !ok && q.Property == "session" && x.wanted == nil && x.needs(q) {
+			x.wanted = q
 		}
+		return v, true, x.step[q.Name]
+	}
+	if x.m.IsLogin && slices.Contains(x.d.SessionNames, name) {
+		return nil, true, false
 	}
 	return x.c.systemField(x.d, x.cred, name)
 }
 
+// systemField is what no parameter declares: the credential's secrets, and its
+// other properties.
 func (c *Caller) systemField(d *Definition, cred *credentials.Credential, name string) (v any, known, foreign bool) {
 	s := &cred.Secrets
-	text := func(t string) any {
-		if t == "" {
-			return nil
-		}
-		return t
-	}
+	text := ""
+	known = slices.Contains(credentialFields, name)
 	switch name {
 	case "username", "Cyclr_Auth_Username":
-		return text(s.Username), true, false
+		text = s.Username
 	case "password", "Cyclr_Auth_Password":
-		return text(s.Password.Reveal()), true, false
+		text = s.Password.Reveal()
 	case "api_key", "Cyclr_Auth_ApiKey":
-		return text(s.APIKey.Reveal()), true, false
+		text = s.APIKey.Reveal()
 	case "client_id":
-		id, _ := c.clientOf(d, cred)
-		return text(id), true, false
+		text, _ = c.clientOf(d, cred)
 	case "client_secret":
-		_, secret := c.clientOf(d, cred)
-		return text(secret), true, false
+		_, text = c.clientOf(d, cred)
 	case "access_token":
 		if s.OAuth2 != nil {
-			return text(s.OAuth2.AccessToken.Reveal()), true, false
+			text = s.OAuth2.AccessToken.Reveal()
 		}
-		return nil, true, false
 	}
-	return nil, false, false
+	if text != "" {
+		return text, true, false
+	}
+	if v, ok := c.property(d, cred, "", name); ok {
+		return v, true, false
+	}
+	return nil, known, false
 }
 
 // clientOf is the client id and secret: the credential's, else the partner's.
@@ -391,9 +427,11 @@ func (x *exchange) prepare() error {
 		return err
 	}
 	x.homes = []string{home}
+	wanted := x.wanted
 	if base, err := x.originOf(x.d.BaseURL); err == nil {
 		x.homes = append(x.homes, base)
 	}
+	x.wanted = wanted // the base is not what is sent
 	session := &OrderedMap{Values: map[string]any{}}
 	for _, name := range x.d.SessionNames {
 		if v, ok := x.c.property(x.d, x.cred, "session", name); ok && !x.m.IsLogin {
