@@ -87,8 +87,10 @@ type exchange struct {
 	reason      string
 	resHead     http.Header
 	resBody     []byte
+	said        string          // the same as text
 	content     json.RawMessage // method_response
 	binary      bool
+	unparsed    bool // content is text that came as another type than the method's
 	ran         bool
 	tooLarge    bool
 	faulted     bool // the request got no answer
@@ -154,7 +156,7 @@ func (x *exchange) run(ctx context.Context) (*Answer, error) {
 	if err := x.hook(ctx, "after_action_paging"); err != nil {
 		return nil, err
 	}
-	if !x.binary { // JSON that was sent as text
+	if x.unparsed {
 		x.content = parseLeft(x.content, x.m.ResponseDT)
 	}
 	if err := x.condition(ctx, answer); err != nil {
@@ -196,7 +198,7 @@ func (x *exchange) failed(ctx context.Context, f *fault, answer *Answer) (done b
 		answer.Warning = x.mask().String(answer.Warning)
 		return true, nil
 	}
-	if slices.Contains(x.d.Auth.RefreshOn, x.status) {
+	if !x.call.Urgent && slices.Contains(x.d.Auth.RefreshOn, x.status) { // a login or a test can cause no refresh
 		kind := hooks.AuthSession
 		if x.d.Auth.Type == "oauth2" {
 			kind = hooks.AuthRefresh
@@ -212,7 +214,7 @@ func (x *exchange) apiError(f *fault) *CallError {
 	if f != nil {
 		return &CallError{Kind: "network", Message: f.text, Repeat: repeat || !f.sent}
 	}
-	e := &CallError{Kind: "http", StatusCode: x.status, Message: fmt.Sprintf("the API answered %s", x.statusText()), Detail: x.detail(string(x.resBody))}
+	e := &CallError{Kind: "http", StatusCode: x.status, Message: fmt.Sprintf("the API answered %s", x.statusText()), Detail: x.detail(x.said)}
 	wait := retryAfter(x.resHead)
 	switch {
 	case x.status == http.StatusTooManyRequests, x.status == http.StatusServiceUnavailable && wait > 0:
@@ -312,6 +314,7 @@ func (x *exchange) take(out *hooks.Outcome) {
 	x.session = out.Value("session_properties", x.session)
 	if v, ok := out.Changed["method_response"]; ok {
 		x.content, x.binary = parseLeft(v, x.m.ResponseDT), false
+		x.unparsed = false
 	}
 }
 
@@ -339,7 +342,7 @@ func (x *exchange) exception(e *hooks.Exception) error {
 var authEvents = []string{"before_action", "after_action", "after_action_paging", "after_error"}
 
 func (x *exchange) authError(e *hooks.Exception) *AuthError {
-	a := &AuthError{Kind: credentials.OAuth2, Version: x.cred.Version, At: e.At, Status: x.status, Detail: x.detail(string(x.resBody)), Text: e.Text}
+	a := &AuthError{Kind: credentials.OAuth2, Version: x.cred.Version, At: e.At, Status: x.status, Detail: x.detail(x.said), Text: e.Text}
 	if e.Kind == hooks.AuthSession {
 		a.Kind = credentials.Session
 		a.Session = x.changedSession()

@@ -215,6 +215,14 @@ methods:
 	if got := run(t, oauth2, "function after_error() { method_error.isSuccess = true; method_error.content = '{}' }").must("get"); got.StatusCode != 401 {
 		t.Errorf("resolved: got %+v", got)
 	}
+	login := run(t, "type: none", "")
+	login.Def.TestMethod, login.Cred.Secrets.Opened = "get", true
+	if _, re := refresh(t, login, credentials.Session); re == nil || !strings.Contains(re.Text, "refused with 401") {
+		t.Errorf("a login: got %+v", re)
+	}
+	if re := login.Caller.Test(t.Context(), login.Def, login.Cred); re == nil || !strings.Contains(re.Error(), "refused with 401") {
+		t.Errorf("a test: got %+v", re)
+	}
 	if e := run(t, oauth2, "function after_error() { throw 'mine' }").fails("get"); e.Kind != "script" {
 		t.Errorf("thrown: got %+v", e)
 	}
@@ -565,18 +573,34 @@ func TestCall_content(t *testing.T) {
 		dataType, contentType, body string
 		content, encoding, kind     string
 	}{
-		"json":                      {"json", "application/json", `{"b":1,"a":[1.50,9007199254740993]}`, `{"b":1,"a":[1.50,9007199254740993]}`, "", ""},
-		"json by another name":      {"json", "application/problem+json; charset=utf-8", `{"a":1}`, `{"a":1}`, "", ""},
-		"json without content type": {"json", "", `{"a":1}`, `{"a":1}`, "", ""},
-		"json sent as text":         {"json", "text/plain", `{"a":1}`, `{"a":1}`, "", ""},
-		"byte order mark":           {"json", "application/json", "\ufeff{\"a\":1}", `{"a":1}`, "", ""},
-		"empty":                     {"json", "application/json", ``, ``, "", ""},
-		"html where json is due":    {"json", "text/html", `<html>`, "", "", "http"},
-		"broken json":               {"json", "application/json", `{"a":`, "", "", "http"},
-		"text":                      {"plain_text", "text/plain", `hello`, `"hello"`, "", ""},
-		"latin-1 text":              {"plain_text", "text/plain; charset=iso-8859-1", "Zo\xeb", `"Zoë"`, "", ""},
-		"latin-1 json":              {"json", "application/json; charset=iso-8859-1", "{\"a\":\"Zo\xeb\"}", `{"a":"Zoë"}`, "", ""},
-		"binary":                    {"unknown", "application/octet-stream", "\x00\xff\xfe", `"AP/+"`, "base64", ""},
+		"json":                         {"json", "application/json", `{"b":1,"a":[1.50,9007199254740993]}`, `{"b":1,"a":[1.50,9007199254740993]}`, "", ""},
+		"json by another name":         {"json", "application/problem+json; charset=utf-8", `{"a":1}`, `{"a":1}`, "", ""},
+		"json without content type":    {"json", "", `{"a":1}`, `{"a":1}`, "", ""},
+		"json sent as text":            {"json", "text/plain", `{"a":1}`, `{"a":1}`, "", ""},
+		"byte order mark":              {"json", "application/json", "\ufeff{\"a\":1}", `{"a":1}`, "", ""},
+		"empty":                        {"json", "application/json", ``, ``, "", ""},
+		"html where json is due":       {"json", "text/html", `<html>`, "", "", "http"},
+		"broken json":                  {"json", "application/json", `{"a":`, "", "", "http"},
+		"text":                         {"plain_text", "text/plain", `hello`, `"hello"`, "", ""},
+		"latin-1 text":                 {"plain_text", "text/plain; charset=iso-8859-1", "Zo\xeb", `"Zoë"`, "", ""},
+		"latin-1 json":                 {"json", "application/json; charset=iso-8859-1", "{\"a\":\"Zo\xeb\"}", `{"a":"Zoë"}`, "", ""},
+		"json that is a string":        {"json", "application/json", `"{\"a\":1}"`, "", "", "http"},
+		"a string, not asked for json": {"unknown", "application/json", `"1"`, `"1"`, "", ""},
+		"blanks":                       {"json", "application/json", " \r\n", ``, "", ""},
+		"blanks as text":               {"json", "text/plain", " \n", ``, "", ""},
+		"broken characters in json":    {"json", "application/json", "{\"a\":\"\xeb\"}", "{\"a\":\"\ufffd\"}", "", ""},
+		"broken, without a type":       {"json", "", "{\"a\":\"\xeb\"}", "{\"a\":\"\ufffd\"}", "", ""},
+		"utf-16":                       {"json", "application/json", "\xff\xfe{\x00}\x00", `{}`, "", ""},
+		"utf-16, the other way":        {"json", "application/json; charset=utf-16", "\xfe\xff\x00{\x00}", `{}`, "", ""},
+		"utf-16 text":                  {"plain_text", "text/plain", "\xff\xfeZ\x00\xeb\x00", `"Zë"`, "", ""},
+		"text without a charset":       {"plain_text", "text/plain", "Zo\xeb \x80", `"Zoë €"`, "", ""},
+		"xml without a charset":        {"unknown", "application/xml", "<a>\xeb</a>", `"<a>ë</a>"`, "", ""},
+		"text without a type":          {"unknown", "", "Zo\xeb", `"Wm/r"`, "base64", ""},
+		"form":                         {"unknown", "application/x-www-form-urlencoded", "b=1&a=x+y&b=%C3%A9&c", `{"b":["1","é"],"a":"x y","c":""}`, "", ""},
+		"form without a type":          {"form", "", "a=1", `{"a":"1"}`, "", ""},
+		"form that is none":            {"unknown", "application/x-www-form-urlencoded", "a=%zz", `"a=%zz"`, "", ""},
+		"json where a form is due":     {"form", "application/json", `{"a":1}`, `{"a":1}`, "", ""},
+		"binary":                       {"unknown", "application/octet-stream", "\x00\xff\xfe", `"AP/+"`, "base64", ""},
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
@@ -610,6 +634,26 @@ func TestCall_hooksSeeEmptyBodyAsEmptyString(t *testing.T) {
 func TestCall_textLeftByAHookIsParsed(t *testing.T) {
 	a := newAPI(t, oneMethod+"    script: function after_action() { method_response = '{\"a\":1}' }\n", nil)
 	sameJSON(t, "content", a.must("get").Content, `{"a":1}`)
+}
+
+func TestCall_errorsAndHTTPRequestsAreDecodedToo(t *testing.T) {
+	a := newAPI(t, oneMethod+`    script: |
+      function after_error() {
+        method_error.content = JSON.stringify([method_error.content, http_request({url: 'BASE/more'}).content]);
+        method_error.isSuccess = statusCode == 409;
+      }
+`, func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "text/html")
+		status := 409
+		if r.Header.Get("X-Fail") != "" {
+			status = 400
+		}
+		w.WriteHeader(status)
+		_, _ = io.WriteString(w, "Zo\xeb")
+	})
+	sameJSON(t, "content", a.must("get").Content, `["Zoë","Zoë"]`)
+	e := a.fails("get", withScript(`function before_action() { method_request_headers['X-Fail'] = '1' }`))
+	contains(t, "detail", e.Detail, "Zoë")
 }
 
 func TestCall_gzip(t *testing.T) {

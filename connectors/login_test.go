@@ -60,7 +60,9 @@ func TestLogin_findsTheSession(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			a := newLoginAPI(t, loginConnector(c.login), func(w http.ResponseWriter, _ *http.Request) {
 				w.Header().Add("Set-Cookie", "OTHER=1; Path=/")
+				w.Header().Add("Set-Cookie", "SID=first")
 				w.Header().Add("Set-Cookie", `SID=a=b%20"c"; Path=/; HttpOnly`)
+				w.Header().Add("Set-Cookie", "SID=; Max-Age=0; Path=/old")
 				w.Header().Set("X-Session-Id", "in-header")
 				writeJSON(w, 200, `{"session":{"id":"in-body","n":12345678901234567890,"until":"2030-01-02T03:04:05Z"}}`)
 			})

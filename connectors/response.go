@@ -15,7 +15,10 @@ import (
 	"strings"
 	"unicode/utf8"
 
+	"golang.org/x/text/encoding/charmap"
 	"golang.org/x/text/encoding/htmlindex"
+	"golang.org/x/text/encoding/unicode"
+	"golang.org/x/text/transform"
 
 	"github.com/stepworker/stepworker/hooks"
 )
@@ -44,39 +47,116 @@ func (x *exchange) send(req *http.Request) *fault {
 		return describeFault(req.URL.Host, true, err)
 	}
 	x.resBody = body
-	x.content, x.binary = parseBody(body, res.Header.Get("Content-Type"), x.m.ResponseDT)
+	x.parseBody()
 	return nil
 }
 
 // parseBody turns an answer into what hooks see: by its own Content-Type, else
 // by the method's data type. What does not parse is text, never a failure.
-func parseBody(body []byte, contentType string, dt DataType) (json.RawMessage, bool) {
-	if len(body) == 0 {
-		return json.RawMessage(`""`), false
+func (x *exchange) parseBody() {
+	contentType := x.resHead.Get("Content-Type")
+	text, binary := decodeText(x.resBody, contentType)
+	x.said = text
+	dt := typeOf(contentType, x.m.ResponseDT)
+	if valid := strings.ToValidUTF8(string(x.resBody), "\ufffd"); dt == JSON && binary && json.Valid([]byte(valid)) {
+		text, binary = valid, false // JSON that does not say so
 	}
-	body = bytes.TrimPrefix(body, []byte("\xef\xbb\xbf"))
-	media, params, err := mime.ParseMediaType(contentType)
-	asJSON := dt == JSON
-	if err == nil && media != "" {
-		asJSON = media == "application/json" || media == "text/json" || strings.HasSuffix(media, "+json")
-	}
-	if name := params["charset"]; name != "" && (asJSON || strings.HasPrefix(media, "text/") || strings.HasSuffix(media, "xml")) {
-		if cs, err := htmlindex.Get(name); err == nil {
-			if text, err := cs.NewDecoder().Bytes(body); err == nil {
-				body = text
-			}
+	x.binary, x.unparsed = false, false
+	switch {
+	case len(strings.TrimSpace(text)) == 0 && (dt == JSON || x.m.ResponseDT == JSON):
+		x.content = quote("")
+	case dt == JSON && !binary && json.Valid([]byte(text)):
+		x.content = json.RawMessage(text)
+	case dt == Form && text != "" && !binary:
+		if form, ok := parseForm(text); ok {
+			x.content = form
+			return
 		}
+		fallthrough
+	default:
+		x.content, x.binary, x.unparsed = quote(text), binary, !binary
 	}
-	if asJSON && json.Valid(body) {
-		return json.RawMessage(body), false
-	}
-	if !utf8.Valid(body) {
-		return quote(base64.StdEncoding.EncodeToString(body)), true
-	}
-	return quote(string(body)), false
 }
 
-// parseLeft parses text that a hook left as content, where the data type says JSON.
+// typeOf is how a body is read: as its Content-Type says, without one as dt.
+func typeOf(contentType string, dt DataType) DataType {
+	media, _, err := mime.ParseMediaType(contentType)
+	switch {
+	case err != nil || media == "":
+		return dt
+	case media == "application/json", media == "text/json", strings.HasSuffix(media, "+json"):
+		return JSON
+	case media == "application/x-www-form-urlencoded":
+		return Form
+	}
+	return PlainText
+}
+
+// decodeText is a body as text, by its byte-order mark, else by its charset.
+// Text that is not UTF-8, and says no other charset, is read as browsers read
+// it (WHATWG Encoding: windows-1252); JSON is UTF-8 (RFC 8259 section 8.1).
+// What is no text comes as base64.
+func decodeText(body []byte, contentType string) (text string, binary bool) {
+	media, params, _ := mime.ParseMediaType(contentType)
+	isJSON := typeOf(contentType, PlainText) == JSON
+	isText := strings.HasPrefix(media, "text/") || strings.HasSuffix(media, "xml") || media == "application/x-www-form-urlencoded"
+	if !isJSON && !isText && media != "" {
+		return orBase64(bytes.TrimPrefix(body, []byte("\xef\xbb\xbf")))
+	}
+	decoder := transform.Transformer(transform.Nop)
+	if cs, err := htmlindex.Get(params["charset"]); err == nil {
+		decoder = cs.NewDecoder()
+	}
+	decoded, _, err := transform.Bytes(unicode.BOMOverride(decoder), body)
+	switch {
+	case err != nil:
+		return orBase64(body)
+	case isJSON:
+		return strings.ToValidUTF8(string(decoded), "\ufffd"), false
+	case isText && !utf8.Valid(decoded):
+		decoded, err = charmap.Windows1252.NewDecoder().Bytes(decoded)
+		if err != nil {
+			return orBase64(body)
+		}
+	}
+	return orBase64(decoded)
+}
+
+func orBase64(body []byte) (text string, binary bool) {
+	if utf8.Valid(body) {
+		return string(body), false
+	}
+	return base64.StdEncoding.EncodeToString(body), true
+}
+
+// parseForm reads a form: a name that is repeated has a list.
+func parseForm(text string) (json.RawMessage, bool) {
+	m := &OrderedMap{}
+	for _, pair := range strings.Split(text, "&") {
+		if pair == "" {
+			continue
+		}
+		k, v, _ := strings.Cut(pair, "=")
+		k, err := url.QueryUnescape(k)
+		v, err2 := url.QueryUnescape(v)
+		if err != nil || err2 != nil {
+			return nil, false
+		}
+		switch before := m.Values[k].(type) {
+		case nil:
+			m.Set(k, v)
+		case []any:
+			m.Set(k, append(before, v))
+		default:
+			m.Set(k, []any{before, v})
+		}
+	}
+	raw, err := marshal(m)
+	return raw, err == nil
+}
+
+// parseLeft parses text that a hook left as content, or that came as another
+// type, where the data type says JSON.
 func parseLeft(raw json.RawMessage, dt DataType) json.RawMessage {
 	if raw == nil || dt != JSON || len(raw) == 0 || raw[0] != '"' {
 		return raw
@@ -124,7 +204,7 @@ type methodError struct {
 
 // afterError runs after_error on an error of the API or the network.
 func (x *exchange) afterError(ctx context.Context, f *fault) (*methodError, error) {
-	me := &methodError{IsError: true, ReasonPhrase: x.reason, Content: string(x.resBody), Headers: headersJSON(x.resHead)}
+	me := &methodError{IsError: true, ReasonPhrase: x.reason, Content: x.said, Headers: headersJSON(x.resHead)}
 	if f != nil {
 		me.Error = f.text
 	} else {
@@ -179,7 +259,7 @@ func (x *exchange) collect(a *Answer) error {
 		a.ContentEncoding = "base64"
 	} else if content != nil && content[0] == '"' && x.m.ResponseDT == JSON {
 		return &CallError{Kind: "http", StatusCode: x.status, Detail: x.detail(textOf(content)),
-			Message: "the answer is no JSON, though response.data_type says so"}
+			Message: "the answer is text, though response.data_type says json"}
 	}
 	if string(content) == "null" {
 		content = nil
@@ -244,13 +324,14 @@ func (x *exchange) fieldValue(f ResponseField, tree any) (any, bool) {
 		v := x.resHead.Values(f.Header)
 		return strings.Join(v, ", "), len(v) > 0
 	case f.Cookie != "":
+		last := ""
 		for _, line := range x.resHead.Values("Set-Cookie") {
 			pair, _, _ := strings.Cut(line, ";")
-			if k, v, ok := strings.Cut(pair, "="); ok && strings.TrimSpace(k) == f.Cookie {
-				return strings.TrimSpace(v), true // raw, as it was sent
+			if k, v, ok := strings.Cut(pair, "="); ok && strings.TrimSpace(k) == f.Cookie && strings.TrimSpace(v) != "" {
+				last = strings.TrimSpace(v) // raw, as it was sent
 			}
 		}
-		return nil, false
+		return last, last != ""
 	}
 	steps, err := parsePath(f.Field)
 	if err != nil {
@@ -353,5 +434,6 @@ func (c *Caller) doHook(ctx context.Context, x *exchange, r hooks.HTTPRequest) (
 	if err != nil {
 		return nil, err
 	}
-	return &hooks.HTTPResponse{StatusCode: res.StatusCode, Headers: headersJSON(res.Header), Content: strings.ToValidUTF8(string(raw), "\ufffd"), Request: sent}, nil
+	content, _ := decodeText(raw, res.Header.Get("Content-Type"))
+	return &hooks.HTTPResponse{StatusCode: res.StatusCode, Headers: headersJSON(res.Header), Content: content, Request: sent}, nil
 }
