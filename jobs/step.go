@@ -225,11 +225,11 @@ func (s *Step) Validate() error {
 	}
 	if r := s.ReplyTo; r != nil {
 		switch {
-		case r.Queue == "" || r.Type == "":
-			return errors.New("reply_to needs both queue and type")
+		case strings.TrimSpace(r.Queue) == "" || strings.TrimSpace(r.Type) == "":
+			return errors.New("reply_to needs both queue and type, and neither may be blank")
 		case strings.ContainsAny(r.Queue, "{}"):
 			return fmt.Errorf("reply_to.queue %q: a queue's name holds no braces", r.Queue)
-		case r.Queue == QueueRefresh || r.Queue == s.queue():
+		case r.Queue == QueueSteps || r.Queue == QueueRefresh || r.Queue == s.queue():
 			return fmt.Errorf("reply_to.queue %q is one of Stepworker's own; results need a queue of the flow's", r.Queue)
 		case r.Type == TypeStep || r.Type == TypeRefresh:
 			return fmt.Errorf("reply_to.type %q is one of Stepworker's own", r.Type)
