@@ -1,6 +1,7 @@
 package jobs
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -47,7 +48,8 @@ const (
 	Duplicate = "duplicate" // the id exists while its task or its result is kept
 )
 
-// Receipt answers one enqueued step. Err is set where the step was refused.
+// Receipt answers one enqueued step. Err is set where the step was refused, or
+// where it is not known whether it was accepted; then Status is empty.
 type Receipt struct {
 	ExecutionID string
 	Status      string
@@ -61,7 +63,7 @@ func (e *InvalidError) Error() string { return e.Reason }
 
 // Enqueue accepts a step. An *InvalidError means that its form is wrong; any
 // other error that Redis could not be asked, in which case it may or may not
-// have been accepted: give steps an ExecutionID of your own and enqueue again.
+// have been accepted: enqueue it again under the receipt's ExecutionID.
 func (c *Client) Enqueue(ctx context.Context, step *Step) (Receipt, error) {
 	r := c.EnqueueBatch(ctx, []*Step{step})[0]
 	return r, r.Err
@@ -71,46 +73,91 @@ func (c *Client) Enqueue(ctx context.Context, step *Step) (Receipt, error) {
 // no batch call, so a batch is made of concurrent single ones.
 const enqueueWidth = 64
 
+// accepted is a step on its way into Redis.
+type accepted struct {
+	step  *Step
+	id    string
+	raw   []byte
+	owner string // of the claim on its id
+}
+
 // EnqueueBatch enqueues many steps, in about their order; receipts come in
-// the order of the steps. An invalid step never stops the others.
+// the order of the steps. An invalid step never stops the others. Of steps
+// with the same id, here or in another process, the one that is accepted first
+// runs, with its payload; the others are duplicates.
 func (c *Client) EnqueueBatch(ctx context.Context, steps []*Step) []Receipt {
 	receipts := make([]Receipt, len(steps))
-	payloads := make([][]byte, len(steps))
-	claims := make([]*redis.Cmd, len(steps))
-	now := time.Now()
-	if err := claimScript.Load(ctx, c.rdb).Err(); err != nil && len(steps) > 1 {
-		for i := range receipts {
-			receipts[i].Err = fmt.Errorf("redis: %w", err)
-		}
-		return receipts
-	}
-	pipe := c.rdb.Pipeline()
+	batch := make([]*accepted, len(steps))
+	first := make(map[string]int, len(steps)) // by id, the step that claims it
+	now, owner := time.Now(), ulid.Make().String()
 	for i, s := range steps {
-		if err := s.Validate(); err != nil {
-			receipts[i] = Receipt{ExecutionID: s.ExecutionID, Err: &InvalidError{err.Error()}}
-			continue
-		}
-		p := payload{V: payloadVersion, EnqueuedAt: now.UTC().Truncate(time.Millisecond), Step: *s}
-		if p.ExecutionID == "" {
-			p.ExecutionID = ulid.Make().String()
-		}
-		raw, err := json.Marshal(p)
+		a, err := accept(s, now)
 		if err != nil {
-			receipts[i].Err = &InvalidError{err.Error()}
+			receipts[i] = Receipt{Err: err}
+			if s != nil {
+				receipts[i].ExecutionID = s.ExecutionID
+			}
 			continue
 		}
-		if len(raw) > MaxStepSize {
-			receipts[i] = Receipt{ExecutionID: s.ExecutionID, Err: &InvalidError{fmt.Sprintf("the step has %d bytes; at most %d are allowed", len(raw), MaxStepSize)}}
-			continue
+		receipts[i].ExecutionID = a.id
+		if _, again := first[a.id]; !again {
+			first[a.id] = i
+			a.owner = owner
+			batch[i] = a
 		}
-		receipts[i].ExecutionID, payloads[i] = p.ExecutionID, raw
-		claims[i] = claimScript.EvalSha(ctx, pipe, []string{execKey(p.ExecutionID)}, s.queue(), now.UnixMilli())
+	}
+	c.enqueueAll(ctx, batch, now, receipts)
+	for i := range receipts {
+		if r := &receipts[i]; r.Err == nil && r.Status == "" {
+			if r.Err = receipts[first[r.ExecutionID]].Err; r.Err == nil {
+				r.Status = Duplicate
+			}
+		}
+	}
+	return receipts
+}
+
+// accept checks a step's form and makes its payload.
+func accept(s *Step, now time.Time) (*accepted, error) {
+	if s == nil {
+		return nil, &InvalidError{"there is no step: it is nil"}
+	}
+	if err := s.Validate(); err != nil {
+		return nil, &InvalidError{err.Error()}
+	}
+	p := payload{V: payloadVersion, EnqueuedAt: now.UTC().Truncate(time.Millisecond), Step: *s}
+	if p.ExecutionID == "" {
+		p.ExecutionID = ulid.Make().String()
+	}
+	raw, err := json.Marshal(p)
+	if err != nil {
+		return nil, &InvalidError{err.Error()}
+	}
+	if len(raw) > MaxStepSize {
+		return nil, &InvalidError{fmt.Sprintf("the step has %d bytes; at most %d are allowed", len(raw), MaxStepSize)}
+	}
+	return &accepted{step: s, id: p.ExecutionID, raw: raw}, nil
+}
+
+// enqueueAll claims the ids of a batch in one round trip, then enqueues.
+func (c *Client) enqueueAll(ctx context.Context, batch []*accepted, now time.Time, receipts []Receipt) {
+	err := claimScript.Load(ctx, c.rdb).Err()
+	claims := make([]*redis.Cmd, len(batch))
+	pipe := c.rdb.Pipeline()
+	for i, a := range batch {
+		switch {
+		case a == nil:
+		case err != nil:
+			receipts[i].Err = fmt.Errorf("redis: %w", err)
+		default:
+			claims[i] = claimScript.EvalSha(ctx, pipe, []string{execKey(a.id)}, a.step.queue(), now.UnixMilli(), a.owner, "-")
+		}
 	}
 	_, _ = pipe.Exec(ctx) // each command's own error is read below
 
 	var wg sync.WaitGroup
 	slots := make(chan struct{}, enqueueWidth)
-	for i := range steps {
+	for i, a := range batch {
 		if claims[i] == nil {
 			continue
 		}
@@ -118,71 +165,101 @@ func (c *Client) EnqueueBatch(ctx context.Context, steps []*Step) []Receipt {
 		wg.Add(1)
 		go func() {
 			defer func() { <-slots; wg.Done() }()
-			receipts[i].Status, receipts[i].Err = c.enqueueClaimed(ctx, steps[i], receipts[i].ExecutionID, payloads[i], claims[i])
+			status, err := c.enqueueClaimed(ctx, a, claims[i])
+			if err != nil {
+				receipts[i].Err = fmt.Errorf("redis: %w", err)
+			} else {
+				receipts[i].Status = status
+			}
 		}()
 	}
 	wg.Wait()
-	return receipts
 }
 
-func (c *Client) enqueueClaimed(ctx context.Context, s *Step, id string, raw []byte, claim *redis.Cmd) (string, error) {
-	answer, err := claim.Slice()
-	if err != nil {
-		return "", fmt.Errorf("redis: %w", err)
-	}
-	state, _ := answer[0].(int64)
-	queue, _ := answer[1].(string)
-	switch state {
-	case 2:
-		return Duplicate, nil
-	case 0:
-		// Known, and not ended. Unless its task is gone (a crash between the
-		// claim and the task, or deleted from the dashboard), a duplicate.
-		if _, err := c.inspector.GetTaskInfo(queue, id); err == nil {
-			return Duplicate, nil
-		} else if !errors.Is(err, asynq.ErrTaskNotFound) && !errors.Is(err, asynq.ErrQueueNotFound) {
-			return "", fmt.Errorf("redis: %w", err)
+// enqueueClaimed enqueues a step whose id is claimed. While the id is another
+// owner's, and no task shows what became of his claim, it waits for one of the
+// two; a claim that was abandoned (a crash between claim and task, or a task
+// deleted from the dashboard) is taken over.
+func (c *Client) enqueueClaimed(ctx context.Context, a *accepted, claim *redis.Cmd) (string, error) {
+	for {
+		answer, err := claim.Slice()
+		if err != nil {
+			return "", err
 		}
+		state, _ := answer[0].(int64)
+		queue, _ := answer[1].(string)
+		switch state {
+		case 2:
+			return Duplicate, nil
+		case 1:
+			return c.enqueueOwned(ctx, a, queue)
+		}
+		if info, err := c.taskInfo(queue, a.id); err != nil {
+			return "", err
+		} else if info != nil {
+			return Duplicate, nil
+		}
+		owner, _ := answer[2].(string)
+		replaces := "-"
+		if age, _ := answer[3].(int64); max(age, -age) >= claimGrace.Milliseconds() { // or a clock was set back
+			replaces = owner
+		} else if err := pause(ctx, 50*time.Millisecond); err != nil {
+			return "", err
+		}
+		claim = claimScript.Run(ctx, c.rdb, []string{execKey(a.id)}, a.step.queue(), time.Now().UnixMilli(), a.owner, replaces)
 	}
+}
+
+// enqueueOwned enqueues a step whose id is its own by claim.
+func (c *Client) enqueueOwned(ctx context.Context, a *accepted, queue string) (string, error) {
 	opts := []asynq.Option{
-		asynq.TaskID(id), asynq.Queue(queue),
+		asynq.TaskID(a.id), asynq.Queue(queue),
 		// asynq's own budget must never run out: at its limit a task is
 		// archived even when it only parks. outcome.go ends executions.
 		asynq.MaxRetry(asynqMaxRetry),
 		// Ours ends first, so that an attempt's end is always ours to tell.
-		asynq.Timeout(s.timeout() + attemptGrace),
-		asynq.Retention(s.retention()),
+		asynq.Timeout(a.step.timeout() + attemptGrace),
+		asynq.Retention(a.step.retention()),
 	}
-	if s.ProcessAt != nil && s.ProcessAt.After(time.Now()) {
-		opts = append(opts, asynq.ProcessAt(*s.ProcessAt))
+	if at := a.step.ProcessAt; at != nil && at.After(time.Now()) {
+		opts = append(opts, asynq.ProcessAt(*at))
 	}
-	_, err = c.asynq.EnqueueContext(ctx, asynq.NewTask(TypeStep, raw), opts...)
-	switch {
-	case errors.Is(err, asynq.ErrTaskIDConflict):
-		if state == 1 {
-			return c.resolveConflict(ctx, queue, id)
+	for {
+		_, err := c.asynq.EnqueueContext(ctx, asynq.NewTask(TypeStep, a.raw), opts...)
+		if !errors.Is(err, asynq.ErrTaskIDConflict) {
+			return Enqueued, err
 		}
-		return Duplicate, nil
-	case err != nil:
-		return "", fmt.Errorf("redis: %w", err)
+		switch info, err := c.taskInfo(queue, a.id); {
+		case err != nil:
+			return "", err
+		case info == nil: // gone meanwhile
+		case bytes.Equal(info.Payload, a.raw):
+			return Enqueued, nil // ours: the answer was lost, and asked for again
+		default:
+			// Enqueued by a flow with asynq alone, run again from the
+			// dashboard, or by the owner whose claim was taken over.
+			return Duplicate, nil
+		}
 	}
-	return Enqueued, nil
 }
 
-// resolveConflict tells a task that outlived its result (archived, or not yet
-// cleaned up) from our own enqueueing whose answer was lost and repeated.
-func (c *Client) resolveConflict(ctx context.Context, queue, id string) (string, error) {
+// taskInfo returns an execution's task, nil if there is none.
+func (c *Client) taskInfo(queue, id string) (*asynq.TaskInfo, error) {
 	info, err := c.inspector.GetTaskInfo(queue, id)
-	if err != nil {
-		return "", fmt.Errorf("redis: %w", err)
+	if errors.Is(err, asynq.ErrTaskNotFound) || errors.Is(err, asynq.ErrQueueNotFound) {
+		return nil, nil
 	}
-	if info.State != asynq.TaskStateArchived && info.State != asynq.TaskStateCompleted {
-		return Enqueued, nil
+	return info, err
+}
+
+// pause waits, or ends with ctx.
+func pause(ctx context.Context, d time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(d):
+		return nil
 	}
-	if err := c.rdb.Del(ctx, execKey(id)).Err(); err != nil {
-		return "", fmt.Errorf("redis: %w", err)
-	}
-	return Duplicate, nil
 }
 
 // Result returns how an execution ended, or ErrNotFinished, or
@@ -300,11 +377,12 @@ func (c *Client) Status(ctx context.Context, id string) (*ExecutionStatus, error
 	if exec["q"] == "" {
 		return nil, ErrUnknownExecution
 	}
-	info, err := c.inspector.GetTaskInfo(exec["q"], id)
-	if errors.Is(err, asynq.ErrTaskNotFound) || errors.Is(err, asynq.ErrQueueNotFound) {
-		return nil, ErrUnknownExecution
-	} else if err != nil {
+	info, err := c.taskInfo(exec["q"], id)
+	if err != nil {
 		return nil, fmt.Errorf("redis: %w", err)
+	}
+	if info == nil {
+		return nil, ErrUnknownExecution
 	}
 	s := &ExecutionStatus{ExecutionID: id, Status: info.State.String()}
 	if !info.NextProcessAt.IsZero() && info.State != asynq.TaskStatePending {

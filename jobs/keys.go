@@ -1,6 +1,10 @@
 package jobs
 
-import "github.com/redis/go-redis/v9"
+import (
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
 
 // Keys of one execution share a hash tag, so that scripts may touch both on a
 // Redis Cluster.
@@ -11,20 +15,37 @@ import "github.com/redis/go-redis/v9"
 func execKey(id string) string   { return "stepworker:x:{" + id + "}" }
 func resultKey(id string) string { return "stepworker:r:{" + id + "}" }
 
-// claimScript reserves an execution id in the whole Redis.
+// claimGrace is how long a claim without a task may belong to somebody who is
+// just enqueueing; after that he is taken for dead.
+const claimGrace = 10 * time.Second
+
+// claimScript reserves an execution id in the whole Redis for one owner, who
+// alone may enqueue. Ages are by Redis's clock: claimers run on many machines.
 //
 //	KEYS  execution hash
-//	ARGV  queue, now (ms)
-//	returns {1, queue} if it is new, {0, queue} if it is known,
+//	ARGV  queue, now (ms), owner, the owner whose abandoned claim is replaced
+//	      ("" for one without an owner), or "-" for none
+//	returns {1, queue} if it is the owner's now, also by an earlier call whose
+//	answer was lost; {0, queue, owner, age (ms)} if it is another's;
 //	{2, queue} if it has ended and is kept
+//
+// A claim that is replaced keeps its queue: asynq's ids are unique by queue
+// only, and its first owner may yet wake up and enqueue there.
 var claimScript = redis.NewScript(`
-local q = redis.call('HGET', KEYS[1], 'q')
+local h = redis.call('HMGET', KEYS[1], 'q', 'end', 'own', 'claimed')
+local q, own = h[1], h[3] or ''
+local t = redis.call('TIME')
+local now = t[1] * 1000 + math.floor(t[2] / 1000)
 if q then
-  if redis.call('HEXISTS', KEYS[1], 'end') == 1 then return {2, q} end
-  return {0, q}
+  if h[2] then return {2, q} end
+  if own == ARGV[3] then return {1, q} end
+  if own ~= ARGV[4] then return {0, q, own, now - (h[4] or 0)} end
+  redis.call('DEL', KEYS[1])
+else
+  q = ARGV[1]
 end
-redis.call('HSET', KEYS[1], 'q', ARGV[1], 'at', ARGV[2])
-return {1, ARGV[1]}
+redis.call('HSET', KEYS[1], 'q', q, 'at', ARGV[2], 'own', ARGV[3], 'claimed', now)
+return {1, q}
 `)
 
 // finishScript ends an execution: its result is kept, its budgets are gone.
