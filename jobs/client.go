@@ -45,7 +45,7 @@ func NewClient(rdb redis.UniversalClient) *Client {
 // Statuses of a Receipt.
 const (
 	Enqueued  = "enqueued"
-	Duplicate = "duplicate" // the id exists while its task or its result is kept
+	Duplicate = "duplicate" // the id exists until its execution has ended and its result is kept no longer
 )
 
 // Receipt answers one enqueued step. Err is set where the step was refused, or
@@ -235,6 +235,11 @@ func (c *Client) enqueueOwned(ctx context.Context, a *accepted, queue string) (s
 		case info == nil: // gone meanwhile
 		case bytes.Equal(info.Payload, a.raw):
 			return Enqueued, nil // ours: the answer was lost, and asked for again
+		case info.State == asynq.TaskStateArchived || info.State == asynq.TaskStateCompleted:
+			// It ended, and its result is kept no longer: the id is free.
+			if err := c.inspector.DeleteTask(queue, a.id); err != nil && !errors.Is(err, asynq.ErrTaskNotFound) {
+				return "", err
+			}
 		default:
 			// Enqueued by a flow with asynq alone, run again from the
 			// dashboard, or by the owner whose claim was taken over.
@@ -265,22 +270,50 @@ func pause(ctx context.Context, d time.Duration) error {
 // Result returns how an execution ended, or ErrNotFinished, or
 // ErrUnknownExecution.
 func (c *Client) Result(ctx context.Context, id string) (*Result, error) {
-	pipe := c.rdb.Pipeline()
-	res, exec := pipe.Get(ctx, resultKey(id)), pipe.HMGet(ctx, execKey(id), "q", "end")
-	if _, err := pipe.Exec(ctx); err != nil && !errors.Is(err, redis.Nil) {
-		return nil, fmt.Errorf("redis: %w", err)
-	}
-	known := exec.Val()
-	if raw, err := res.Bytes(); err == nil {
-		// An archived execution that is run again has a record without an end.
-		if known[0] == nil || known[1] != nil {
-			return decodeResult(raw)
-		}
-	}
-	if known[0] == nil {
+	look := c.look(ctx, []string{id})[0]
+	switch {
+	case look.err != nil:
+		return nil, fmt.Errorf("redis: %w", look.err)
+	case look.result != nil:
+		return decodeResult(look.result)
+	case look.queue == "":
 		return nil, ErrUnknownExecution
 	}
 	return nil, ErrNotFinished
+}
+
+// look is what the keys of an execution say. One that is known has a queue.
+type look struct {
+	result []byte
+	queue  string
+	err    error
+}
+
+// look reads the keys of many executions in one round trip.
+func (c *Client) look(ctx context.Context, ids []string) []look {
+	pipe := c.rdb.Pipeline()
+	results, records := make([]*redis.StringCmd, len(ids)), make([]*redis.SliceCmd, len(ids))
+	for i, id := range ids {
+		results[i], records[i] = pipe.Get(ctx, resultKey(id)), pipe.HMGet(ctx, execKey(id), "q", "end")
+	}
+	_, _ = pipe.Exec(ctx) // each command's own error is read below
+	looks := make([]look, len(ids))
+	for i := range ids {
+		l := &looks[i]
+		record, err := records[i].Result()
+		if err != nil {
+			l.err = err
+			continue
+		}
+		l.queue, _ = record[0].(string)
+		// An archived execution that is run again has a record without an end.
+		if running := l.queue != "" && record[1] == nil; !running {
+			if l.result, l.err = results[i].Bytes(); errors.Is(l.err, redis.Nil) {
+				l.result, l.err = nil, nil
+			}
+		}
+	}
+	return looks
 }
 
 func decodeResult(raw []byte) (*Result, error) {
@@ -289,72 +322,6 @@ func decodeResult(raw []byte) (*Result, error) {
 		return nil, fmt.Errorf("a stored result cannot be read: %w", err)
 	}
 	return &r, nil
-}
-
-// Wait calls fn once for each execution as it ends, until all have ended, fn
-// returns an error, or ctx is done. An id that nobody enqueued is waited for.
-func (c *Client) Wait(ctx context.Context, ids []string, fn func(*Result) error) error {
-	left := make([]string, 0, len(ids))
-	seen := make(map[string]bool, len(ids))
-	for _, id := range ids {
-		if !seen[id] {
-			seen[id] = true
-			left = append(left, id)
-		}
-	}
-	pause := 20 * time.Millisecond
-	for len(left) > 0 {
-		found := false
-		for start := 0; start < len(left); start += 500 {
-			part := left[start:min(start+500, len(left))]
-			pipe := c.rdb.Pipeline()
-			cmds := make([]*redis.StringCmd, len(part))
-			for i, id := range part {
-				cmds[i] = pipe.Get(ctx, resultKey(id))
-			}
-			if _, err := pipe.Exec(ctx); err != nil && !errors.Is(err, redis.Nil) {
-				if ctx.Err() != nil {
-					return ctx.Err()
-				}
-				break // Redis is away: the next round asks again
-			}
-			for i, cmd := range cmds {
-				raw, err := cmd.Bytes()
-				if err != nil {
-					continue
-				}
-				r, err := decodeResult(raw)
-				if err != nil {
-					return err
-				}
-				if err := fn(r); err != nil {
-					return err
-				}
-				part[i], found = "", true
-			}
-		}
-		keep := left[:0]
-		for _, id := range left {
-			if id != "" {
-				keep = append(keep, id)
-			}
-		}
-		left = keep
-		if len(left) == 0 {
-			return nil
-		}
-		if found {
-			pause = 20 * time.Millisecond
-		} else {
-			pause = min(pause*3/2, 250*time.Millisecond)
-		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(pause):
-		}
-	}
-	return nil
 }
 
 // ExecutionStatus tells where an execution stands that has not ended.

@@ -265,3 +265,110 @@ func TestEnqueue_nilIsInvalid(t *testing.T) {
 		t.Errorf("got %+v", got)
 	}
 }
+
+// asynq's archive outlives a result by far.
+func TestEnqueue_afterItsResultExpiredTheIDIsFree(t *testing.T) {
+	d := newDesk(t)
+	d.enqueue(tagged("a", "first"))
+	if err := d.inspector.ArchiveTask("steps", "a"); err != nil {
+		t.Fatal(err)
+	}
+	if r := d.enqueue(tagged("a", "second")); r.Status != jobs.Duplicate {
+		t.Errorf("while its record is kept: %s", r.Status)
+	}
+	d.forget("a")
+	if r := d.enqueue(tagged("a", "third")); r.Status != jobs.Enqueued || d.tag("steps", "a") != "third" {
+		t.Errorf("got %s, the %s step runs", r.Status, d.tag("steps", "a"))
+	}
+}
+
+// forget does what the end of a retention does.
+func (d *desk) forget(id string) {
+	d.t.Helper()
+	for _, key := range []string{"stepworker:x:{" + id + "}", "stepworker:r:{" + id + "}"} {
+		if err := d.rdb.Del(context.Background(), key).Err(); err != nil {
+			d.t.Fatal(err)
+		}
+	}
+}
+
+// end writes an execution's result, as a worker does.
+func (d *desk) end(id string) {
+	d.t.Helper()
+	ctx := context.Background()
+	if err := d.rdb.HSet(ctx, "stepworker:x:{"+id+"}", "q", "steps", "end", "succeeded").Err(); err != nil {
+		d.t.Fatal(err)
+	}
+	if err := d.rdb.Set(ctx, "stepworker:r:{"+id+"}", `{"execution_id":"`+id+`","status":"succeeded"}`, 0).Err(); err != nil {
+		d.t.Fatal(err)
+	}
+}
+
+// waitFor waits on its own: what it returns is what ended, and the error.
+func (d *desk) waitFor(ids ...string) func() ([]string, error) {
+	type answer struct {
+		ended []string
+		err   error
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	done := make(chan answer, 1)
+	go func() {
+		defer cancel()
+		var a answer
+		a.err = d.client.Wait(ctx, ids, func(r *jobs.Result) error { a.ended = append(a.ended, r.ExecutionID); return nil })
+		done <- a
+	}()
+	return func() ([]string, error) { a := <-done; return a.ended, a.err }
+}
+
+func TestWait_doesNotHangOnWhatIsUnknown(t *testing.T) {
+	t.Parallel()
+	d := newDesk(t)
+	d.end("ended")
+	d.enqueue(tagged("expired", ""))
+	if err := d.inspector.ArchiveTask("steps", "expired"); err != nil {
+		t.Fatal(err)
+	}
+	d.forget("expired")
+	d.enqueue(tagged("enqueued", ""))
+	flow := asynq.NewClientFromRedisClient(d.rdb)
+	if _, err := flow.Enqueue(asynq.NewTask(jobs.TypeStep, []byte(`{}`)), asynq.TaskID("by-asynq"), asynq.Queue("other")); err != nil {
+		t.Fatal(err)
+	}
+	answer := d.waitFor("nobody", "ended", "by-asynq", "expired", "enqueued")
+
+	// A later call that has made up its mind shows that the first had the time.
+	var unknown *jobs.UnknownError
+	if ended, err := d.waitFor("nobody")(); !errors.As(err, &unknown) || ended != nil {
+		t.Fatalf("%v, %v", ended, err)
+	}
+	d.end("by-asynq")
+	d.end("enqueued")
+	ended, err := answer()
+	if diff := cmp.Diff([]string{"ended", "by-asynq", "enqueued"}, ended); diff != "" {
+		t.Error(diff)
+	}
+	if !errors.As(err, &unknown) {
+		t.Fatalf("got %v", err)
+	}
+	if diff := cmp.Diff([]string{"nobody", "expired"}, unknown.IDs); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestWait_givesUpAnExecutionWhoseTaskWasDeleted(t *testing.T) {
+	if testing.Short() {
+		t.Skip("it takes as long as a claim is respected")
+	}
+	t.Parallel()
+	d := newDesk(t)
+	d.enqueue(tagged("deleted", ""))
+	answer := d.waitFor("deleted")
+	if err := d.inspector.DeleteTask("steps", "deleted"); err != nil {
+		t.Fatal(err)
+	}
+	var unknown *jobs.UnknownError
+	if _, err := answer(); !errors.As(err, &unknown) {
+		t.Errorf("got %v", err)
+	}
+}
