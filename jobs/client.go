@@ -129,12 +129,12 @@ func accept(s *Step, now time.Time) (*accepted, error) {
 	if p.ExecutionID == "" {
 		p.ExecutionID = ulid.Make().String()
 	}
-	raw, err := json.Marshal(p)
+	raw, err := encode(p)
+	if err == nil && len(raw) > MaxStepSize { // what we add to it is not the step's
+		err = s.checkSize()
+	}
 	if err != nil {
 		return nil, &InvalidError{err.Error()}
-	}
-	if len(raw) > MaxStepSize {
-		return nil, &InvalidError{fmt.Sprintf("the step has %d bytes; at most %d are allowed", len(raw), MaxStepSize)}
 	}
 	return &accepted{step: s, id: p.ExecutionID, raw: raw}, nil
 }

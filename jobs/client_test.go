@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -370,5 +371,46 @@ func TestWait_givesUpAnExecutionWhoseTaskWasDeleted(t *testing.T) {
 	var unknown *jobs.UnknownError
 	if _, err := answer(); !errors.As(err, &unknown) {
 		t.Errorf("got %v", err)
+	}
+}
+
+// The limit is on the step as it was given, to the byte.
+func TestEnqueue_sizeLimit(t *testing.T) {
+	d := newDesk(t)
+	// step has exactly n bytes of compact JSON.
+	step := func(n int, fill string) []byte {
+		const head, tail = `{"credential_id":"c","method":"m","body":"`, `"}`
+		return []byte(head + strings.Repeat(fill, n)[:n-len(head)-len(tail)] + tail)
+	}
+	indented := append(bytes.Repeat([]byte(" "), jobs.MaxStepSize), step(1000, "x")...)
+	for name, c := range map[string]struct {
+		raw     []byte
+		refused string
+	}{
+		"at the limit":                  {step(jobs.MaxStepSize, "x"), ""},
+		"at the limit, made of <, >, &": {step(jobs.MaxStepSize, "<>&"), ""},
+		"one byte over":                 {step(jobs.MaxStepSize+1, "x"), "the step has 1048577 bytes; at most 1048576 are allowed"},
+		"over it by nothing but blanks": {indented, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s, err := jobs.DecodeStep(c.raw)
+			var r jobs.Receipt
+			if err == nil {
+				r, err = d.client.Enqueue(context.Background(), s)
+			}
+			if got := fmt.Sprint(err); c.refused != "" && got != c.refused || c.refused == "" && err != nil {
+				t.Fatalf("got %s", got)
+			}
+			if c.refused != "" {
+				return
+			}
+			info, err := d.inspector.GetTaskInfo("steps", r.ExecutionID)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !bytes.Contains(info.Payload, s.Body) {
+				t.Error("the payload does not hold the body as it was given")
+			}
+		})
 	}
 }

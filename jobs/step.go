@@ -30,7 +30,8 @@ const (
 	DefaultRetention  = 24 * time.Hour
 )
 
-// Limits of a step's size, in bytes.
+// Limits of a step's size, in bytes: of its compact JSON, with characters such
+// as < and & as they are, and of its script.
 const (
 	MaxStepSize   = 1 << 20
 	MaxScriptSize = 64 << 10
@@ -117,14 +118,36 @@ type payload struct {
 // DecodeStep reads one step strictly: an unknown member is an error that
 // names the nearest known one. It does not Validate.
 func DecodeStep(raw []byte) (*Step, error) {
-	if len(raw) > MaxStepSize {
-		return nil, fmt.Errorf("the step has %d bytes; at most %d are allowed", len(raw), MaxStepSize)
-	}
 	var s Step
 	if err := decodeStrict(raw, &s, stepMembers); err != nil {
 		return nil, err
 	}
+	if len(raw) > MaxStepSize { // unless it is only blanks that make it so
+		if err := s.checkSize(); err != nil {
+			return nil, err
+		}
+	}
 	return &s, nil
+}
+
+func (s *Step) checkSize() error {
+	raw, err := encode(s)
+	if err == nil && len(raw) > MaxStepSize {
+		err = fmt.Errorf("the step has %d bytes; at most %d are allowed", len(raw), MaxStepSize)
+	}
+	return err
+}
+
+// encode is json.Marshal without escapes for HTML: they would make six bytes
+// of one, and nobody puts a payload into a page.
+func encode(v any) ([]byte, error) {
+	var out bytes.Buffer
+	enc := json.NewEncoder(&out)
+	enc.SetEscapeHTML(false)
+	if err := enc.Encode(v); err != nil {
+		return nil, err
+	}
+	return bytes.TrimSuffix(out.Bytes(), []byte("\n")), nil
 }
 
 var (
