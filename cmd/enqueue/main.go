@@ -59,6 +59,10 @@ type enqueue struct {
 	client  *jobs.Client
 	ids     []string
 	invalid bool
+	// What became of the input so far, for the sentence that ends an input
+	// which cannot be enqueued to its end.
+	enqueued, duplicates, unknown int
+	lastLine                      int // up to which there is an answer for each step
 }
 
 func (e *enqueue) command() *cobra.Command {
@@ -182,6 +186,9 @@ func (e *enqueue) single() (*jobs.Step, error) {
 	return s, nil
 }
 
+// line answers one step. Status is enqueued, duplicate, invalid, or unknown:
+// Redis did not answer, so that it may or may not have been accepted; it is
+// safe to enqueue it again under the execution id.
 type line struct {
 	Line        int    `json:"line"`
 	ExecutionID string `json:"execution_id,omitempty"`
@@ -207,7 +214,7 @@ func (e *enqueue) sendAll(ctx context.Context, in io.Reader) error {
 			if err := flush(); err != nil { // lines come out in order
 				return err
 			}
-			e.invalid = true
+			e.invalid, e.lastLine = true, v.Line
 			return e.stdout.Encode(line{Line: v.Line, Status: "invalid", Error: err.Error()})
 		}
 		steps, lines = append(steps, s), append(lines, v.Line)
@@ -222,10 +229,13 @@ func (e *enqueue) sendAll(ctx context.Context, in io.Reader) error {
 	return flush()
 }
 
+// send enqueues a batch and prints a line for each of its steps, whatever
+// became of the others.
 func (e *enqueue) send(ctx context.Context, steps []*jobs.Step, lines []int) error {
 	if len(steps) == 0 {
 		return nil
 	}
+	var stopped error
 	for i, r := range e.client.EnqueueBatch(ctx, steps) {
 		var invalid *jobs.InvalidError
 		out := line{Line: lines[i], ExecutionID: r.ExecutionID, Status: r.Status}
@@ -234,15 +244,41 @@ func (e *enqueue) send(ctx context.Context, steps []*jobs.Step, lines []int) err
 			e.invalid = true
 			out.ExecutionID, out.Status, out.Error = "", "invalid", invalid.Reason
 		case r.Err != nil:
-			return cli.Usage("line %d and what follows it was not enqueued: %v", lines[i], r.Err)
+			e.unknown++
+			out.Status, out.Error = "unknown", r.Err.Error()
+			stopped = r.Err
+		case r.Status == jobs.Duplicate:
+			e.duplicates++
+			e.ids = append(e.ids, r.ExecutionID)
 		default:
+			e.enqueued++
 			e.ids = append(e.ids, r.ExecutionID)
 		}
 		if err := e.stdout.Encode(out); err != nil {
 			return err
 		}
+		e.lastLine = lines[i]
+	}
+	if stopped != nil {
+		return e.stopped(ctx, "redis cannot be used")
 	}
 	return nil
+}
+
+// stopped says how far an input was enqueued that cannot be to its end.
+func (e *enqueue) stopped(ctx context.Context, why string) error {
+	code := cli.ExitUsage
+	if ctx.Err() != nil {
+		why, code = "interrupted", cli.ExitFailed
+	}
+	text := fmt.Sprintf("%s: %d steps were enqueued", why, e.enqueued)
+	if e.duplicates > 0 {
+		text += fmt.Sprintf(", %d were duplicates", e.duplicates)
+	}
+	if e.unknown > 0 {
+		text += fmt.Sprintf(", of %d it is not known: enqueue them again under the same execution_id", e.unknown)
+	}
+	return &cli.Error{Code: code, Text: fmt.Sprintf("%s; nothing after line %d was enqueued", text, e.lastLine)}
 }
 
 // await prints a result for each execution as it ends.
@@ -269,20 +305,39 @@ func (e *enqueue) await(ctx context.Context) error {
 		return e.stdout.Encode(r)
 	})
 	_ = bar.Finish()
+	var unknown *jobs.UnknownError
+	code := 0
 	switch {
-	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
-		for _, id := range order {
-			if pending[id] {
-				if err := e.stdout.Encode(map[string]string{"execution_id": id, "status": "pending"}); err != nil {
-					return err
-				}
-			}
-		}
-		return &cli.Error{Code: cli.ExitTimeout}
+	case errors.Is(err, context.DeadlineExceeded):
+		err, code = e.rest(order, pending, "pending"), cli.ExitTimeout
+	case errors.Is(err, context.Canceled):
+		err, code = e.rest(order, pending, "pending"), cli.ExitFailed
+	case errors.As(err, &unknown):
+		err, code = e.rest(order, pending, "unknown"), cli.ExitFailed
 	case err != nil:
-		return cli.Usage("%v", err)
+		err = cli.Usage("%v", err)
 	case failed:
-		return &cli.Error{Code: cli.ExitFailed}
+		code = cli.ExitFailed
+	}
+	if err == nil && code != 0 {
+		err = &cli.Error{Code: code}
+	}
+	return err
+}
+
+// rest prints a line for each execution that has no result.
+func (e *enqueue) rest(order []string, left map[string]bool, status string) error {
+	for _, id := range order {
+		if !left[id] {
+			continue
+		}
+		err := e.stdout.Encode(struct {
+			ExecutionID string `json:"execution_id"`
+			Status      string `json:"status"`
+		}{id, status})
+		if err != nil {
+			return err
+		}
 	}
 	return nil
 }
