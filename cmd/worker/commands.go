@@ -286,8 +286,11 @@ func putAll(ctx context.Context, store *credentials.Store, client *jobs.Client, 
 				Error  string `json:"error"`
 			}{v.Line, "invalid", err.Error()})
 		}
-		if v.Err != nil {
-			return refuse(errors.New("malformed JSON")) // its text might hold a secret
+		var syntax *cli.SyntaxError
+		if errors.As(v.Err, &syntax) { // its text might hold a secret
+			return refuse(fmt.Errorf("malformed JSON at line %d, column %d", syntax.Line, syntax.Column))
+		} else if v.Err != nil {
+			return refuse(v.Err)
 		}
 		input, err := credentials.DecodeInput(v.Raw)
 		if err != nil {

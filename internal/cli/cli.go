@@ -3,10 +3,7 @@
 package cli
 
 import (
-	"bufio"
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -14,7 +11,6 @@ import (
 	"os"
 	"strings"
 	"time"
-	"unicode"
 
 	"github.com/redis/go-redis/v9"
 	"github.com/spf13/pflag"
@@ -184,121 +180,4 @@ func Open(ctx context.Context, o *redis.Options) (redis.UniversalClient, error) 
 		return nil, Usage("redis at %s does not answer: %s", o.Addr, plain(err))
 	}
 	return c, nil
-}
-
-// Value is one JSON value of an input, and the line on which it begins. Err is
-// set for a line that is no JSON.
-type Value struct {
-	Line int
-	Raw  json.RawMessage
-	Err  error
-}
-
-// Values reads an input that is one JSON object, a JSON array, or NDJSON, and
-// calls fn for each value, in order. A malformed line of NDJSON stops nobody.
-func Values(r io.Reader, fn func(Value) error) error {
-	in := bufio.NewReaderSize(r, 64<<10)
-	line := 1
-	for {
-		c, _, err := in.ReadRune()
-		if errors.Is(err, io.EOF) {
-			return nil
-		} else if err != nil {
-			return err
-		}
-		if c == '\n' {
-			line++
-		}
-		if c == '\ufeff' || unicode.IsSpace(c) {
-			continue
-		}
-		if err := in.UnreadRune(); err != nil {
-			return err
-		}
-		if c == '[' {
-			return array(in, line, fn)
-		}
-		break
-	}
-	return lines(in, line, fn)
-}
-
-// maxObject bounds one JSON object that is written over several lines.
-const maxObject = 8 << 20
-
-// lines reads NDJSON, or one object over several lines: which of the two, the
-// first line tells, or else the whole.
-func lines(in *bufio.Reader, line int, fn func(Value) error) error {
-	first, err := in.ReadBytes('\n')
-	if err != nil && err != io.EOF {
-		return err
-	}
-	if text := bytes.TrimSpace(first); !json.Valid(text) && err == nil {
-		rest, err := io.ReadAll(io.LimitReader(in, maxObject))
-		if err != nil {
-			return err
-		}
-		if whole := bytes.TrimSpace(append(bytes.Clone(first), rest...)); json.Valid(whole) && len(rest) < maxObject {
-			return fn(Value{Line: line, Raw: whole})
-		}
-		// No: every line stands for itself, and a malformed one stops nobody.
-		in = bufio.NewReaderSize(io.MultiReader(bytes.NewReader(rest), in), 64<<10)
-	}
-	for text := first; ; line++ {
-		if raw := bytes.TrimSpace(text); len(raw) > 0 {
-			v := Value{Line: line, Raw: bytes.Clone(raw)}
-			if !json.Valid(raw) {
-				v.Err = malformed(raw, line)
-			}
-			if err := fn(v); err != nil {
-				return err
-			}
-		}
-		if err == io.EOF {
-			return nil
-		} else if err != nil {
-			return err
-		}
-		text, err = in.ReadBytes('\n')
-	}
-}
-
-func malformed(raw []byte, line int) error {
-	var v any
-	err := json.Unmarshal(raw, &v)
-	var syntax *json.SyntaxError
-	if !errors.As(err, &syntax) {
-		return errors.New("malformed JSON")
-	}
-	head := raw[:min(int(max(syntax.Offset-1, 0)), len(raw))]
-	return fmt.Errorf("malformed JSON at line %d, column %d: %s", line+bytes.Count(head, []byte("\n")), len(head)-bytes.LastIndexByte(head, '\n'), syntax.Error())
-}
-
-func array(in *bufio.Reader, line int, fn func(Value) error) error {
-	raw, err := io.ReadAll(io.LimitReader(in, 1<<30))
-	if err != nil {
-		return err
-	}
-	dec := json.NewDecoder(bytes.NewReader(raw))
-	if _, err := dec.Token(); err != nil {
-		return fn(Value{Line: line, Err: malformed(raw, line)})
-	}
-	for dec.More() {
-		from := dec.InputOffset()
-		for from < int64(len(raw)) && (unicode.IsSpace(rune(raw[from])) || raw[from] == ',') {
-			from++
-		}
-		v := Value{Line: line + bytes.Count(raw[:from], []byte("\n"))}
-		if err := dec.Decode(&v.Raw); err != nil {
-			v.Err = malformed(raw, line)
-			return fn(v)
-		}
-		if err := fn(v); err != nil {
-			return err
-		}
-	}
-	if _, err := dec.Token(); err != nil {
-		return fn(Value{Line: line + bytes.Count(raw, []byte("\n")), Err: malformed(raw, line)})
-	}
-	return nil
 }
