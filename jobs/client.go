@@ -222,7 +222,10 @@ func (c *Client) enqueueOwned(ctx context.Context, a *accepted, queue string) (s
 		asynq.Retention(a.step.retention()),
 	}
 	if at := a.step.ProcessAt; at != nil && at.After(time.Now()) {
-		opts = append(opts, asynq.ProcessAt(*at))
+		if d := a.step.Deadline; d != nil && d.Before(*at) {
+			at = d // it fails then, and not later
+		}
+		opts = append(opts, asynq.ProcessAt(at.Add(time.Second))) // asynq counts whole seconds, downwards
 	}
 	for {
 		_, err := c.asynq.EnqueueContext(ctx, asynq.NewTask(TypeStep, a.raw), opts...)
@@ -384,7 +387,7 @@ func (c *Client) RequestRefresh(ctx context.Context, credential string) error {
 	}
 	// The version asked for goes along: what a running refresh renews meanwhile
 	// answers this request too.
-	r := refreshTask{CredentialID: credential, Version: st.Version, Kind: kindForced}
+	r := refreshTask{CredentialID: credential, Version: st.Version, Kind: kindForced, Until: time.Now().Add(forcedFor).UnixMilli()}
 	if st.LastRefresh != nil {
 		r.Seen = st.LastRefresh.At.UnixMilli()
 	}

@@ -40,7 +40,13 @@ type refreshTask struct {
 	// Seen is when the last refresh had ended (ms) that a person saw who asks for
 	// a forced one: what has ended since is the answer.
 	Seen int64 `json:"seen,omitempty"`
+	// Until is how long a forced one is tried again (ms), where it fails
+	// transiently: longer than anybody waits for it.
+	Until int64 `json:"until,omitempty"`
 }
+
+// forcedFor is how long a forced refresh is tried.
+const forcedFor = 2 * time.Minute
 
 // askRefresh makes sure that a refresh of this version is asked for. The task
 // is only a hint: in each time slot it has a new id, so one that is archived,
@@ -94,10 +100,17 @@ func (p *Pool) processRefresh(ctx context.Context, t *asynq.Task) error {
 	// Somebody else's question may have been answered meanwhile, and it is the same.
 	answered := func(c *credentials.Credential) bool {
 		lr := c.Meta.LastRefresh
-		return force && (lr != nil && lr.At.UnixMilli() > r.Seen || r.Version != 0 && c.Version > r.Version)
+		ended := lr != nil && lr.At.UnixMilli() > r.Seen && lr.Verdict != credentials.Transient && lr.Verdict != credentials.Unknown
+		return r.Kind == kindForced && (ended || r.Version != 0 && c.Version > r.Version)
 	}
 	if answered(cred) {
 		return p.resume(ctx, r.CredentialID)
+	}
+	if lr := cred.Meta.LastRefresh; force && lr != nil && lr.At.UnixMilli() > r.Seen {
+		force = false // it was tried at once, and failed: from now on with the others' patience
+		if time.Now().UnixMilli() > r.Until {
+			return nil
+		}
 	}
 	done, ok := p.takeShare(def.Name)
 	if !ok {
@@ -105,7 +118,7 @@ func (p *Pool) processRefresh(ctx context.Context, t *asynq.Task) error {
 	}
 	defer done()
 	kind := credentials.Kind(r.Kind)
-	if force {
+	if r.Kind == kindForced {
 		var note *credentials.RefreshError
 		if kind, note = p.forcedKind(def, cred); note != nil {
 			if err := p.cfg.Store.Note(ctx, cred.ID, cred.Version, credentials.Session, note); err != nil {
@@ -119,7 +132,7 @@ func (p *Pool) processRefresh(ctx context.Context, t *asynq.Task) error {
 		if !cred.Meta.Refused || cred.Meta.RefusedKind != credentials.Opening {
 			return p.resume(ctx, r.CredentialID) // it is open
 		}
-		return p.refreshed(ctx, cred, kind, force)(p.open(ctx, def, cred, force))
+		return p.refreshed(ctx, cred, kind, r.Kind == kindForced)(p.open(ctx, def, cred, force))
 	}
 	asked := kind
 	if kind == kindTest {
@@ -139,10 +152,10 @@ func (p *Pool) processRefresh(ctx context.Context, t *asynq.Task) error {
 	if err == nil && res.Outcome == credentials.OutcomeRenewed && kind == credentials.OAuth2 {
 		renewed, err := p.cfg.Store.Get(ctx, cred.ID)
 		if err == nil && renewed.Version == res.Version && renewed.Meta.RefusedKind == credentials.Opening && renewed.Meta.Refused {
-			return p.refreshed(ctx, cred, credentials.Opening, force)(p.open(ctx, def, renewed, force))
+			return p.refreshed(ctx, cred, credentials.Opening, r.Kind == kindForced)(p.open(ctx, def, renewed, force))
 		}
 	}
-	return p.refreshed(ctx, cred, kind, force)(res, err)
+	return p.refreshed(ctx, cred, kind, r.Kind == kindForced)(res, err)
 }
 
 // kindTest is a forced refresh where nothing can be renewed: the test method's
@@ -209,8 +222,9 @@ func (p *Pool) open(ctx context.Context, def *connectors.Definition, cred *crede
 		})
 }
 
-// refreshed returns what has to be done once a refresh has ended.
-func (p *Pool) refreshed(ctx context.Context, cred *credentials.Credential, kind credentials.Kind, force bool) func(credentials.RefreshResult, error) error {
+// refreshed returns what has to be done once a refresh has ended; somebody
+// waits for the answer to a forced one.
+func (p *Pool) refreshed(ctx context.Context, cred *credentials.Credential, kind credentials.Kind, forced bool) func(credentials.RefreshResult, error) error {
 	return func(res credentials.RefreshResult, err error) error {
 		if err != nil {
 			p.log.Error("refresh could not be done", "credential_id", cred.ID, "error", err.Error())
@@ -237,16 +251,10 @@ func (p *Pool) refreshed(ctx context.Context, cred *credentials.Credential, kind
 			return p.resume(ctx, cred.ID)
 		case credentials.OutcomeRevoked, credentials.OutcomeMisconfigured:
 			return nil
-		case credentials.OutcomeBusy:
-			if force { // the one that is under way may answer this question too
-				return putOff(res.Outcome, max(time.Until(res.RetryAt), time.Second))
+		case credentials.OutcomeBusy, credentials.OutcomeLater:
+			if !forced {
+				return nil // its holder, or the sweeper, sees to those who wait
 			}
-			return nil // its holder, or the sweeper, sees to those who wait
-		case credentials.OutcomeLater:
-			return nil // the sweeper asks when it is time
-		}
-		if force {
-			return nil // a person has the answer: it was tried once
 		}
 		return putOff(res.Outcome+" "+text, max(time.Until(res.RetryAt), time.Second))
 	}

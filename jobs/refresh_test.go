@@ -130,14 +130,18 @@ func TestFirstUse_opensBeforeAnybodyCalls(t *testing.T) {
 // Many people who ask at once ask once, and once only.
 func TestForced_doNotPileUp(t *testing.T) {
 	for name, answer := range map[string]struct {
-		status int
-		body   string
-	}{"503": {503, `{}`}, "refused": {400, `{"error":"invalid_grant"}`}} {
+		failures int64 // with a 503, first
+		status   int
+		body     string
+	}{"renewed": {0, 200, `{"access_token":"new-token"}`}, "refused": {0, 400, `{"error":"invalid_grant"}`}, "failing first": {2, 200, `{"access_token":"new-token"}`}} {
 		t.Run(name, func(t *testing.T) {
 			var requests atomic.Int64
 			h := newHouse(t, withConnector(t, renewable))
 			h.url = serve(t, func(w http.ResponseWriter, r *http.Request) {
-				requests.Add(1)
+				if requests.Add(1) <= answer.failures {
+					w.WriteHeader(503)
+					return
+				}
 				w.WriteHeader(answer.status)
 				_, _ = w.Write([]byte(answer.body))
 			})
@@ -153,8 +157,8 @@ func TestForced_doNotPileUp(t *testing.T) {
 				retry, err3 := h.rdb.ZCard(context.Background(), "asynq:{refresh}:retry").Result()
 				return err == nil && err2 == nil && err3 == nil && queued+active+retry == 0
 			})
-			if n := requests.Load(); n != 1 {
-				t.Errorf("%d token requests, want 1", n)
+			if n := requests.Load(); n != answer.failures+1 {
+				t.Errorf("%d token requests, want %d", n, answer.failures+1)
 			}
 		})
 	}
