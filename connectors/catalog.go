@@ -61,7 +61,8 @@ const maxFile = 1 << 20
 
 // Load reads all connector files of a folder, recursively. Findings do not
 // make it fail: the caller decides. Names that begin with a dot are skipped,
-// links to files are followed.
+// links to files are followed, and so is the folder if it is a link. A folder
+// without a connector file is a finding.
 func Load(dir string) (*Catalog, []Finding, error) {
 	info, err := os.Stat(dir)
 	if err != nil {
@@ -93,6 +94,9 @@ func load(paths []string) (*Catalog, []Finding, error) {
 			if files, err = yamlFiles(root); err != nil {
 				return nil, nil, err
 			}
+			if len(files) == 0 {
+				findings = append(findings, Finding{File: root, Line: 1, Column: 1, Text: "no connector file (*.yaml, *.yml) in " + root})
+			}
 		}
 		for _, file := range files {
 			d, fs := parseFile(file, folder)
@@ -112,9 +116,14 @@ func load(paths []string) (*Catalog, []Finding, error) {
 	return c, findings, nil
 }
 
-func yamlFiles(root string) ([]string, error) {
+// yamlFiles are a folder's connector files, by the folder's name as it was given.
+func yamlFiles(folder string) ([]string, error) {
 	var files []string
-	err := filepath.WalkDir(root, func(path string, e fs.DirEntry, err error) error {
+	root, err := filepath.EvalSymlinks(folder)
+	if err != nil {
+		return nil, err
+	}
+	err = filepath.WalkDir(root, func(path string, e fs.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}
@@ -130,8 +139,9 @@ func yamlFiles(root string) ([]string, error) {
 		if info, err := os.Stat(path); err == nil && info.IsDir() {
 			return nil
 		}
-		files = append(files, path)
-		return nil
+		rel, err := filepath.Rel(root, path)
+		files = append(files, filepath.Join(folder, rel))
+		return err
 	})
 	return files, err
 }

@@ -1,7 +1,9 @@
 package connectors
 
 import (
+	"bytes"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"io"
 	"net/url"
@@ -14,6 +16,7 @@ import (
 	"time"
 
 	"go.yaml.in/yaml/v4"
+	"golang.org/x/net/http/httpguts"
 
 	"github.com/stepworker/stepworker/hooks"
 )
@@ -40,6 +43,9 @@ type template struct {
 // read of it.
 func parseFile(file, folder string) (*Definition, []Finding) {
 	p := &fileParser{file: file, folder: folder, def: &Definition{File: file, Methods: map[string]*Method{}}}
+	if info, err := os.Stat(file); err == nil && !info.Mode().IsRegular() {
+		return nil, []Finding{{File: file, Line: 1, Column: 1, Text: "it is not a regular file"}} // to open it might never end
+	}
 	f, err := os.Open(file)
 	if err != nil {
 		return nil, []Finding{{File: file, Line: 1, Column: 1, Text: "the file cannot be read"}}
@@ -64,8 +70,15 @@ var yamlLine = regexp.MustCompile(`line (\d+)(?:, column (\d+))?:? ?(.*)`)
 
 func (p *fileParser) parse(raw []byte) {
 	p.lines = strings.Split(string(raw), "\n")
-	var doc yaml.Node
-	if err := yaml.Unmarshal(raw, &doc); err != nil {
+	var doc, second yaml.Node
+	docs := yaml.NewDecoder(bytes.NewReader(raw))
+	err := docs.Decode(&doc)
+	if err == nil {
+		if err = docs.Decode(&second); err == nil {
+			p.find(&second, "a second document: a connector file has one, so what follows here would be ignored")
+		}
+	}
+	if err != nil && !errors.Is(err, io.EOF) {
 		line, col, text := 1, 1, strings.TrimPrefix(err.Error(), "yaml: ")
 		if m := yamlLine.FindStringSubmatch(text); m != nil {
 			line, _ = strconv.Atoi(m[1])
@@ -193,11 +206,45 @@ func (p *fileParser) headers(into *map[string]string, m *Method) func(*yaml.Node
 			return
 		}
 		*into = map[string]string{}
+		p.unique(n, strings.ToLower)
 		for i := 0; i+1 < len(n.Content); i += 2 {
 			v := ""
+			p.headerName(n.Content[i], n.Content[i].Value)
 			p.template(&v, "header", m)(n.Content[i+1])
 			(*into)[n.Content[i].Value] = v
 		}
+	}
+}
+
+// unique finds names that a mapping, or one below it, has twice.
+func (p *fileParser) unique(n *yaml.Node, as func(string) string) {
+	seen := map[string]bool{}
+	for i, c := range n.Content {
+		if n.Kind != yaml.MappingNode || i%2 == 1 {
+			p.unique(c, as)
+			continue
+		}
+		if seen[as(c.Value)] {
+			p.find(c, "key %q stands here twice", c.Value)
+		}
+		seen[as(c.Value)] = true
+	}
+}
+
+// free reads a value of any shape.
+func (p *fileParser) free(n *yaml.Node) any {
+	p.unique(n, func(s string) string { return s })
+	v, err := yamlValue(n, 0)
+	if err != nil {
+		p.find(n, "%v", err)
+	}
+	return v
+}
+
+// headerName checks a token of RFC 9110 section 5.6.2.
+func (p *fileParser) headerName(n *yaml.Node, name string) {
+	if !httpguts.ValidHeaderFieldName(name) {
+		p.find(n, "%q is no header name", name)
 	}
 }
 
@@ -310,6 +357,8 @@ func (p *fileParser) auth(n *yaml.Node) {
 		}
 		if a.Name == "" {
 			a.Name = "Authorization"
+		} else if a.In == "header" {
+			p.headerName(got["name"], a.Name)
 		}
 	}
 }
@@ -323,10 +372,7 @@ func (p *fileParser) parameters(n *yaml.Node, m *Method) []Parameter {
 		var valueNode *yaml.Node
 		value := func(into *any, has *bool) func(*yaml.Node) {
 			return func(n *yaml.Node) {
-				v, err := yamlValue(n, 0)
-				if err != nil {
-					p.find(n, "%v", err)
-				}
+				v := p.free(n)
 				if s, ok := v.(string); ok && strings.HasPrefix(s, "=") {
 					p.find(n, "inline script (a value that begins with =) is not supported yet")
 				}
@@ -351,6 +397,9 @@ func (p *fileParser) parameters(n *yaml.Node, m *Method) []Parameter {
 		leftOut := q.Value == ignored
 		if q.Target == "" && !leftOut && n.Kind == yaml.MappingNode && got["target"] == nil {
 			p.find(n, "parameter %q: key \"target\" is missing", q.Name)
+		}
+		if q.Target == "http_header" && q.Name != "" {
+			p.headerName(n, q.wire())
 		}
 		if q.Property != "" && q.HasValue && !leftOut {
 			p.find(valueNode, "parameter %q: a property's value comes from the credential, so it cannot have a fixed one", q.Name)
@@ -399,17 +448,13 @@ func (p *fileParser) method(n *yaml.Node) {
 			m.Timeout = d
 		},
 		"body": func(n *yaml.Node) {
-			v, err := yamlValue(n, 0)
-			if err != nil {
-				p.find(n, "body: %v", err)
-			}
-			m.Body, m.HasBody = v, true
+			m.Body, m.HasBody = p.free(n), true
 			p.templatesIn(n, m, "body")
 		},
 		"parameters":         func(n *yaml.Node) { own = p.parameters(n, m) },
 		"response":           func(n *yaml.Node) { p.response(n, m) },
 		"retry":              p.enum(&m.Retry, []string{"safe", "always", "never"}),
-		"idempotency_header": p.text(&m.Idempotency),
+		"idempotency_header": func(n *yaml.Node) { p.text(&m.Idempotency)(n); p.headerName(n, m.Idempotency) },
 		"script":             func(n *yaml.Node) { script = p.inline(n, hooks.LevelMethod, script) },
 		"script_file":        func(n *yaml.Node) { script = p.external(n, hooks.LevelMethod, script) },
 	}, "paging", "rate_limits", "xml_root", "request")

@@ -14,6 +14,8 @@ import (
 	"strconv"
 	"strings"
 
+	"golang.org/x/net/http/httpguts"
+
 	"github.com/stepworker/stepworker/credentials"
 	"github.com/stepworker/stepworker/hooks"
 )
@@ -729,8 +731,11 @@ func (c *Caller) authenticate(d *Definition, cred *credentials.Credential, req *
 func has(h http.Header, name string) bool { return len(h.Values(name)) > 0 }
 
 func setHeader(h http.Header, name, value string) error {
-	if strings.ContainsAny(value, "\r\n\x00") || strings.ContainsAny(name, "\r\n\x00 :") || name == "" {
-		return &CallError{Kind: "input", Message: fmt.Sprintf("header %q: a line break cannot stand in a header", clip(name, 60))}
+	if !httpguts.ValidHeaderFieldName(name) {
+		return &CallError{Kind: "input", Message: fmt.Sprintf("%q is no header name", clip(name, 60))}
+	}
+	if !httpguts.ValidHeaderFieldValue(value) {
+		return &CallError{Kind: "input", Message: fmt.Sprintf("header %q: a line break, or another control character, cannot stand in a header", clip(name, 60))}
 	}
 	h.Set(name, value)
 	return nil

@@ -147,6 +147,26 @@ methods:
 	})
 }
 
+func TestHeaders_whatCannotBeSentIsInput(t *testing.T) {
+	for name, script := range map[string]string{
+		"a name with a blank":       `method_request_headers['X Y'] = 'a'`,
+		"a name that is not ASCII":  `method_request_headers['X-É'] = 'a'`,
+		"no name":                   `method_request_headers[''] = 'a'`,
+		"a value with a line break": `method_request_headers['X-Y'] = 'a\nb'`,
+		"a control character":       `method_request_headers['X-Y'] = ['a', 'b\x07']`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			a := newAPI(t, oneMethod+"    script: function before_action() { "+script+" }\n", nil)
+			if e := a.fails("get"); e.Kind != "input" || e.Repeat {
+				t.Errorf("got %+v", e)
+			}
+			if n := len(a.requests()); n != 0 {
+				t.Errorf("the API saw %d requests", n)
+			}
+		})
+	}
+}
+
 func TestValues_types(t *testing.T) {
 	const file = `
 connector: acme

@@ -1,0 +1,106 @@
+package connectors_test
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/stepworker/stepworker/connectors"
+)
+
+// check is what Check finds in one file, without the file's name.
+func check(t *testing.T, file string) []string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "acme.yaml")
+	if err := os.WriteFile(path, []byte(file), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	findings, err := connectors.Check([]string{path})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all []string
+	for _, f := range findings {
+		text := strings.TrimPrefix(f.String(), path+":")
+		if f.Hint {
+			text += " (hint)"
+		}
+		all = append(all, text)
+	}
+	return all
+}
+
+func TestCheck_findings(t *testing.T) {
+	const head = "connector: acme\nbase_url: https://acme.example\n"
+	cases := map[string]struct {
+		file string
+		want []string
+	}{
+		"none":              {head + "methods: [{method: m, endpoint: /a}]\n", nil},
+		"a second document": {head + "methods: [{method: m, endpoint: /a}]\n---\nconnector: other\n", []string{"4:1: a second document: a connector file has one, so what follows here would be ignored"}},
+		"one that is empty": {head + "methods: [{method: m, endpoint: /a}]\n---\n", []string{"4:1: a second document: a connector file has one, so what follows here would be ignored"}},
+		"an end is none":    {"---\n" + head + "methods: [{method: m, endpoint: /a}]\n...\n", nil},
+		"a header twice": {head + "headers: {X-A: 1, x-a: 2}\nmethods:\n  - method: m\n    endpoint: /a\n    headers:\n      Accept: a\n      ACCEPT: b\n",
+			[]string{`3:19: key "x-a" stands here twice`, `9:7: key "ACCEPT" stands here twice`}},
+		"members twice": {head + "parameters:\n  - {name: p, target: script, value: {a: 1, a: 2}}\nmethods:\n  - method: m\n    endpoint: /a\n    body: {a: 1, A: 1, b: [{c: 1, c: 2}]}\n",
+			[]string{`4:45: key "a" stands here twice`, `8:35: key "c" stands here twice`}},
+		"header names": {head + "auth: {type: api_key, name: 'X Key'}\nheaders: {'X:A': 1}\nparameters:\n  - {name: session id, target: http_header}\nmethods: [{method: m, endpoint: /a, idempotency_header: 'Key:'}]\n",
+			[]string{`3:23: "X Key" is no header name`, `4:11: "X:A" is no header name`, `6:5: "session id" is no header name`, `7:57: "Key:" is no header name`}},
+		"a session without a login": {head + "parameters: [{name: sid, target: merge_field, property: session}]\nmethods: [{method: m, endpoint: /a}]\n",
+			[]string{`1:1: session property "sid": there is no login method to fill it (post_install.property_lookup_method) (hint)`}},
+		"a merge field that the method left out": {head + "parameters: [{name: region, target: merge_field, value: eu}]\nmethods: [{method: m, endpoint: '/{{region}}/{{nobody}}', parameters: [{name: region, value: CYCLR_IGNORE_PARAMETER}]}]\n",
+			[]string{`4:33: unknown merge field {{nobody}}`}},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			if d := cmp.Diff(c.want, check(t, c.file)); d != "" {
+				t.Error(d)
+			}
+		})
+	}
+}
+
+func TestLoad_folders(t *testing.T) {
+	const file = "connector: acme\nbase_url: https://acme.example\nmethods: [{method: m, endpoint: /a}]\nnonsense: 1\n"
+	dir := t.TempDir()
+	real := filepath.Join(dir, "real", "below")
+	if err := os.MkdirAll(real, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(real, "acme.yaml"), []byte(file), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	link, empty, pipe := filepath.Join(dir, "link"), filepath.Join(dir, "empty"), filepath.Join(dir, "pipe")
+	for _, d := range []string{empty, pipe} {
+		if err := os.Mkdir(d, 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Symlink("real", link); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Mkfifo(filepath.Join(pipe, "acme.yaml"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cases := map[string]struct{ folder, want string }{
+		"a folder":               {filepath.Join(dir, "real"), filepath.Join(real, "acme.yaml") + `:4:1: unknown key "nonsense"`},
+		"a link to a folder":     {link, filepath.Join(link, "below", "acme.yaml") + `:4:1: unknown key "nonsense"`},
+		"nothing in it":          {empty, empty + ":1:1: no connector file (*.yaml, *.yml) in " + empty},
+		"nothing that is a file": {pipe, filepath.Join(pipe, "acme.yaml") + ":1:1: it is not a regular file"},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			_, findings, err := connectors.Load(c.folder)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(findings) != 1 || findings[0].String() != c.want || findings[0].Hint {
+				t.Errorf("got %v, want %s", findings, c.want)
+			}
+		})
+	}
+}
