@@ -285,6 +285,25 @@ func (c *Client) Result(ctx context.Context, id string) (*Result, error) {
 	return nil, ErrNotFinished
 }
 
+// Results returns the results of those of many executions that have ended, by
+// id, in one round trip.
+func (c *Client) Results(ctx context.Context, ids []string) (map[string]*Result, error) {
+	results := make(map[string]*Result, len(ids))
+	for i, l := range c.look(ctx, ids) {
+		if l.err != nil {
+			return nil, fmt.Errorf("redis: %w", l.err)
+		}
+		if l.result != nil {
+			r, err := decodeResult(l.result)
+			if err != nil {
+				return nil, err
+			}
+			results[ids[i]] = r
+		}
+	}
+	return results, nil
+}
+
 // look is what the keys of an execution say. One that is known has a queue.
 type look struct {
 	result []byte

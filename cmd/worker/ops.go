@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"net/url"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -20,6 +21,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/redis/go-redis/v9"
 
+	"github.com/stepworker/stepworker/connectors"
+	"github.com/stepworker/stepworker/credentials"
 	"github.com/stepworker/stepworker/jobs"
 )
 
@@ -55,7 +58,8 @@ type unclosable struct{ redis.UniversalClient }
 
 func (unclosable) Close() error { return nil }
 
-// dashboard mounts asynqmon: payloads and results readable and masked; without
+// dashboard mounts asynqmon: payloads, results and errors readable and masked,
+// by the names of members and by the secrets of the task's credential; without
 // a password read-only, on loopback addresses only, and only for pages that
 // the address itself served.
 func (w *Worker) dashboard(mux *http.ServeMux) {
@@ -68,7 +72,7 @@ func (w *Worker) dashboard(mux *http.ServeMux) {
 		RootPath: "/monitoring", RedisConnOpt: asynq.RedisConnOpt(sharedRedis{w.rdb}), ReadOnly: w.cfg.password == "",
 		PayloadFormatter: asynqmon.PayloadFormatterFunc(format), ResultFormatter: asynqmon.ResultFormatterFunc(format),
 	})
-	results := &withResults{mon, jobs.NewClient(w.rdb)}
+	results := &withResults{mon, jobs.NewClient(w.rdb), &masker{store: w.store, catalog: w.catalog, partner: w.cfg.partner, byID: map[string]versioned{}}}
 	guarded := http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		if w.cfg.password != "" {
 			_, pass, ok := r.BasicAuth()
@@ -108,50 +112,19 @@ func loopback(hostport string) bool {
 	return err == nil && a.Unmap().IsLoopback()
 }
 
-var secretName = regexp.MustCompile(`(?i)(password|passwd|secret|token|api_?key|authorization|credential$|session|cookie|private)`)
-
-// mask makes JSON readable and hides members whose names say that they are secret.
-func mask(raw []byte) string {
-	var v any
-	dec := json.NewDecoder(bytes.NewReader(raw))
-	dec.UseNumber()
-	if dec.Decode(&v) != nil {
-		return "[not JSON]"
-	}
-	var out bytes.Buffer
-	enc := json.NewEncoder(&out)
-	enc.SetEscapeHTML(false)
-	enc.SetIndent("", "  ")
-	_ = enc.Encode(maskValue(v))
-	return strings.TrimSpace(out.String())
-}
-
-func maskValue(v any) any {
-	switch x := v.(type) {
-	case map[string]any:
-		for k, m := range x {
-			if _, isText := m.(string); isText && secretName.MatchString(k) {
-				x[k] = "[redacted]"
-			} else {
-				x[k] = maskValue(m)
-			}
-		}
-	case []any:
-		for i := range x {
-			x[i] = maskValue(x[i])
-		}
-	}
-	return v
-}
-
-// withResults fills in the results of steps: they live under a key of their
-// own, which asynqmon does not know.
+// withResults fills in the results of steps, which live under a key of their
+// own that asynqmon does not know, and hides the secrets of their credentials.
 type withResults struct {
 	next   http.Handler
 	client *jobs.Client
+	masker *masker
 }
 
-var taskPath = regexp.MustCompile(`/monitoring/api/queues/[^/]+/(tasks/[^/]+|(completed|archived)_tasks)$`)
+var (
+	// taskPath is of everything that shows tasks, resultPath of what shows results.
+	taskPath   = regexp.MustCompile(`/monitoring/api/(servers$|queues/[^/]+/(tasks/|.*_tasks$))`)
+	resultPath = regexp.MustCompile(`/monitoring/api/queues/[^/]+/(tasks/[^/]+|(completed|archived)_tasks)$`)
+)
 
 func (h *withResults) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	if r.Method != http.MethodGet || !taskPath.MatchString(r.URL.Path) {
@@ -162,18 +135,14 @@ func (h *withResults) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	r.Header.Del("Accept-Encoding")
 	h.next.ServeHTTP(rec, r)
 	body := rec.body.Bytes()
-	var v map[string]any
-	if rec.code == http.StatusOK && json.Unmarshal(body, &v) == nil {
+	if v, err := decode(body); err == nil && rec.code == http.StatusOK {
 		ctx, cancel := context.WithTimeout(r.Context(), 5*time.Second)
 		defer cancel()
-		h.fill(ctx, v)
-		if tasks, ok := v["tasks"].([]any); ok {
-			for _, t := range tasks {
-				if m, ok := t.(map[string]any); ok {
-					h.fill(ctx, m)
-				}
-			}
+		tasks := tasksIn(v, nil)
+		if resultPath.MatchString(r.URL.Path) {
+			h.fill(ctx, tasks)
 		}
+		h.hide(ctx, tasks)
 		if filled, err := json.Marshal(v); err == nil {
 			body = filled
 		}
@@ -187,20 +156,93 @@ func (h *withResults) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	_, _ = rw.Write(body)
 }
 
-func (h *withResults) fill(ctx context.Context, task map[string]any) {
-	id, _ := task["id"].(string)
-	if typ, _ := task["type"].(string); typ != jobs.TypeStep && task["type"] != nil || id == "" {
-		return
+// tasksIn finds the objects that show tasks.
+func tasksIn(v any, found []map[string]any) []map[string]any {
+	switch x := v.(type) {
+	case []any:
+		for _, e := range x {
+			found = tasksIn(e, found)
+		}
+	case map[string]any:
+		_, listed := x["payload"].(string)
+		_, active := x["task_payload"].(string)
+		if listed || active {
+			return append(found, x)
+		}
+		for _, e := range x {
+			found = tasksIn(e, found)
+		}
 	}
-	res, err := h.client.Result(ctx, id)
+	return found
+}
+
+func (h *withResults) fill(ctx context.Context, tasks []map[string]any) {
+	byID := map[string]map[string]any{}
+	var ids []string
+	for _, t := range tasks {
+		if id, _ := t["id"].(string); t["type"] == jobs.TypeStep && id != "" {
+			byID[id], ids = t, append(ids, id)
+		}
+	}
+	results, err := h.client.Results(ctx, ids)
 	if err != nil {
 		return
 	}
-	raw, err := json.Marshal(res)
-	if err != nil {
-		return
+	for id, res := range results {
+		if raw, err := json.Marshal(res); err == nil {
+			byID[id]["result"] = mask(raw)
+		}
 	}
-	task["result"] = mask(raw)
+}
+
+// hide masks the secrets of the credential that a task's payload names, and
+// what the step itself brought for a sensitive parameter.
+func (h *withResults) hide(ctx context.Context, tasks []map[string]any) {
+	type payload struct {
+		CredentialID string                     `json:"credential_id"`
+		Parameters   map[string]json.RawMessage `json:"parameters"`
+	}
+	payloads := make([]payload, len(tasks))
+	var ids []string
+	for i, t := range tasks {
+		for _, member := range []string{"payload", "task_payload"} {
+			if text, ok := t[member].(string); ok {
+				_ = json.Unmarshal([]byte(text), &payloads[i])
+			}
+		}
+		if id := payloads[i].CredentialID; id != "" && !slices.Contains(ids, id) {
+			ids = append(ids, id)
+		}
+	}
+	known := h.masker.of(ctx, ids)
+	for i, t := range tasks {
+		v, ok := known[payloads[i].CredentialID]
+		if !ok {
+			continue
+		}
+		redactor := v.redactor
+		if own := ownSecrets(v.sensitive, payloads[i].Parameters); len(own) > 0 {
+			redactor = credentials.NewRedactor(append(own, v.secrets...), minSecret)
+		}
+		for _, member := range []string{"payload", "task_payload", "result"} {
+			if text, ok := t[member].(string); ok {
+				t[member] = redactText(redactor, text)
+			}
+		}
+		if text, ok := t["error_message"].(string); ok {
+			t["error_message"] = redactor.String(text)
+		}
+	}
+}
+
+func ownSecrets(sensitive []connectors.Parameter, given map[string]json.RawMessage) []string {
+	var own []string
+	for _, q := range sensitive {
+		if raw, ok := given[q.Name]; ok && text(raw) != redacted {
+			own = append(own, text(raw))
+		}
+	}
+	return own
 }
 
 type recorder struct {

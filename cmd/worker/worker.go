@@ -29,15 +29,16 @@ type Worker struct {
 	stderr  io.Writer
 	observe func(jobs.Moment)
 
-	Addr   string // of its HTTP server, once open
-	rdb    redis.UniversalClient
-	store  *credentials.Store
-	engine *hooks.Engine
-	caller *connectors.Caller
-	pool   *jobs.Pool
-	log    *slog.Logger
-	server *http.Server
-	served chan error
+	Addr    string // of its HTTP server, once open
+	rdb     redis.UniversalClient
+	store   *credentials.Store
+	catalog *connectors.Catalog
+	engine  *hooks.Engine
+	caller  *connectors.Caller
+	pool    *jobs.Pool
+	log     *slog.Logger
+	server  *http.Server
+	served  chan error
 	// wrongKeys is set while this worker's keys are not those of its Redis.
 	wrongKeys error
 }
@@ -65,6 +66,7 @@ func (w *Worker) Open(ctx context.Context) error {
 	if stop {
 		return &cli.Error{Code: cli.ExitUsage}
 	}
+	w.catalog = catalog
 	var listener net.Listener
 	if c.http != "" {
 		if listener, err = net.Listen("tcp", c.http); err != nil {

@@ -1,0 +1,199 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"regexp"
+	"strings"
+	"sync"
+
+	"github.com/stepworker/stepworker/connectors"
+	"github.com/stepworker/stepworker/credentials"
+)
+
+// minSecret is the length of the shortest secret that is masked: of a shorter
+// one every other text would be full.
+const minSecret = 6
+
+// masker hides the secrets of credentials in what the dashboard shows.
+type masker struct {
+	store   *credentials.Store
+	catalog *connectors.Catalog
+	partner map[string]connectors.PartnerSettings
+
+	mu   sync.Mutex
+	byID map[string]versioned // a redactor is dear to make, and pages are looked at again and again
+}
+
+type versioned struct {
+	version   int64
+	sensitive []connectors.Parameter // of its connector
+	secrets   []string
+	redactor  *credentials.Redactor
+}
+
+const maskersMax = 1000
+
+// of returns what hides the secrets of each of the credentials, in one round
+// trip. One that is gone or cannot be opened is left out.
+func (m *masker) of(ctx context.Context, ids []string) map[string]versioned {
+	opened, err := m.store.GetMany(ctx, ids)
+	if err != nil {
+		return nil
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	out := make(map[string]versioned, len(opened))
+	for id, c := range opened {
+		v, ok := m.byID[id]
+		if !ok || v.version != c.Version {
+			v = versioned{version: c.Version, sensitive: m.sensitive(c.Connector)}
+			v.secrets = m.secrets(c, v.sensitive)
+			v.redactor = credentials.NewRedactor(v.secrets, minSecret)
+			if len(m.byID) >= maskersMax {
+				clear(m.byID)
+			}
+			m.byID[id] = v
+		}
+		out[id] = v
+	}
+	return out
+}
+
+// secrets are all texts that must not be shown of a credential: its own, and
+// what its connector and the partner settings add.
+func (m *masker) secrets(c *credentials.Credential, sensitive []connectors.Parameter) []string {
+	all := c.SecretValues()
+	s := &c.Secrets
+	if s.HasBasic {
+		all = append(all, s.Username+":"+s.Password.Reveal())
+	}
+	partner := m.partner[c.Connector]
+	all = append(all, partner.ClientSecret)
+	for _, q := range sensitive {
+		if q.HasValue {
+			if fixed, ok := q.Value.(string); ok {
+				all = append(all, fixed)
+			}
+		}
+		all = append(all, text(s.Properties[q.Name]), text(partner.Properties[q.Name]))
+	}
+	return all
+}
+
+// sensitive are the parameters that a connector marks so, its methods' too.
+func (m *masker) sensitive(connector string) []connectors.Parameter {
+	d, ok := m.catalog.Get(connector)
+	if !ok {
+		return nil
+	}
+	var marked []connectors.Parameter
+	add := func(all []connectors.Parameter) {
+		for _, q := range all {
+			if q.Sensitive {
+				marked = append(marked, q)
+			}
+		}
+	}
+	add(d.Parameters)
+	for _, meth := range d.Methods {
+		add(meth.Parameters)
+	}
+	return marked
+}
+
+// text is a value as it may stand in another text; of null none.
+func text(raw json.RawMessage) string {
+	var s string
+	if json.Unmarshal(raw, &s) == nil {
+		return s
+	}
+	return string(raw)
+}
+
+var secretName = regexp.MustCompile(`(?i)(password|passwd|secret|token|api_?key|authorization|credential$|session|cookie|private)`)
+
+// mask makes JSON readable and hides members whose names say that they are
+// secret: whatever their values are, texts or lists.
+func mask(raw []byte) string {
+	if len(raw) == 0 {
+		return ""
+	}
+	v, err := decode(raw)
+	if err != nil {
+		return "[not JSON]"
+	}
+	return readable(maskValue(v))
+}
+
+func decode(raw []byte) (any, error) {
+	var v any
+	dec := json.NewDecoder(bytes.NewReader(raw))
+	dec.UseNumber()
+	err := dec.Decode(&v)
+	return v, err
+}
+
+func readable(v any) string {
+	var out bytes.Buffer
+	enc := json.NewEncoder(&out)
+	enc.SetEscapeHTML(false)
+	enc.SetIndent("", "  ")
+	_ = enc.Encode(v) // it was decoded from JSON
+	return strings.TrimSpace(out.String())
+}
+
+const redacted = "[redacted]"
+
+func maskValue(v any) any {
+	switch x := v.(type) {
+	case map[string]any:
+		for k, m := range x {
+			if m != nil && secretName.MatchString(k) {
+				x[k] = redacted
+			} else {
+				x[k] = maskValue(m)
+			}
+		}
+	case []any:
+		for i := range x {
+			x[i] = maskValue(x[i])
+		}
+	}
+	return v
+}
+
+// redactText masks the secrets in a text that is JSON: in each text of it by
+// itself, as one may be JSON in its turn, with escapes of its own.
+func redactText(r *credentials.Redactor, text string) string {
+	v, err := decode([]byte(text))
+	if err != nil {
+		return r.String(text)
+	}
+	return readable(redactValue(r, v))
+}
+
+func redactValue(r *credentials.Redactor, v any) any {
+	switch x := v.(type) {
+	case string:
+		return r.String(x)
+	case json.Number:
+		if n := x.String(); r.String(n) != n {
+			return redacted
+		}
+	case map[string]any:
+		for k, m := range x {
+			if hidden := r.String(k); hidden != k {
+				delete(x, k)
+				k = hidden
+			}
+			x[k] = redactValue(r, m)
+		}
+	case []any:
+		for i := range x {
+			x[i] = redactValue(r, x[i])
+		}
+	}
+	return v
+}

@@ -1,0 +1,28 @@
+package credentials
+
+import (
+	"context"
+	"errors"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// GetMany opens many credentials in one round trip. Those that do not exist,
+// or that no key opens, are left out.
+func (s *Store) GetMany(ctx context.Context, ids []string) (map[string]*Credential, error) {
+	pipe := s.rdb.Pipeline()
+	cmds := make([]*redis.MapStringStringCmd, len(ids))
+	for i, id := range ids {
+		cmds[i] = pipe.HGetAll(ctx, credKey(id))
+	}
+	if _, err := pipe.Exec(ctx); err != nil && !errors.Is(err, redis.Nil) {
+		return nil, err
+	}
+	opened := make(map[string]*Credential, len(ids))
+	for i, id := range ids {
+		if c, err := s.open(id, cmds[i].Val()); err == nil {
+			opened[id] = c
+		}
+	}
+	return opened, nil
+}
