@@ -11,16 +11,16 @@ import (
 // or that no key opens, are left out.
 func (s *Store) GetMany(ctx context.Context, ids []string) (map[string]*Credential, error) {
 	pipe := s.rdb.Pipeline()
-	cmds := make([]*redis.MapStringStringCmd, len(ids))
+	cmds, newest := make([]*redis.MapStringStringCmd, len(ids)), make([]*redis.StringCmd, len(ids))
 	for i, id := range ids {
-		cmds[i] = pipe.HGetAll(ctx, credKey(id))
+		cmds[i], newest[i] = pipe.HGetAll(ctx, credKey(id)), pipe.Get(ctx, versionKey(id))
 	}
 	if _, err := pipe.Exec(ctx); err != nil && !errors.Is(err, redis.Nil) {
 		return nil, err
 	}
 	opened := make(map[string]*Credential, len(ids))
 	for i, id := range ids {
-		if c, err := s.open(id, cmds[i].Val()); err == nil {
+		if c, err := s.open(id, cmds[i].Val(), num(newest[i].Val())); err == nil {
 			opened[id] = c
 		}
 	}

@@ -313,7 +313,7 @@ func (s *Store) Status(ctx context.Context, id string) (*Status, error) {
 		State: m.State, Since: instant(m.Since), Version: num(f["v"]), Expiry: instant(m.expiry()), LastRefresh: m.LastRefresh,
 		LastError: m.LastError, NextTry: instant(m.NextTry), Waiting: n.Val(),
 	}
-	if f["lease"] != "" && time.Now().Before(m.LeaseUntil) {
+	if opening := st.State == Active && m.Refused && m.RefusedKind == Opening; opening || f["lease"] != "" && time.Now().Before(m.LeaseUntil) {
 		st.State = Refreshing
 	}
 	if z := oldest.Val(); len(z) == 1 {

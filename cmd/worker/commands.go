@@ -476,10 +476,14 @@ func (cc *credentialCommand) refresh(ctx context.Context, cmd *cobra.Command, id
 		}
 	}
 	ended := func(old, now *credentials.Status) bool {
+		if now.State == credentials.Refreshing {
+			return false
+		}
 		if now.Version > old.Version {
 			return true
 		}
-		if now.LastRefresh == nil || now.State == credentials.Refreshing {
+		lr := now.LastRefresh
+		if lr == nil || lr.Verdict == credentials.Transient || lr.Verdict == credentials.Unknown { // it is tried again
 			return false
 		}
 		return old.LastRefresh == nil || now.LastRefresh.At.After(old.LastRefresh.At)
@@ -492,7 +496,7 @@ func (cc *credentialCommand) refresh(ctx context.Context, cmd *cobra.Command, id
 		for {
 			now, err := cc.store.Status(ctx, id)
 			if err == nil && ended(old, now) {
-				failed = failed || now.Version == old.Version
+				failed = failed || now.Version == old.Version || now.State != credentials.Active
 				break
 			}
 			if errors.Is(err, credentials.ErrNotFound) || ctx.Err() != nil {
