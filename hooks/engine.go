@@ -51,7 +51,10 @@ type Engine struct {
 	idle   []*host
 	banned map[[32]byte]bool // sources that killed a host while they were compiled
 	known  map[[32]byte]*mentions
+	active map[*conversation]struct{}
 	closed bool
+	stop   chan struct{} // ends watch
+	done   chan struct{} // watch has ended
 
 	deaths atomic.Int64
 	ready  atomic.Bool
@@ -90,8 +93,10 @@ func New(cfg Config) (*Engine, error) {
 	}
 	e := &Engine{
 		cfg: cfg, exe: exe, banned: map[[32]byte]bool{}, known: map[[32]byte]*mentions{},
+		active: map[*conversation]struct{}{}, stop: make(chan struct{}), done: make(chan struct{}),
 		slots: make(chan struct{}, cfg.Hosts), urgent: make(chan struct{}, cfg.Reserved), hosts: make(chan struct{}, cfg.MaxHosts),
 	}
+	go e.watch()
 	for range cfg.Hosts {
 		e.hosts <- struct{}{}
 		h, err := e.spawn()
@@ -120,8 +125,12 @@ func (e *Engine) Stats() Stats {
 func (e *Engine) Close() error {
 	e.mu.Lock()
 	idle := e.idle
+	if !e.closed {
+		close(e.stop)
+	}
 	e.idle, e.closed = nil, true
 	e.mu.Unlock()
+	<-e.done
 	for _, h := range idle {
 		e.end(h)
 	}
@@ -200,9 +209,41 @@ func (e *Engine) attempt(ctx context.Context, ev *Event, sums [][32]byte, uses [
 	return out, c, err
 }
 
-// longTurn is how long an event may use a processor before it counts as slow:
-// then another may run beside it, and it yields to all others.
-const longTurn = 250 * time.Millisecond
+const (
+	// longTurn is how long an event may use a processor before it counts as
+	// slow: then another may run beside it, and it yields to all others.
+	longTurn = 250 * time.Millisecond
+	// killGrace is how much later than the host's own limit the worker's comes.
+	killGrace = time.Second
+	watchTick = 50 * time.Millisecond
+)
+
+// watch kills events that are over their limit, and makes long ones yield: one
+// goroutine for all, because two timers an event cost more than many an event.
+func (e *Engine) watch() {
+	defer close(e.done)
+	tick := time.NewTicker(watchTick)
+	defer tick.Stop()
+	for {
+		select {
+		case <-e.stop:
+			return
+		case now := <-tick.C:
+			e.mu.Lock()
+			for c := range e.active {
+				switch {
+				case now.After(c.deadline.Add(killGrace)):
+					c.timedOut.Store(true)
+					_ = c.h.cmd.Process.Kill()
+				case c.turn.longer(now, longTurn) && c.turn.giveBack():
+					c.slow.Store(true)
+					yield(c.h.cmd.Process.Pid)
+				}
+			}
+			e.mu.Unlock()
+		}
+	}
+}
 
 // turn is an event's right to use a processor. An event that only waits, for
 // an answer to http_request, gives it back; one that goes on and on loses it,
@@ -210,11 +251,10 @@ const longTurn = 250 * time.Millisecond
 type turn struct {
 	e      *Engine
 	urgent bool
-	timer  *time.Timer
-	onSlow func()
 
-	mu   sync.Mutex
-	slot chan struct{} // nil: given back
+	mu    sync.Mutex
+	slot  chan struct{} // nil: given back
+	since time.Time
 }
 
 func (t *turn) take(ctx context.Context) error {
@@ -232,22 +272,15 @@ func (t *turn) take(ctx context.Context) error {
 		return ctx.Err()
 	}
 	t.mu.Lock()
-	t.slot = slot
+	t.slot, t.since = slot, time.Now()
 	t.mu.Unlock()
-	if t.onSlow != nil {
-		t.timer.Reset(longTurn)
-	}
 	return nil
 }
 
-// watch calls slow when the turn has become a long one.
-func (t *turn) watch(slow func()) {
-	t.onSlow = slow
-	t.timer = time.AfterFunc(longTurn, func() {
-		if t.giveBack() {
-			slow()
-		}
-	})
+func (t *turn) longer(now time.Time, d time.Duration) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.slot != nil && now.Sub(t.since) > d
 }
 
 // giveBack says whether there was something to give back.
@@ -384,40 +417,42 @@ type conversation struct {
 	turn     *turn
 	h        *host
 
-	used  bool // the host has run other events before
-	asked bool // an http_request was answered: the event cannot be run again
-	died  bool
-	slow  atomic.Bool
+	used     bool // the host has run other events before
+	asked    bool // an http_request was answered: the event cannot be run again
+	died     bool
+	slow     atomic.Bool
+	timedOut atomic.Bool
 }
 
 // run has the event run; alive says that the host can go on.
 func (c *conversation) run(ctx context.Context) (out *Outcome, err error, alive bool) {
 	e, h, ev := c.e, c.h, c.ev
 	h.events++
-	var timedOut atomic.Bool
-	kill := time.AfterFunc(time.Until(c.deadline)+time.Second, func() { timedOut.Store(true); _ = h.cmd.Process.Kill() })
-	defer kill.Stop()
+	e.mu.Lock()
+	e.active[c] = struct{}{}
+	e.mu.Unlock()
 	stop := context.AfterFunc(ctx, func() { _ = h.cmd.Process.Kill() })
 	defer func() {
-		if !stop() || c.slow.Load() { // it is being killed, or has to yield for ever
+		e.mu.Lock()
+		delete(e.active, c)
+		e.mu.Unlock()
+		if !stop() || c.slow.Load() || c.timedOut.Load() { // it is being killed, or has to yield for ever
 			alive = false
 		}
 	}()
-	c.turn.watch(func() { c.slow.Store(true); yield(h.cmd.Process.Pid) })
-	defer c.turn.timer.Stop()
 	var compiling *[32]byte
 	dead := func() (*Outcome, error, bool) {
 		if ctx.Err() != nil {
 			return nil, ctx.Err(), false
 		}
-		c.died = !timedOut.Load()
+		c.died = !c.timedOut.Load()
 		h.kill()
 		if compiling != nil && !c.used {
 			e.ban(*compiling)
 		}
 		text := "ended its hook host"
 		switch said := h.stderr.String(); {
-		case timedOut.Load():
+		case c.timedOut.Load():
 			text = fmt.Sprintf("ran longer than %s", e.cfg.Timeout)
 		case strings.Contains(said, "out of memory"), strings.Contains(said, "cannot allocate memory"):
 			text = fmt.Sprintf("used more memory than %d MiB", e.cfg.Memory>>20)

@@ -475,6 +475,15 @@ func (r *run) errorClass() *goja.Object {
 }
 
 func (r *run) stringify(v goja.Value) (json.RawMessage, error) {
+	switch x := v.(type) {
+	case *goja.Object:
+	default:
+		if b, ok := x.Export().(bool); ok {
+			return strconv.AppendBool(nil, b), nil
+		} else if goja.IsUndefined(v) {
+			return nil, nil
+		}
+	}
 	out, err := r.jsonStringify()(goja.Undefined(), v)
 	if err != nil {
 		return nil, err
