@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"slices"
 	"strings"
@@ -43,6 +44,9 @@ func NewCaller(cfg CallerConfig) (*Caller, error) {
 	p, err := newPolicy(&cfg)
 	if err != nil {
 		return nil, err
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
 	return &Caller{
 		cfg: cfg, policy: p, redactors: map[string]*redactors{}, styles: map[string]string{},
@@ -382,7 +386,7 @@ func (x *exchange) finish(ctx context.Context, err error) error {
 	switch {
 	case errors.As(err, &auth):
 		auth.ActionData, auth.Ran, auth.Logs = x.actionData, x.ran, x.maskLogs()
-		auth.Text, auth.Detail = r.String(auth.Text), r.String(auth.Detail)
+		auth.Text, auth.Detail = clip(r.String(auth.Text), maxText), r.String(auth.Detail)
 		return auth
 	case errors.As(err, &ce):
 	case errors.As(err, &exp):
@@ -395,21 +399,25 @@ func (x *exchange) finish(ctx context.Context, err error) error {
 		ce = &CallError{Kind: "input", Message: "the request cannot be made: " + err.Error()}
 	}
 	ce.ActionData, ce.Ran, ce.Logs = x.actionData, x.ran, x.maskLogs()
-	ce.Message, ce.Detail = r.String(ce.Message), r.String(ce.Detail)
+	ce.Message, ce.Detail = clip(r.String(ce.Message), maxText), r.String(ce.Detail)
 	return ce
 }
 
+// maxText is how much of a script's or an API's text is kept, in bytes.
+const maxText = 2000
+
+// maskLogs masks before it cuts: a secret's beginning is no less secret.
 func (x *exchange) maskLogs() []string {
+	r := x.mask()
 	for i, l := range x.logs {
-		x.logs[i] = x.mask().String(l)
+		x.logs[i] = clip(r.String(l), maxText)
 	}
 	return x.logs
 }
 
-// detail is what an API said, masked before it is cut: a secret's beginning
-// is no less secret.
+// detail is what an API said, masked before it is cut.
 func (x *exchange) detail(said string) string {
-	return clip(x.mask().String(clip(said, 64<<10)), 2000)
+	return clip(x.mask().String(clip(said, 64<<10)), maxText)
 }
 
 // mask masks what must not be shown.
@@ -485,6 +493,14 @@ func (c *Caller) secretsOf(d *Definition, cred *credentials.Credential) []string
 		secrets = append(secrets, cred.Secrets.Username+":"+cred.Secrets.Password.Reveal())
 	}
 	return secrets
+}
+
+// logScript logs the lines of a script that runs for a credential and for no
+// execution. They are masked already.
+func (c *Caller) logScript(cred *credentials.Credential, lines []string) {
+	for _, l := range lines {
+		c.cfg.Logger.Info("script", "credential_id", cred.ID, "text", l)
+	}
 }
 
 func clip(s string, n int) string {

@@ -802,6 +802,25 @@ methods:
 	}
 }
 
+func TestCall_scriptsTextsAreMaskedBeforeTheyAreCut(t *testing.T) {
+	const key = "sk-can" // shorter than its mask
+	for name, script := range map[string]string{
+		"log":     `function before_action() { console.log('x'.repeat(1900) + method_auth_value.repeat(15)) }`,
+		"message": `function before_action() { throw 'x'.repeat(1900) + method_auth_value.repeat(15) }`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			a := newAPI(t, strings.Replace(oneMethod, "methods:", "auth: {type: api_key}\nmethods:", 1)+"    script: "+script+"\n", answering(400, `{}`))
+			a.Cred.Secrets.APIKey = credentials.NewSecret(key)
+			e := a.fails("get")
+			for _, text := range append(e.Logs, e.Message) {
+				if strings.Contains(text, "sk-") || len(text) > 2003 {
+					t.Errorf("%d bytes: %s", len(text), text)
+				}
+			}
+		})
+	}
+}
+
 func TestCall_detailIsCapped(t *testing.T) {
 	a := newAPI(t, oneMethod, answering(400, strings.Repeat("é", 10_000)))
 	if e := a.fails("get"); len(e.Detail) > 2100 || len(e.Detail) < 1000 {
@@ -1047,6 +1066,15 @@ methods:
 	a.Cred.Secrets.APIKey = credentials.NewSecret("k")
 	sameJSON(t, "content", a.must("m").Content, `["k","k","k","mine",""]`)
 	sameJSON(t, "content", a.must("empty").Content, `{"auth":""}`)
+}
+
+func TestHTTPRequest_setsNoHost(t *testing.T) {
+	a := newAPI(t, oneMethod+"    script: \"function before_action() { http_request({url: 'BASE/b', headers: {host: 'x'}}) }\"\n", nil)
+	e := a.fails("get")
+	if e.Kind != "script" {
+		t.Errorf("got %+v", e)
+	}
+	contains(t, "message", e.Message, "Host header cannot be set")
 }
 
 func TestHTTPRequest_obeysTheNetworkPolicy(t *testing.T) {

@@ -3,6 +3,7 @@ package connectors
 import (
 	"context"
 	"encoding/json"
+	"log/slog"
 	"time"
 
 	"github.com/stepworker/stepworker/credentials"
@@ -123,6 +124,9 @@ type CallerConfig struct {
 	Forbidden     []string
 	MaxResponse   int64         // bytes; 0: 10 MiB
 	CallTimeout   time.Duration // 0: 60 s
+	// Logger is told what scripts log in a login, a test or around a token
+	// request; nil: nobody.
+	Logger *slog.Logger
 	// AuthStyles remembers what auth_style: auto learned; nil: in memory only.
 	AuthStyles AuthStyles
 }

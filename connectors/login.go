@@ -21,6 +21,7 @@ func (c *Caller) login(ctx context.Context, d *Definition, cred *credentials.Cre
 	}
 	x := &exchange{c: c, d: d, m: m, cred: cred, call: &Call{Definition: d, Method: m, Credential: cred, Urgent: true}}
 	answer, err := x.run(ctx)
+	defer func() { c.logScript(cred, x.maskLogs()) }()
 	if err != nil {
 		return nil, x.loginVerdict(fmt.Sprintf("login method %q", m.Name), x.finish(ctx, err))
 	}
@@ -133,7 +134,9 @@ func (c *Caller) test(ctx context.Context, d *Definition, cred *credentials.Cred
 		return nil
 	}
 	x := &exchange{c: c, d: d, m: m, cred: cred, found: found, call: &Call{Definition: d, Method: m, Credential: cred, Urgent: true}}
-	if _, err := x.run(ctx); err != nil {
+	_, err := x.run(ctx)
+	defer func() { c.logScript(cred, x.maskLogs()) }()
+	if err != nil {
 		return x.loginVerdict(fmt.Sprintf("test method %q", m.Name), x.finish(ctx, err))
 	}
 	return nil

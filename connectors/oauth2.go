@@ -312,14 +312,26 @@ func (t *tokenRequest) hook(ctx context.Context, event string, globals ...hooks.
 	x := &exchange{c: t.c, d: t.d, m: &Method{IgnoreAuth: true}, cred: t.cred}
 	out, err := t.c.cfg.Engine.Run(ctx, &hooks.Event{Name: event, Scripts: []hooks.Script{*s}, Globals: globals, Doer: &scriptDoer{x}, Urgent: true})
 	t.actionData = out.Value("action_data", t.actionData)
-	if err == nil {
+	if err == nil && len(out.Logs) == 0 {
 		return out, nil
 	}
 	secrets := t.c.secretsOf(t.d, t.cred)
-	for _, k := range []string{"access_token", "refresh_token", "id_token"} {
-		secrets = append(secrets, textOf(t.answer[k]))
+	for _, answer := range []map[string]json.RawMessage{t.answer, parseToken(parseLeftBytes(out.Value("method_response", nil)))} {
+		for _, k := range []string{"access_token", "refresh_token", "id_token"} {
+			secrets = append(secrets, textOf(answer[k]))
+		}
 	}
-	return out, hookVerdict(event, err, credentials.NewRedactor(secrets, 6))
+	r := credentials.NewRedactor(secrets, 6)
+	if out != nil {
+		for i, l := range out.Logs {
+			out.Logs[i] = clip(r.String(l), maxText)
+		}
+		t.c.logScript(t.cred, out.Logs)
+	}
+	if err != nil {
+		err = hookVerdict(event, err, r)
+	}
+	return out, err
 }
 
 func (t *tokenRequest) scriptParameters() json.RawMessage {
@@ -341,7 +353,7 @@ func hookVerdict(event string, err error, r *credentials.Redactor) error {
 	var script *hooks.ScriptError
 	var limit *hooks.LimitError
 	verdict := func(v credentials.Verdict, text string, wait time.Duration) error {
-		return &credentials.RefreshError{Verdict: v, Text: r.String(text), RetryAfter: wait}
+		return &credentials.RefreshError{Verdict: v, Text: clip(r.String(text), maxText), RetryAfter: wait}
 	}
 	switch {
 	case errors.As(err, &exc) && exc.Kind == hooks.RetryLater:

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"net/url"
 	"strings"
@@ -515,5 +516,43 @@ methods: [{method: get, endpoint: /a}]
 	}
 	if got := a.only().URI; got != "/t%2F1/token" {
 		t.Errorf("sent to %s", got)
+	}
+}
+
+// What a script logs where no execution runs must be seen as well.
+func TestLogger_getsWhatScriptsOfACredentialLog(t *testing.T) {
+	var out strings.Builder
+	a := newTokenAPI(t, `
+connector: acme
+base_url: BASE
+auth: {type: oauth2, token_url: BASE/token, auth_style: header}
+post_install: {property_lookup_method: login, test_auth_method: me}
+parameters: [{name: sid, target: http_header, as: X-Sid, property: session}]
+script: |
+  function before_oauth2_refresh() { console.log('refresh ' + method_request.refresh_token) }
+  function after_oauth2_refresh() { console.log('token ' + method_response.access_token) }
+methods:
+  - {method: login, endpoint: /login, response: {fields: [{field: id, system: sid}]}, script: "function after_action() { console.log('login ' + method_response.id) }"}
+  - {method: me, endpoint: /me, script: "function before_action() { console.log('test ' + session_properties.sid); throw 'no' }"}
+`, answering(200, `{"access_token":"canary-access","id":"canary-session"}`), func(cfg *connectors.CallerConfig) {
+		cfg.Logger = slog.New(slog.NewTextHandler(&out, &slog.HandlerOptions{ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
+			if a.Key == slog.TimeKey || a.Key == slog.LevelKey {
+				return slog.Attr{}
+			}
+			return a
+		}}))
+	})
+	if _, re := refresh(t, a, credentials.OAuth2); re != nil {
+		t.Fatal(re)
+	}
+	if _, re := refresh(t, a, credentials.Session); re == nil {
+		t.Fatal("the test method did not fail")
+	}
+	want := ""
+	for _, text := range []string{"refresh", "token", "test", "login"} {
+		want += `msg=script credential_id=cust42-acme text="` + text + ` [redacted]"` + "\n"
+	}
+	if d := cmp.Diff(want, out.String()); d != "" {
+		t.Error(d)
 	}
 }

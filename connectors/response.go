@@ -408,6 +408,9 @@ func (c *Caller) doHook(ctx context.Context, x *exchange, r hooks.HTTPRequest) (
 		return nil, fmt.Errorf("http_request: the request cannot be built")
 	}
 	for k, v := range r.Headers {
+		if strings.EqualFold(k, "Host") {
+			return nil, errors.New("http_request: a Host header cannot be set: the URL says the host")
+		}
 		if err := setHeader(req.Header, k, v); err != nil {
 			return nil, fmt.Errorf("http_request: %w", err)
 		}
