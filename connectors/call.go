@@ -254,13 +254,7 @@ func (x *exchange) event(ctx context.Context, event string) (*hooks.Outcome, err
 	})
 	if out != nil {
 		x.logs = append(x.logs, out.Logs...)
-		before := x.session
 		x.take(out)
-		if err == nil && x.call.Script != "" {
-			// The step's handler may have made the change, and a session is
-			// never taken from a step. After a throw it has not run.
-			x.session = before
-		}
 	}
 	var exc *hooks.Exception
 	var script *hooks.ScriptError

@@ -966,6 +966,26 @@ methods:
 	if len(e.Session) != 0 {
 		t.Errorf("the step's session was taken: %v", e.Session)
 	}
+	// What the connector's own script found counts though the step has one too.
+	own := newAPI(t, `
+connector: acme
+base_url: BASE
+parameters:
+  - {name: token, target: http_header, as: X-Token, property: session}
+post_install: {property_lookup_method: login}
+methods:
+  - {method: login, verb: POST, endpoint: /login}
+  - method: get
+    endpoint: /a
+    script: |
+      function before_action() { session_properties.token = 'theirs' }
+      function after_error() { throw new AuthSessionException() }
+`, answering(401, ``))
+	own.Cred.Secrets.Session = map[string]string{"token": "t-1"}
+	e = own.refused("get", withScript(`function before_action() { session_properties.token = 'mine' }`))
+	if d := cmp.Diff(map[string]string{"token": "theirs"}, e.Session); d != "" {
+		t.Error(d)
+	}
 }
 
 func TestCall_authentication(t *testing.T) {

@@ -899,7 +899,8 @@ func (x *exchange) globals(event string) []hooks.Global {
 	text("method_endpoint", x.endpoint, before)
 	text("method_name", x.m.Name, false)
 	add("action_data", x.actionData, true)
-	add("session_properties", x.session, true)
+	// A session is never taken from a step.
+	g = append(g, hooks.Global{Name: "session_properties", JSON: x.session, Write: true, NotStep: true})
 	add("script_parameters", x.scriptPar, false)
 	lazy("method_auth_value", false, func() json.RawMessage { return x.c.authValue(x.d, x.cred) })
 	if after {
