@@ -14,9 +14,9 @@ var importRules = map[string]struct {
 	why string
 }{
 	"hooks":             {nil, "hooks knows JavaScript and nothing else: what runs strangers' code must not reach secrets or Redis"},
-	"credentials":       {[]string{"internal/killpoint"}, "credentials knows what is stored and how it is renewed, not who asks"},
+	"credentials":       {[]string{"internal/killpoint", "internal/strictjson"}, "credentials knows what is stored and how it is renewed, not who asks"},
 	"connectors":        {[]string{"hooks", "credentials"}, "connectors decides how a method is called, never when: it must not know of jobs"},
-	"jobs":              {[]string{"connectors", "credentials", "internal/killpoint"}, "jobs decides when; scripts are connectors' business"},
+	"jobs":              {[]string{"connectors", "credentials", "internal/killpoint", "internal/strictjson"}, "jobs decides when; scripts are connectors' business"},
 	"cmd/enqueue":       {[]string{"jobs", "internal/cli"}, "enqueue needs no key and no connectors"},
 	"internal/cli":      {nil, "the command line's helpers serve both programs"},
 	"internal/embedded": {nil, "the embedded Redis is a leaf"},

@@ -1,11 +1,9 @@
 package credentials
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"math"
 	"regexp"
 	"slices"
@@ -13,7 +11,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/agext/levenshtein"
+	"github.com/stepworker/stepworker/internal/strictjson"
 )
 
 // Input is a credential as a person or program puts it.
@@ -31,9 +29,10 @@ type Input struct {
 		Username string `json:"username"`
 		Password string `json:"password"`
 	} `json:"basic"`
-	Fields    map[string]string `json:"fields"`
-	OAuth1    json.RawMessage   `json:"oauth1"`
-	IfVersion *int64            `json:"if_version"`
+	Fields     map[string]string `json:"fields"`
+	OAuth1     json.RawMessage   `json:"oauth1"`
+	PrivateKey json.RawMessage   `json:"private_key"`
+	IfVersion  *int64            `json:"if_version"`
 }
 
 // TokenInput is a token endpoint's answer as it is (RFC 6749 section 5.1), or
@@ -51,7 +50,7 @@ type TokenInput struct {
 func (t *TokenInput) UnmarshalJSON(b []byte) error {
 	var m map[string]json.RawMessage
 	if err := json.Unmarshal(b, &m); err != nil || m == nil {
-		return errors.New("oauth2: an object is needed, as the token endpoint answers it")
+		return errors.New("an object is needed, as the token endpoint answers it")
 	}
 	text := func(k string) (string, error) {
 		v, ok := m[k]
@@ -60,7 +59,7 @@ func (t *TokenInput) UnmarshalJSON(b []byte) error {
 		}
 		var s string
 		if err := json.Unmarshal(v, &s); err != nil {
-			return "", fmt.Errorf("oauth2.%s: text is needed", k)
+			return "", &strictjson.MemberError{Member: k, Text: "text is needed"}
 		}
 		return s, nil
 	}
@@ -79,7 +78,7 @@ func (t *TokenInput) UnmarshalJSON(b []byte) error {
 		_ = json.Unmarshal(e, &s)
 		at, err := time.Parse(time.RFC3339, s)
 		if err != nil {
-			return errors.New("oauth2.expiry: an RFC 3339 time is needed, such as 2026-12-01T10:00:00Z")
+			return &strictjson.MemberError{Member: "expiry", Text: "an RFC 3339 time is needed, such as 2026-12-01T10:00:00Z"}
 		}
 		if !at.IsZero() && at.Year() > 1 {
 			t.Expiry = at
@@ -121,20 +120,13 @@ func ParseExpiry(s string) (time.Time, bool) {
 var (
 	idPattern        = regexp.MustCompile(`^[A-Za-z0-9_.:@-]{1,128}$`)
 	connectorPattern = regexp.MustCompile(`^[a-z][a-z0-9-]*$`)
-	inputMembers     = []string{"credential_id", "connector", "account_id", "external_account_id", "properties", "client_id", "client_secret",
-		"oauth2", "api_key", "basic", "fields", "if_version", "username", "password"}
 )
 
 // DecodeInput reads one credential strictly. No error text holds a value.
 func DecodeInput(raw []byte) (*Input, error) {
 	var in Input
-	dec := json.NewDecoder(bytes.NewReader(raw))
-	dec.DisallowUnknownFields()
-	if err := dec.Decode(&in); err != nil {
-		return nil, inputError(raw, err)
-	}
-	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
-		return nil, errors.New("there is something after the JSON value")
+	if err := strictjson.Decode(raw, &in, strictjson.Options{What: "a credential", Secret: true}); err != nil {
+		return nil, err
 	}
 	switch {
 	case in.CredentialID == "":
@@ -143,54 +135,28 @@ func DecodeInput(raw []byte) (*Input, error) {
 		return nil, errors.New("credential_id: 1 to 128 of A-Z a-z 0-9 _ . : @ - are allowed")
 	case in.Connector != "" && !connectorPattern.MatchString(in.Connector):
 		return nil, errors.New("connector: a name like acme-crm is needed (a-z, 0-9, -)")
-	case in.OAuth1 != nil:
+	case given(in.OAuth1):
 		return nil, errors.New("oauth1 is not supported yet")
+	case given(in.PrivateKey):
+		return nil, errors.New("private_key is not supported yet")
 	case in.Fields != nil:
 		return nil, errors.New("fields (auth_fields) is not supported yet")
 	}
-	given := []string{}
+	ways := []string{}
 	if in.OAuth2 != nil {
-		given = append(given, "oauth2")
+		ways = append(ways, "oauth2")
 	}
 	if in.APIKey != nil {
-		given = append(given, "api_key")
+		ways = append(ways, "api_key")
 	}
-	if len(given) > 1 {
-		return nil, fmt.Errorf("%s: a credential has one of them", strings.Join(given, " and "))
+	if len(ways) > 1 {
+		return nil, fmt.Errorf("%s: a credential has one of them", strings.Join(ways, " and "))
 	}
 	return &in, nil
 }
 
-func inputError(raw []byte, err error) error {
-	var syntax *json.SyntaxError
-	var typ *json.UnmarshalTypeError
-	switch {
-	case errors.As(err, &syntax):
-		head := raw[:min(int(max(syntax.Offset-1, 0)), len(raw))]
-		return fmt.Errorf("malformed JSON at line %d, column %d", 1+bytes.Count(head, []byte("\n")), len(head)-bytes.LastIndexByte(head, '\n'))
-	case errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, io.EOF):
-		return errors.New("malformed JSON: it ends too early")
-	case errors.As(err, &typ):
-		if typ.Field == "" {
-			return fmt.Errorf("a credential is a JSON object, not a %s", typ.Value)
-		}
-		return fmt.Errorf("%s: a %s is not allowed here", typ.Field, strings.Fields(typ.Value)[0])
-	}
-	if name, ok := strings.CutPrefix(err.Error(), "json: unknown field "); ok {
-		name = strings.Trim(name, `"`)
-		best, score := "", 0.6
-		for _, k := range inputMembers {
-			if s := levenshtein.Similarity(strings.ToLower(name), k, nil); s > score {
-				best, score = k, s
-			}
-		}
-		if best != "" {
-			return fmt.Errorf("unknown member %q; did you mean %q?", name, best)
-		}
-		return fmt.Errorf("unknown member %q", name)
-	}
-	return errors.New(strings.TrimPrefix(err.Error(), "json: "))
-}
+// given says that a member is there; null counts as absent.
+func given(raw json.RawMessage) bool { return len(raw) > 0 && string(raw) != "null" }
 
 // apply lays the input over a credential, or replaces it.
 func (in *Input) apply(c *Credential, merge bool, now time.Time) error {

@@ -5,14 +5,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"regexp"
-	"slices"
-	"sort"
 	"strings"
 	"time"
 
-	"github.com/agext/levenshtein"
+	"github.com/stepworker/stepworker/internal/strictjson"
 )
 
 // Task types and queues of ours.
@@ -52,13 +49,19 @@ func (d Duration) MarshalJSON() ([]byte, error) { return json.Marshal(time.Durat
 
 // UnmarshalJSON implements json.Unmarshaler.
 func (d *Duration) UnmarshalJSON(b []byte) error {
+	if string(b) == "null" {
+		return nil
+	}
 	var s string
 	if err := json.Unmarshal(b, &s); err != nil {
 		return fmt.Errorf(`a duration is text such as "5m", not %s`, b)
 	}
 	v, err := time.ParseDuration(s)
-	if err != nil {
+	switch {
+	case err != nil:
 		return fmt.Errorf(`%q is no duration; write it as "90s", "5m" or "24h"`, s)
+	case v == 0: // absent, to us
+		return fmt.Errorf(`%q is not allowed; leave it out for the default`, s)
 	}
 	*d = Duration(v)
 	return nil
@@ -116,7 +119,8 @@ type payload struct {
 }
 
 // DecodeStep reads one step strictly: an unknown member is an error that
-// names the nearest known one. It does not Validate.
+// names the nearest known one, a member given twice is one too. It does not
+// Validate.
 func DecodeStep(raw []byte) (*Step, error) {
 	var s Step
 	if err := decodeStrict(raw, &s, stepMembers); err != nil {
@@ -150,68 +154,17 @@ func encode(v any) ([]byte, error) {
 	return bytes.TrimSuffix(out.Bytes(), []byte("\n")), nil
 }
 
-var (
-	stepMembers = []string{"execution_id", "credential_id", "method", "parameters", "body", "mappings", "script", "cycle",
-		"fields_in_use", "tag", "account_id", "deadline", "queue", "max_retries", "timeout", "process_at", "retention", "reply_to", "webhook"}
-	cycleMembers   = []string{"cycle_id", "cycle_step_id", "transaction_id", "variables"}
-	replyToMembers = []string{"queue", "type"}
-)
+// stepMembers are offered where a member is misspelt.
+var stepMembers = []string{"execution_id", "credential_id", "method", "parameters", "body", "mappings", "script", "cycle",
+	"fields_in_use", "tag", "account_id", "deadline", "queue", "max_retries", "timeout", "process_at", "retention", "reply_to", "webhook",
+	"cycle_id", "cycle_step_id", "transaction_id", "variables", "type"}
 
 func decodeStrict(raw []byte, into any, members []string) error {
-	dec := json.NewDecoder(bytes.NewReader(raw))
-	dec.DisallowUnknownFields()
-	if err := dec.Decode(into); err != nil {
-		return jsonError(raw, err, members)
-	}
-	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
-		return errors.New("there is something after the JSON value")
-	}
-	return nil
-}
-
-func jsonError(raw []byte, err error, members []string) error {
-	var syntax *json.SyntaxError
-	var typ *json.UnmarshalTypeError
-	switch {
-	case errors.As(err, &syntax):
-		line, col := position(raw, syntax.Offset)
-		return fmt.Errorf("malformed JSON at line %d, column %d: %s", line, col, strings.TrimPrefix(err.Error(), "json: "))
-	case errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, io.EOF):
-		line, col := position(raw, int64(len(raw)))
-		return fmt.Errorf("malformed JSON at line %d, column %d: it ends too early", line, col)
-	case errors.As(err, &typ):
-		if typ.Field == "" {
-			return fmt.Errorf("a step is a JSON object, not a %s", typ.Value)
-		}
-		return fmt.Errorf("%s: a %s is not allowed here", typ.Field, typ.Value)
-	}
-	if name, ok := strings.CutPrefix(err.Error(), "json: unknown field "); ok {
-		name = strings.Trim(name, `"`)
-		all := slices.Concat(members, cycleMembers, replyToMembers)
-		if near := nearest(name, all); near != "" {
-			return fmt.Errorf("unknown member %q; did you mean %q?", name, near)
-		}
-		return fmt.Errorf("unknown member %q", name)
-	}
-	return errors.New(strings.TrimPrefix(err.Error(), "json: "))
-}
-
-func position(raw []byte, offset int64) (line, col int) {
-	head := raw[:min(int(max(offset-1, 0)), len(raw))]
-	return 1 + bytes.Count(head, []byte("\n")), len(head) - (bytes.LastIndexByte(head, '\n') + 1) + 1
+	return strictjson.Decode(raw, into, strictjson.Options{What: "a step", Suggest: members})
 }
 
 // nearest returns the name most like the given one, or "" if none is alike.
-func nearest(name string, known []string) string {
-	sort.Strings(known)
-	best, score := "", 0.6
-	for _, k := range known {
-		if s := levenshtein.Similarity(strings.ToLower(name), strings.ToLower(k), nil); s > score {
-			best, score = k, s
-		}
-	}
-	return best
-}
+func nearest(name string, known []string) string { return strictjson.Nearest(name, known) }
 
 // Validate checks the step's form. Whether its credential, connector and
 // method exist is the worker's to say.
@@ -239,11 +192,11 @@ func (s *Step) Validate() error {
 		return fmt.Errorf("timeout is %s; whole seconds, at least one, are allowed", time.Duration(s.Timeout))
 	case s.Retention < 0 || s.Retention != 0 && time.Duration(s.Retention) < time.Second:
 		return fmt.Errorf("retention is %s; at least 1s is needed", time.Duration(s.Retention))
-	case s.Mappings != nil:
+	case given(s.Mappings):
 		return errors.New("mappings is not supported yet")
-	case s.FieldsInUse != nil:
+	case given(s.FieldsInUse):
 		return errors.New("fields_in_use is not supported yet")
-	case s.Webhook != nil:
+	case given(s.Webhook):
 		return errors.New("webhook is not supported yet")
 	}
 	if r := s.ReplyTo; r != nil {
@@ -260,6 +213,9 @@ func (s *Step) Validate() error {
 	}
 	return nil
 }
+
+// given says that a member is there; null counts as absent.
+func given(raw json.RawMessage) bool { return len(raw) > 0 && string(raw) != "null" }
 
 func (s *Step) queue() string {
 	if s.Queue == "" {
