@@ -248,10 +248,10 @@ func (x *exchange) event(ctx context.Context, event string) (*hooks.Outcome, err
 	if !handled(scripts, event) && (event != "before_action" || x.call.Script == "") {
 		return nil, nil
 	}
-	x.ran = true
 	out, err := x.c.cfg.Engine.Run(ctx, &hooks.Event{
 		Name: event, Scripts: scripts, Globals: x.globals(event), Doer: &scriptDoer{x}, Urgent: x.call.Urgent,
 	})
+	x.ran = x.ran || out == nil || out.Ran // a script that does not compile does not run
 	if out != nil {
 		x.logs = append(x.logs, out.Logs...)
 		x.take(out)

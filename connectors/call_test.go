@@ -162,7 +162,7 @@ func TestCall_aStepHasNoSayInHowAMethodEnds(t *testing.T) {
 func TestCall_aStepsScriptIsReadBeforeAnythingIsSent(t *testing.T) {
 	a := newAPI(t, oneMethod, nil)
 	e := a.fails("get", withScript("function after_action() {\n  return tru e;\n}"))
-	if e.Kind != "script" || !strings.HasPrefix(e.At, "step:2:") || !e.Ran {
+	if e.Kind != "script" || !strings.HasPrefix(e.At, "step:2:") || e.Ran {
 		t.Errorf("got %+v", e)
 	}
 	if n := len(a.requests()); n != 0 {

@@ -131,8 +131,11 @@ type CallerConfig struct {
 	AuthStyles AuthStyles
 }
 
-// AuthStyles keeps the client authentication style that worked for a connector.
+// AuthStyles keeps the client authentication style that worked for a
+// connector, and sees to it that one request at a time finds it out:
+// credentials.Store.
 type AuthStyles interface {
 	AuthStyle(ctx context.Context, connector string) (style string, err error)
+	TryAuthStyle(ctx context.Context, connector string) (first bool, err error)
 	SetAuthStyle(ctx context.Context, connector, style string) error
 }

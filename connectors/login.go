@@ -37,10 +37,13 @@ func (c *Caller) login(ctx context.Context, d *Definition, cred *credentials.Cre
 		}
 	}
 	r := &credentials.Renewal{Session: answer.Session, Status: x.status, Opened: true}
-	if at, ok := credentials.ParseExpiry(answer.Session["session_expires"]); ok {
-		r.Expiry = at
+	first := len(d.SessionNames) > 0 // session of this credential
+	for _, name := range d.SessionNames {
+		if _, stored := c.property(d, cred, "session", name); stored {
+			first = false
+		}
 	}
-	if cred.Secrets.Opened || d.TestMethod == "" {
+	if d.TestMethod == "" || cred.Secrets.Opened && !first {
 		return r, nil
 	}
 	// The login that opens a credential's first session: the test method, once.
@@ -87,6 +90,8 @@ func (x *exchange) loginVerdict(what string, err error) error {
 		e.RetryAfter = retryAfter(x.resHead)
 	case isAuth:
 		verdict(credentials.VerdictRevoked, "was refused: %s", auth.Text)
+	case ce.script != nil && ce.script.Fault:
+		verdict(credentials.Transient, "failed, and is tried again: %s", at(ce.Message, ce.At))
 	case ce.Kind == "script":
 		verdict(credentials.VerdictRevoked, "was refused: %s", at(ce.Message, ce.At))
 	case ce.Kind == "http" && (x.status == 400 || x.status == 401 || x.status == 403):

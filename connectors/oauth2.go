@@ -57,24 +57,32 @@ func (c *Caller) Refresh(ctx context.Context, d *Definition, cred *credentials.C
 	}
 	try := style
 	_, secret := c.clientOf(d, cred)
-	if try == "" {
+	if try != "header" && try != "params" {
 		try = "header"
 		if secret == "" {
 			try = "params" // a public client has nothing to put into the header (RFC 6749 section 3.2.1)
 		}
 	}
 	t, err := c.requestToken(ctx, d, cred, try)
-	if style == "" {
-		if try == "header" && t.clientRefused() && t.fault == nil {
-			if t2, err2 := c.requestToken(ctx, d, cred, "params"); t2.token != nil {
-				t, err, try = t2, err2, "params"
-			} else if !t2.clientRefused() {
-				t, err = t2, err2
-			}
+	other := style != try && try == "header" && t.clientRefused() && t.fault == nil // it may be the other one
+	switch {
+	case other && style == credentials.StyleTrying, other && style == "" && !c.firstToTry(ctx, d.Name):
+		return nil, &credentials.RefreshError{Verdict: credentials.Transient, Status: t.status, RetryAfter: 2 * time.Second,
+			Text: "the token endpoint refused the client in the header; another request finds out whether it takes it in the body"}
+	case other && style == "":
+		t2, err2 := c.requestToken(ctx, d, cred, "params")
+		switch {
+		case t2.token != nil:
+			c.learnStyle(ctx, d.Name, "params")
+		case t2.clientRefused() && t2.fault == nil:
+			c.learnStyle(ctx, d.Name, credentials.StyleTried)
+			t2, err2 = t, err
+		default:
+			c.learnStyle(ctx, d.Name, "") // it told nothing about the client
 		}
-		if t.token != nil && secret != "" {
-			c.learnStyle(ctx, d.Name, try)
-		}
+		t, err = t2, err2
+	case style != try && t.token != nil && secret != "":
+		c.learnStyle(ctx, d.Name, try)
 	}
 	if err != nil {
 		return nil, err
@@ -102,10 +110,21 @@ func (c *Caller) knownStyle(ctx context.Context, connector string) string {
 	return style
 }
 
+// firstToTry says that nobody else tries the other style just now.
+func (c *Caller) firstToTry(ctx context.Context, connector string) bool {
+	if c.cfg.AuthStyles == nil {
+		return true
+	}
+	first, err := c.cfg.AuthStyles.TryAuthStyle(ctx, connector)
+	return err != nil || first // without Redis the refresh ends elsewhere
+}
+
 func (c *Caller) learnStyle(ctx context.Context, connector, style string) {
-	c.mu.Lock()
-	c.styles[connector] = style
-	c.mu.Unlock()
+	if style == "header" || style == "params" {
+		c.mu.Lock()
+		c.styles[connector] = style
+		c.mu.Unlock()
+	}
 	if c.cfg.AuthStyles != nil {
 		_ = c.cfg.AuthStyles.SetAuthStyle(ctx, connector, style) // forgotten, it is learned again
 	}
@@ -445,7 +464,7 @@ func (t *tokenRequest) verdict() *credentials.RefreshError {
 	code := t.errorCode()
 	said := code
 	if d := textOf(t.answer["error_description"]); d != "" {
-		said += ": " + clip(d, 200)
+		said += ": " + clip(t.c.redactorsOf(t.d, t.cred).text.String(d), 200)
 	}
 	if said != "" {
 		said = " (" + said + ")"

@@ -284,6 +284,16 @@ func (s *styles) AuthStyle(_ context.Context, connector string) (string, error) 
 	return s.m[connector], nil
 }
 
+func (s *styles) TryAuthStyle(_ context.Context, connector string) (bool, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.m[connector] != "" {
+		return false, nil
+	}
+	s.m[connector] = credentials.StyleTrying
+	return true, nil
+}
+
 func (s *styles) SetAuthStyle(_ context.Context, connector, style string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -26,8 +26,8 @@ import (
 // send makes the request and reads its answer. A fault is a request that got
 // none; an answer over the cap is told by tooLarge.
 func (x *exchange) send(req *http.Request) *fault {
-	x.ran = true
 	res, f := x.c.send(req, x.m.mayRepeat())
+	x.ran = x.ran || f == nil || f.sent
 	if f != nil {
 		return f
 	}

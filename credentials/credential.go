@@ -143,7 +143,6 @@ type Renewal struct {
 	Token    *Token
 	TokenRaw json.RawMessage
 	Session  map[string]string // laid over the stored session, all together
-	Expiry   time.Time         // of the session, when Session has session_expires
 	Opened   bool
 	Status   int
 	// Problem is a verdict that stands beside the token: it is stored, because

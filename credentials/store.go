@@ -571,19 +571,42 @@ func (s *Store) Helped(ctx context.Context, id, method string) error {
 	return s.rdb.HDel(ctx, credKey(id), "u:"+method).Err()
 }
 
+// What is known of the client authentication style of a connector's token
+// endpoint, beside "header" and "params".
+const (
+	StyleTrying = "trying" // somebody finds it out right now
+	StyleTried  = "tried"  // neither worked, a while ago
+)
+
+func styleKey(connector string) string { return "stepworker:auth_style:" + connector }
+
 // AuthStyle is the client authentication that a connector's token endpoint is
-// known to accept: "header", "params", or "" if that is not known yet.
+// known to accept: "header", "params", StyleTrying, StyleTried, or "" if
+// nothing is known yet.
 func (s *Store) AuthStyle(ctx context.Context, connector string) (string, error) {
-	v, err := s.rdb.Get(ctx, "stepworker:auth_style:"+connector).Result()
+	v, err := s.rdb.Get(ctx, styleKey(connector)).Result()
 	if errors.Is(err, redis.Nil) {
 		return "", nil
 	}
 	return v, err
 }
 
-// SetAuthStyle remembers it.
+// TryAuthStyle makes the caller the one who tries the other style.
+func (s *Store) TryAuthStyle(ctx context.Context, connector string) (first bool, err error) {
+	return s.rdb.SetNX(ctx, styleKey(connector), StyleTrying, s.lease).Result()
+}
+
+// SetAuthStyle remembers what came of it: "" for nothing; that neither worked
+// for a while only, because a wrong secret looks the same.
 func (s *Store) SetAuthStyle(ctx context.Context, connector, style string) error {
-	return s.rdb.Set(ctx, "stepworker:auth_style:"+connector, style, 0).Err()
+	if style == "" {
+		return s.rdb.Del(ctx, styleKey(connector)).Err()
+	}
+	keep := time.Duration(0)
+	if style == StyleTried {
+		keep = 10 * time.Minute
+	}
+	return s.rdb.Set(ctx, styleKey(connector), style, keep).Err()
 }
 
 func num(s string) int64 {

@@ -110,14 +110,14 @@ func (w *Worker) Open(ctx context.Context) error {
 	}
 	w.caller, err = connectors.NewCaller(connectors.CallerConfig{
 		Engine: w.engine, Partner: c.partner, AllowPrivate: bool(c.private), AllowNetworks: c.allowed, Forbidden: forbidden,
-		MaxResponse: int64(c.maxResponse), CallTimeout: c.callTimeout, AuthStyles: w.store,
+		MaxResponse: int64(c.maxResponse), CallTimeout: c.callTimeout, AuthStyles: w.store, Logger: w.log,
 	})
 	if err != nil {
 		return cli.Usage("%v", err)
 	}
 	w.pool, err = jobs.NewPool(jobs.PoolConfig{
 		Redis: w.rdb, Store: w.store, Catalog: catalog, Caller: w.caller, Concurrency: c.concurrency, Queues: c.queueWeights, Hold: c.hold,
-		ShutdownTimeout: c.shutdown, DenyStepScripts: c.stepScripts == "deny", Logger: w.log, Registerer: reg, Observe: w.observe,
+		ShutdownTimeout: c.shutdown, DenyStepScripts: c.stepScripts == "deny", WrongKeys: w.wrongKeys != nil, Logger: w.log, Registerer: reg, Observe: w.observe,
 	})
 	if err != nil {
 		return cli.Failed("%v", err)
