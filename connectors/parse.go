@@ -555,15 +555,12 @@ func (p *fileParser) inline(n *yaml.Node, level hooks.Level, other *hooks.Script
 		p.find(n, "script: a folded block (>) joins lines, so places in errors would be wrong; use |")
 		return nil
 	case n.Style&yaml.LiteralStyle != 0:
-		s.Line, s.Column = n.Line+1, 0
-		for i := n.Line; i < len(p.lines); i++ {
-			if line := p.lines[i]; strings.TrimSpace(line) != "" {
-				s.Indent = len(line) - len(strings.TrimLeft(line, " "))
-				break
-			}
+		s.Line, s.Column, s.Indent = n.Line+1, 0, blockIndent(p.lines, n)
+	default:
+		s.Place = scalarPlaces(p.lines, n)
+		if n.Style&(yaml.DoubleQuotedStyle|yaml.SingleQuotedStyle) != 0 {
+			s.Column++
 		}
-	case n.Style&(yaml.DoubleQuotedStyle|yaml.SingleQuotedStyle) != 0:
-		s.Column++
 	}
 	p.scriptFindings(s)
 	return s

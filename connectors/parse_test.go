@@ -104,3 +104,40 @@ func TestLoad_folders(t *testing.T) {
 		})
 	}
 }
+
+// A place in an inline script is told as its author sees it, however YAML
+// wraps the script.
+func TestCheck_placesOfInlineScripts(t *testing.T) {
+	cases := map[string]struct{ script, want string }{
+		"plain":                         {"script: function f() { return tru e }", "4:35"},
+		"plain over lines":              {"script: function f() {\n      return tru e\n      }", "5:18"},
+		"plain over blank lines":        {"script: function f() {\n\n\n      return tru e }", "7:18"},
+		"single quotes":                 {"script: 'function f() { return tru e }'", "4:36"},
+		"single quotes in it":           {"script: 'var é = ''it''; function f() { return tru e }'", "4:52"},
+		"single quotes over lines":      {"script: 'function f() {\n\n      return ''a'' tru }'", "6:20"},
+		"double quotes":                 {"script: \"function f() { return tru e }\"", "4:36"},
+		"double quotes over lines":      {"script: \"function f() {\n      return \\\"a\\\" tru }\"", "5:20"},
+		"escaped line ends":             {`script: "var a = 1;\n\tfunction f() { return \u0061 e }"`, "4:53"},
+		"a line that goes on":           {"script: \"function f() { \\\n        return tru \\\n        e }\"", "6:9"},
+		"a line of blanks":              {"script: \"function f() {   \n   \t \n    return tru e }\"", "6:16"},
+		"literal":                       {"script: |\n      function f() {\n        return tru e\n      }", "6:20"},
+		"literal that begins with one":  {"script: |\n\n      function f() {\n        return tru e\n      }", "7:20"},
+		"literal that says its columns": {"script: |2-\n        function f() {\n        return tru e\n      }", "6:20"},
+		"literal after a comment":       {"script: | # mine\n      function f() {\n        return tru é e\n      }", "6:20"},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			file := "connector: acme\nbase_url: https://acme.example\ntitle: x\n" + c.script + "\nmethods: [{method: m, endpoint: /a}]\n"
+			got := check(t, file)
+			if len(got) != 1 || !strings.HasPrefix(got[0], c.want+": syntax error") {
+				t.Errorf("got %v, want %s", got, c.want)
+			}
+		})
+	}
+	t.Run("in a flow", func(t *testing.T) {
+		got := check(t, "connector: acme\nbase_url: https://acme.example\nmethods: [{method: m, endpoint: /a, script: 'function f() {\n\n return tru e }', verb: GET}]\n")
+		if len(got) != 1 || !strings.HasPrefix(got[0], "5:13: syntax error") {
+			t.Errorf("got %v", got)
+		}
+	})
+}
