@@ -24,7 +24,7 @@ import (
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
+	go func() { <-ctx.Done(); stop() }() // a second signal ends the process at once
 	os.Exit(run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 }
 
@@ -46,8 +46,9 @@ type enqueue struct {
 	stdout *json.Encoder
 	stderr io.Writer
 
+	log        cli.Log
 	redis      cli.Redis
-	wait       cli.Bool
+	wait       bool
 	timeout    time.Duration
 	status     string
 	progress   string
@@ -75,9 +76,10 @@ func (e *enqueue) command() *cobra.Command {
 		RunE:          e.run,
 	}
 	fs := cmd.Flags()
+	e.log.Add(fs)
 	e.redis.Add(fs)
-	cli.BoolVar(fs, &e.wait, "wait", "print each result as its execution ends")
-	fs.DurationVar(&e.timeout, "timeout", 0, "end the waiting, not the steps, after this long")
+	cli.Bool(fs, &e.wait, "wait", "print each result as its execution ends")
+	cli.Duration(fs, &e.timeout, "timeout", 0, "end the waiting, not the steps, after this long")
 	fs.StringVar(&e.status, "status", "", "print an execution's result, or where it stands and what it waits for")
 	fs.StringVar(&e.progress, "progress", "auto", "auto, always or never: a bar on standard error")
 	fs.StringVar(&e.credential, "credential", "", "one step without a file: its credential")
@@ -89,7 +91,7 @@ func (e *enqueue) command() *cobra.Command {
 }
 
 func (e *enqueue) run(cmd *cobra.Command, args []string) error {
-	mistakes := cli.FromEnv(cmd.Flags())
+	mistakes := append(cli.Resolve(cmd.Flags()), e.log.Mistakes()...)
 	options, err := e.redis.Options(cmd.Flags())
 	if err != nil {
 		mistakes = append(mistakes, err.Error())
@@ -102,7 +104,7 @@ func (e *enqueue) run(cmd *cobra.Command, args []string) error {
 	single := e.credential != "" || e.method != "" || len(e.parameters) > 0 || e.body != ""
 	var step *jobs.Step
 	switch {
-	case e.status != "" && (single || len(args) > 0):
+	case e.status != "" && (single || len(args) > 0 || e.wait):
 		mistakes = append(mistakes, "--status stands alone")
 	case single && len(args) > 0:
 		mistakes = append(mistakes, "a step comes from a file or from --credential and --method, not from both")
@@ -114,20 +116,17 @@ func (e *enqueue) run(cmd *cobra.Command, args []string) error {
 	if e.timeout < 0 {
 		mistakes = append(mistakes, "--timeout: a positive duration is needed")
 	}
-	if e.timeout > 0 && !bool(e.wait) {
+	if e.timeout > 0 && !e.wait {
 		mistakes = append(mistakes, "--timeout has no meaning without --wait")
+	}
+	in, err := cli.OpenInput(args, e.stdin)
+	if err != nil {
+		mistakes = append(mistakes, err.Error())
+	} else {
+		defer in.Close()
 	}
 	if len(mistakes) > 0 {
 		return cli.Usage("%s", strings.Join(mistakes, "\n"))
-	}
-	in := e.stdin
-	if len(args) == 1 && args[0] != "-" {
-		f, err := os.Open(args[0])
-		if err != nil {
-			return cli.Usage("%s cannot be read", args[0])
-		}
-		defer f.Close()
-		in = f
 	}
 	ctx := cmd.Context()
 	rdb, err := cli.Open(ctx, options)
@@ -204,7 +203,7 @@ func (e *enqueue) sendAll(ctx context.Context, in io.Reader) error {
 		steps, lines = steps[:0], lines[:0]
 		return err
 	}
-	err := cli.Values(in, func(v cli.Value) error {
+	err := cli.Values(ctx, in, func(v cli.Value) error {
 		err := v.Err
 		var s *jobs.Step
 		if err == nil {
@@ -223,10 +222,19 @@ func (e *enqueue) sendAll(ctx context.Context, in io.Reader) error {
 		}
 		return nil
 	})
-	if err != nil {
+	var unread *cli.ReadError
+	if err != nil && !errors.As(err, &unread) {
 		return err
 	}
-	return flush()
+	if unread == nil || ctx.Err() == nil { // what was read of a broken input counts
+		if err := flush(); err != nil {
+			return err
+		}
+	}
+	if unread != nil {
+		return e.stopped(ctx, unread.Error())
+	}
+	return nil
 }
 
 // send enqueues a batch and prints a line for each of its steps, whatever
@@ -278,7 +286,10 @@ func (e *enqueue) stopped(ctx context.Context, why string) error {
 	if e.unknown > 0 {
 		text += fmt.Sprintf(", of %d it is not known: enqueue them again under the same execution_id", e.unknown)
 	}
-	return &cli.Error{Code: code, Text: fmt.Sprintf("%s; nothing after line %d was enqueued", text, e.lastLine)}
+	if e.lastLine > 0 {
+		text += fmt.Sprintf("; nothing after line %d was enqueued", e.lastLine)
+	}
+	return &cli.Error{Code: code, Text: text}
 }
 
 // await prints a result for each execution as it ends.

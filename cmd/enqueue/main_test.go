@@ -144,3 +144,15 @@ func TestWait_saysWhatIsUnknown(t *testing.T) {
 	}
 	p.end(1, "")
 }
+
+// A terminal or pipe that nothing comes from does not hold the program.
+func TestInput_interrupted(t *testing.T) {
+	p := start(t, redistest.New(t))
+	p.write("x\n")
+	if v := p.line(); v["status"] != "invalid" {
+		t.Fatal(v)
+	}
+	p.write(step, 1)
+	p.cancel()
+	p.end(1, "interrupted: 0 steps were enqueued; nothing after line 1 was enqueued")
+}

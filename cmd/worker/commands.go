@@ -28,9 +28,10 @@ import (
 // version is set by the linker in releases.
 var version = "dev"
 
-func newRun() *cobra.Command {
-	c := &config{}
+func newRun(log *cli.Log) *cobra.Command {
+	c := &config{log: log}
 	cmd := &cobra.Command{Use: "run", Short: "Take steps and refreshes from Redis until SIGTERM, then drain", Args: cobra.NoArgs}
+	c.addConnectors(cmd.Flags())
 	c.add(cmd.Flags())
 	c.addRun(cmd.Flags())
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
@@ -85,9 +86,6 @@ func openDev(ctx context.Context, c *config, stderr io.Writer, observe func(jobs
 		return nil, cli.Failed("%v", err)
 	}
 	c.private = true
-	if c.http == "" {
-		c.http = "127.0.0.1:0"
-	}
 	d.worker = &Worker{cfg: c, stderr: stderr, observe: observe}
 	if err := d.worker.Open(ctx); err != nil {
 		d.Close()
@@ -109,16 +107,27 @@ func (d *devEnv) Close() {
 	}
 }
 
-func newDev() *cobra.Command {
-	c := &config{}
+func newDev(log *cli.Log) *cobra.Command {
+	c := &config{log: log}
 	var file string
 	cmd := &cobra.Command{Use: "dev", Short: "Run on an embedded Redis with a throw-away key: nothing to install, nothing kept", Args: cobra.NoArgs}
+	c.addConnectors(cmd.Flags())
 	c.add(cmd.Flags())
-	cmd.Flags().StringVar(&c.http, "http", "127.0.0.1:0", "address of the dashboard and the probes")
+	cmd.Flags().StringVar(&c.http, "http", "127.0.0.1:0", "address of the dashboard and the probes; empty: off")
 	cmd.Flags().StringVar(&file, "credentials", "", "file of credentials, as `credential put` reads them")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		if m := c.resolve(cmd.Flags(), false, false); len(m) > 0 {
-			return cli.Usage("%s", strings.Join(m, "\n"))
+		mistakes := c.resolve(cmd.Flags(), false, false)
+		var input *os.File
+		if file != "" {
+			var err error
+			if input, err = os.Open(file); err != nil {
+				mistakes = append(mistakes, fmt.Sprintf("--credentials: %s cannot be read", file))
+			} else {
+				defer input.Close()
+			}
+		}
+		if len(mistakes) > 0 {
+			return cli.Usage("%s", strings.Join(mistakes, "\n"))
 		}
 		fmt.Fprintln(cmd.ErrOrStderr(), "worker dev: an embedded Redis with a throw-away key. NOTHING IS KEPT when it ends.")
 		d, err := openDev(cmd.Context(), c, cmd.ErrOrStderr(), nil)
@@ -126,14 +135,8 @@ func newDev() *cobra.Command {
 			return err
 		}
 		defer d.Close()
-		if file != "" {
-			f, err := os.Open(file)
-			if err != nil {
-				return cli.Usage("--credentials: %s cannot be read", file)
-			}
-			err = putAll(cmd.Context(), d.worker.store, jobs.NewClient(d.worker.rdb), f, cmd.ErrOrStderr(), false)
-			f.Close()
-			if err != nil {
+		if input != nil {
+			if err := putAll(cmd.Context(), d.worker.store, jobs.NewClient(d.worker.rdb), input, cmd.ErrOrStderr(), false); err != nil {
 				return err
 			}
 		}
@@ -143,13 +146,21 @@ func newDev() *cobra.Command {
 	return cmd
 }
 
-func newCheck() *cobra.Command {
+// plain resolves the flags of a command that has no more than those of logging.
+func plain(cmd *cobra.Command, log *cli.Log) error {
+	if m := append(cli.Resolve(cmd.Flags()), log.Mistakes()...); len(m) > 0 {
+		return cli.Usage("%s", strings.Join(m, "\n"))
+	}
+	return nil
+}
+
+func newCheck(log *cli.Log) *cobra.Command {
 	var folder string
 	cmd := &cobra.Command{Use: "check [PATH…]", Short: "Read connector files and their scripts, and print every finding"}
 	cmd.Flags().StringVar(&folder, "connectors", "", "what to read if no PATH is given; default .")
 	cmd.RunE = func(cmd *cobra.Command, paths []string) error {
-		if m := cli.FromEnv(cmd.Flags()); len(m) > 0 {
-			return cli.Usage("%s", strings.Join(m, "\n"))
+		if err := plain(cmd, log); err != nil {
+			return err
 		}
 		if len(paths) == 0 {
 			paths = []string{"."}
@@ -172,13 +183,22 @@ func newCheck() *cobra.Command {
 	return cmd
 }
 
-func newKey() *cobra.Command {
-	cmd := &cobra.Command{Use: "key", Short: "Sealing keys"}
-	cmd.AddCommand(&cobra.Command{Use: "new", Short: "Print a fresh sealing key", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
-		fmt.Fprintln(cmd.OutOrStdout(), credentials.NewKey())
-		return nil
-	}}, notYet("rotate"))
-	return cmd
+func newKey(log *cli.Log) *cobra.Command {
+	fresh := &cobra.Command{Use: "new", Short: "Print a fresh sealing key", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
+		if err := plain(cmd, log); err != nil {
+			return err
+		}
+		return say(cmd, credentials.NewKey())
+	}}
+	return group("key", "Sealing keys", fresh, notYet("rotate"))
+}
+
+// say prints what a command is asked for: if it cannot be written, it failed.
+func say(cmd *cobra.Command, text string) error {
+	if _, err := fmt.Fprintln(cmd.OutOrStdout(), text); err != nil {
+		return cli.Failed("it cannot be written: %v", err)
+	}
+	return nil
 }
 
 // notYet is a command of a later version.
@@ -188,8 +208,11 @@ func notYet(name string) *cobra.Command {
 	}}
 }
 
-func newVersion() *cobra.Command {
+func newVersion(log *cli.Log) *cobra.Command {
 	return &cobra.Command{Use: "version", Short: "Print version, commit and Go version", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
+		if err := plain(cmd, log); err != nil {
+			return err
+		}
 		commit := "unknown"
 		if info, ok := debug.ReadBuildInfo(); ok {
 			for _, s := range info.Settings {
@@ -198,21 +221,26 @@ func newVersion() *cobra.Command {
 				}
 			}
 		}
-		fmt.Fprintf(cmd.OutOrStdout(), "stepworker %s, commit %s, %s\n", version, commit, runtime.Version())
-		return nil
+		return say(cmd, fmt.Sprintf("stepworker %s, commit %s, %s", version, commit, runtime.Version()))
 	}}
 }
 
 // credentialCommand is what the credential commands share.
 type credentialCommand struct {
+	log      *cli.Log
 	redis    cli.Redis
 	keysFile string
 	rdb      redis.UniversalClient
 	store    *credentials.Store
 }
 
-func (cc *credentialCommand) open(cmd *cobra.Command, keys bool) error {
-	mistakes := cli.FromEnv(cmd.Flags())
+// open resolves the flags and connects; check adds the mistakes of a command's
+// own flags.
+func (cc *credentialCommand) open(cmd *cobra.Command, keys bool, check func(wrong func(format string, args ...any))) error {
+	mistakes := append(cli.Resolve(cmd.Flags()), cc.log.Mistakes()...)
+	if check != nil {
+		check(func(format string, args ...any) { mistakes = append(mistakes, fmt.Sprintf(format, args...)) })
+	}
 	o, err := cc.redis.Options(cmd.Flags())
 	if err != nil {
 		mistakes = append(mistakes, err.Error())
@@ -241,34 +269,34 @@ func (cc *credentialCommand) open(cmd *cobra.Command, keys bool) error {
 	return nil
 }
 
-func newCredential() *cobra.Command {
-	cmd := &cobra.Command{Use: "credential", Short: "Credentials: put, get, list, delete, refresh"}
-	cmd.AddCommand(credentialPut(), credentialGet(), credentialList(), credentialDelete(), credentialRefresh(), notYet("authorize"))
-	return cmd
+func newCredential(log *cli.Log) *cobra.Command {
+	return group("credential", "Credentials: put, get, list, delete, refresh",
+		credentialPut(log), credentialGet(log), credentialList(log), credentialDelete(log), credentialRefresh(log), notYet("authorize"))
 }
 
-func credentialPut() *cobra.Command {
-	cc := &credentialCommand{}
-	var merge cli.Bool
+func credentialPut(log *cli.Log) *cobra.Command {
+	cc := &credentialCommand{log: log}
+	var merge bool
 	cmd := &cobra.Command{Use: "put [FILE|-]", Short: "Store credentials: one JSON object, an array or NDJSON", Args: cobra.MaximumNArgs(1)}
 	cc.redis.Add(cmd.Flags())
 	cmd.Flags().StringVar(&cc.keysFile, "keys-file", "", "file of sealing keys (or STEPWORKER_KEYS)")
-	cli.BoolVar(cmd.Flags(), &merge, "merge", "lay the given members over the stored ones")
+	cli.Bool(cmd.Flags(), &merge, "merge", "lay the given members over the stored ones")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		if err := cc.open(cmd, true); err != nil {
+		var in io.ReadCloser
+		err := cc.open(cmd, true, func(wrong func(string, ...any)) {
+			var err error
+			if in, err = cli.OpenInput(args, cmd.InOrStdin()); err != nil {
+				wrong("%v", err)
+			}
+		})
+		if in != nil {
+			defer in.Close()
+		}
+		if err != nil {
 			return err
 		}
 		defer cc.rdb.Close()
-		in := cmd.InOrStdin()
-		if len(args) == 1 && args[0] != "-" {
-			f, err := os.Open(args[0])
-			if err != nil {
-				return cli.Usage("%s cannot be read", args[0])
-			}
-			defer f.Close()
-			in = f
-		}
-		return putAll(cmd.Context(), cc.store, jobs.NewClient(cc.rdb), in, cmd.OutOrStdout(), bool(merge))
+		return putAll(cmd.Context(), cc.store, jobs.NewClient(cc.rdb), in, cmd.OutOrStdout(), merge)
 	}
 	return cmd
 }
@@ -277,7 +305,7 @@ func putAll(ctx context.Context, store *credentials.Store, client *jobs.Client, 
 	enc := json.NewEncoder(out)
 	enc.SetEscapeHTML(false)
 	invalid := false
-	err := cli.Values(in, func(v cli.Value) error {
+	err := cli.Values(ctx, in, func(v cli.Value) error {
 		refuse := func(err error) error {
 			invalid = true
 			return enc.Encode(struct {
@@ -297,7 +325,9 @@ func putAll(ctx context.Context, store *credentials.Store, client *jobs.Client, 
 			return refuse(err)
 		}
 		version, waiting, err := store.Put(ctx, input, merge)
-		if err != nil {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		} else if err != nil {
 			return refuse(err)
 		}
 		if waiting > 0 {
@@ -310,7 +340,9 @@ func putAll(ctx context.Context, store *credentials.Store, client *jobs.Client, 
 			Released     int64  `json:"released"`
 		}{input.CredentialID, "stored", version, waiting})
 	})
-	if err != nil {
+	if ctx.Err() != nil {
+		return cli.Failed("interrupted: what has no line here may not be stored")
+	} else if err != nil {
 		return cli.Failed("%v", err)
 	}
 	if invalid {
@@ -319,12 +351,12 @@ func putAll(ctx context.Context, store *credentials.Store, client *jobs.Client, 
 	return nil
 }
 
-func credentialGet() *cobra.Command {
-	cc := &credentialCommand{}
+func credentialGet(log *cli.Log) *cobra.Command {
+	cc := &credentialCommand{log: log}
 	cmd := &cobra.Command{Use: "get ID", Short: "Print a credential's state, never a secret", Args: cobra.ExactArgs(1)}
 	cc.redis.Add(cmd.Flags())
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		if err := cc.open(cmd, false); err != nil {
+		if err := cc.open(cmd, false, nil); err != nil {
 			return err
 		}
 		defer cc.rdb.Close()
@@ -348,26 +380,23 @@ func (cc *credentialCommand) explain(_ context.Context, id string, err error) er
 	return cli.Failed("redis: %v", err)
 }
 
-func credentialList() *cobra.Command {
-	cc := &credentialCommand{}
+func credentialList(log *cli.Log) *cobra.Command {
+	cc := &credentialCommand{log: log}
 	var f credentials.Filter
 	var state string
-	var count cli.Bool
+	var count bool
 	cmd := &cobra.Command{Use: "list", Short: "Print the states of credentials as NDJSON", Args: cobra.NoArgs}
 	cc.redis.Add(cmd.Flags())
 	cmd.Flags().StringVar(&state, "state", "", "only active, refreshing, revoked or misconfigured ones")
 	cmd.Flags().StringVar(&f.Connector, "connector", "", "only those of a connector")
 	cmd.Flags().StringVar(&f.Account, "account", "", "only those of an account")
-	cli.BoolVar(cmd.Flags(), &count, "count", "print numbers by connector, state and verdict")
+	cli.Bool(cmd.Flags(), &count, "count", "print numbers by connector, state and verdict")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		states := []string{"", "active", "refreshing", "revoked", "misconfigured"}
-		if !slices.Contains(states, state) {
-			return cli.Usage("--state: %s is needed, not %q", strings.Join(states[1:], ", "), state)
-		}
-		f.State = credentials.State(state)
-		if err := cc.open(cmd, false); err != nil {
+		err := cc.open(cmd, false, func(wrong func(string, ...any)) { checkState(state, wrong) })
+		if err != nil {
 			return err
 		}
+		f.State = credentials.State(state)
 		defer cc.rdb.Close()
 		enc := json.NewEncoder(cmd.OutOrStdout())
 		type group struct {
@@ -376,8 +405,8 @@ func credentialList() *cobra.Command {
 			Verdict   credentials.Verdict `json:"verdict,omitempty"`
 		}
 		counts := map[group]int{}
-		err := cc.store.List(cmd.Context(), f, func(s *credentials.Status) error {
-			if !bool(count) {
+		err = cc.store.List(cmd.Context(), f, func(s *credentials.Status) error {
+			if !count {
 				return enc.Encode(s)
 			}
 			g := group{Connector: s.Connector, State: s.State}
@@ -408,12 +437,19 @@ func credentialList() *cobra.Command {
 	return cmd
 }
 
-func credentialDelete() *cobra.Command {
-	cc := &credentialCommand{}
+func checkState(state string, wrong func(format string, args ...any)) {
+	states := []string{"active", "refreshing", "revoked", "misconfigured"}
+	if state != "" && !slices.Contains(states, state) {
+		wrong("--state: %s is needed, not %q", strings.Join(states, ", "), state)
+	}
+}
+
+func credentialDelete(log *cli.Log) *cobra.Command {
+	cc := &credentialCommand{log: log}
 	cmd := &cobra.Command{Use: "delete ID", Short: "Delete a credential; its waiting executions fail", Args: cobra.ExactArgs(1)}
 	cc.redis.Add(cmd.Flags())
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		if err := cc.open(cmd, false); err != nil {
+		if err := cc.open(cmd, false, nil); err != nil {
 			return err
 		}
 		defer cc.rdb.Close()
@@ -426,8 +462,8 @@ func credentialDelete() *cobra.Command {
 	return cmd
 }
 
-func credentialRefresh() *cobra.Command {
-	cc := &credentialCommand{}
+func credentialRefresh(log *cli.Log) *cobra.Command {
+	cc := &credentialCommand{log: log}
 	var f credentials.Filter
 	var state string
 	var timeout time.Duration
@@ -435,12 +471,22 @@ func credentialRefresh() *cobra.Command {
 	cc.redis.Add(cmd.Flags())
 	cmd.Flags().StringVar(&f.Connector, "connector", "", "all credentials of a connector")
 	cmd.Flags().StringVar(&state, "state", "", "with --connector: only those of a state")
-	cmd.Flags().DurationVar(&timeout, "timeout", 60*time.Second, "how long to wait for the answers")
+	cli.Duration(cmd.Flags(), &timeout, "timeout", 60*time.Second, "how long to wait for the answers")
 	cmd.RunE = func(cmd *cobra.Command, ids []string) error {
-		if len(ids) == 0 && f.Connector == "" {
-			return cli.Usage("an ID, or --connector, is needed")
-		}
-		if err := cc.open(cmd, false); err != nil {
+		err := cc.open(cmd, false, func(wrong func(string, ...any)) {
+			checkState(state, wrong)
+			switch {
+			case f.Connector != "":
+			case len(ids) == 0:
+				wrong("an ID, or --connector, is needed")
+			case state != "":
+				wrong("--state has no meaning without --connector")
+			}
+			if timeout <= 0 {
+				wrong("--timeout: a positive duration is needed")
+			}
+		})
+		if err != nil {
 			return err
 		}
 		defer cc.rdb.Close()

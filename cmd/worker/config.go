@@ -1,9 +1,9 @@
 package main
 
 import (
+	"errors"
 	"fmt"
-	"io"
-	"log/slog"
+	"net"
 	"net/netip"
 	"os"
 	"runtime"
@@ -13,7 +13,6 @@ import (
 
 	"github.com/redis/go-redis/v9"
 	"github.com/spf13/pflag"
-	"golang.org/x/term"
 
 	"github.com/stepworker/stepworker/connectors"
 	"github.com/stepworker/stepworker/credentials"
@@ -32,16 +31,16 @@ type config struct {
 	http         string
 	passwordFile string
 	hold         time.Duration
-	private      cli.Bool
+	private      bool
 	networks     string
 	hookHosts    int
 	stepScripts  string
 	timeout      time.Duration
-	memory       byteSize
-	maxResponse  byteSize
+	memory       int64
+	maxResponse  int64
 	callTimeout  time.Duration
 	shutdown     time.Duration
-	log          logConfig
+	log          *cli.Log
 
 	// read by resolve
 	redisOptions *redis.Options
@@ -52,15 +51,18 @@ type config struct {
 	password     string
 }
 
-// byteSize is a number of bytes: 512MiB, 10MB, 4096.
-type byteSize int64
-
 var byteUnits = []struct {
 	suffix string
 	n      int64
 }{{"KiB", 1 << 10}, {"MiB", 1 << 20}, {"GiB", 1 << 30}, {"kB", 1e3}, {"KB", 1e3}, {"MB", 1e6}, {"GB", 1e9}, {"B", 1}}
 
-func (b *byteSize) Set(s string) error {
+// byteSize adds a flag for a number of bytes: 512MiB, 10MB, 4096.
+func byteSize(fs *pflag.FlagSet, p *int64, name string, def int64, usage string) {
+	*p = def
+	cli.Var(fs, p, name, "size", parseSize, formatSize, usage)
+}
+
+func parseSize(s string) (int64, error) {
 	n, unit := s, int64(1)
 	for _, u := range byteUnits {
 		if v, ok := strings.CutSuffix(s, u.suffix); ok {
@@ -70,71 +72,41 @@ func (b *byteSize) Set(s string) error {
 	}
 	v, err := strconv.ParseInt(strings.TrimSpace(n), 10, 64)
 	if err != nil || v <= 0 || v > 1<<40/unit {
-		return fmt.Errorf("a size such as 512MiB is needed")
+		return 0, errors.New("a size such as 512MiB is needed")
 	}
-	*b = byteSize(v * unit)
-	return nil
+	return v * unit, nil
 }
 
-func (b *byteSize) String() string {
+func formatSize(n int64) string {
 	for i := 2; i >= 0; i-- {
-		if u := byteUnits[i]; int64(*b) >= u.n && int64(*b)%u.n == 0 {
-			return fmt.Sprintf("%d%s", int64(*b)/u.n, u.suffix)
+		if u := byteUnits[i]; n >= u.n && n%u.n == 0 {
+			return fmt.Sprintf("%d%s", n/u.n, u.suffix)
 		}
 	}
-	return strconv.FormatInt(int64(*b), 10)
-}
-func (b *byteSize) Type() string { return "size" }
-
-type logConfig struct{ format, level string }
-
-func (l *logConfig) add(fs *pflag.FlagSet) {
-	fs.StringVar(&l.format, "log-format", "", "text or json; default: text on a terminal, else json")
-	fs.StringVar(&l.level, "log-level", "info", "debug, info, warn or error")
+	return strconv.FormatInt(n, 10)
 }
 
-// open returns a logger on stderr. The ready line is printed at any level.
-func (l *logConfig) open(stderr io.Writer) (*slog.Logger, error) {
-	var level slog.Level
-	if err := level.UnmarshalText([]byte(l.level)); err != nil {
-		return nil, fmt.Errorf("--log-level: debug, info, warn or error is needed, not %q", l.level)
-	}
-	format := l.format
-	if format == "" {
-		format = "json"
-		if f, ok := stderr.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
-			format = "text"
-		}
-	}
-	o := &slog.HandlerOptions{Level: level}
-	switch format {
-	case "text":
-		return slog.New(slog.NewTextHandler(stderr, o)), nil
-	case "json":
-		return slog.New(slog.NewJSONHandler(stderr, o)), nil
-	}
-	return nil, fmt.Errorf("--log-format: text or json is needed, not %q", l.format)
-}
-
-// add adds the options that run and dev share.
-func (c *config) add(fs *pflag.FlagSet) {
-	c.memory, c.maxResponse = 512<<20, 10<<20
+// addConnectors adds the option that demo alone lacks.
+func (c *config) addConnectors(fs *pflag.FlagSet) {
 	fs.StringVar(&c.connectors, "connectors", "", "folder of connector files, read recursively at start")
+}
+
+// add adds the options that run, dev and demo share.
+func (c *config) add(fs *pflag.FlagSet) {
 	fs.StringVar(&c.partnerFile, "partner-settings", "", "JSON file of client ids, secrets and properties by connector")
-	fs.IntVar(&c.concurrency, "concurrency", 50, "steps at once in this process")
+	cli.Int(fs, &c.concurrency, "concurrency", 50, "steps at once in this process")
 	fs.StringVar(&c.queues, "queues", "steps=1", "queues of steps: name=weight,…")
 	fs.StringVar(&c.passwordFile, "dashboard-password-file", "", "file that holds the dashboard's password (or STEPWORKER_DASHBOARD_PASSWORD)")
-	fs.DurationVar(&c.hold, "hold", 72*time.Hour, "how long an execution may wait for its credential")
+	cli.Duration(fs, &c.hold, "hold", 72*time.Hour, "how long an execution may wait for its credential")
 	fs.StringVar(&c.networks, "allow-network", "", "networks (CIDR,…) that APIs may be in, beside public ones")
-	fs.IntVar(&c.hookHosts, "hook-hosts", runtime.NumCPU(), "hook hosts kept ready")
+	cli.Int(fs, &c.hookHosts, "hook-hosts", runtime.NumCPU(), "hook hosts kept ready")
 	fs.StringVar(&c.stepScripts, "step-scripts", "allow", "allow or deny scripts that steps bring")
-	fs.DurationVar(&c.timeout, "script-timeout", 60*time.Second, "time limit of one event's scripts")
-	fs.Var(&c.memory, "script-memory", "memory limit of one hook host")
-	fs.Var(&c.maxResponse, "max-response", "largest answer of an API")
-	fs.DurationVar(&c.callTimeout, "call-timeout", 60*time.Second, "time limit of one API call; a method's timeout overrides it")
-	fs.DurationVar(&c.shutdown, "shutdown-timeout", 25*time.Second, "how long running steps may take to end")
+	cli.Duration(fs, &c.timeout, "script-timeout", 60*time.Second, "time limit of one event's scripts")
+	byteSize(fs, &c.memory, "script-memory", 512<<20, "memory limit of one hook host")
+	byteSize(fs, &c.maxResponse, "max-response", 10<<20, "largest answer of an API")
+	cli.Duration(fs, &c.callTimeout, "call-timeout", 60*time.Second, "time limit of one API call; a method's timeout overrides it")
+	cli.Duration(fs, &c.shutdown, "shutdown-timeout", 25*time.Second, "how long running steps may take to end")
 	cli.Later(fs, "notify-url")
-	c.log.add(fs)
 }
 
 // addRun adds the options that only run has.
@@ -142,12 +114,12 @@ func (c *config) addRun(fs *pflag.FlagSet) {
 	c.redis.Add(fs)
 	fs.StringVar(&c.keysFile, "keys-file", "", "file of sealing keys (or STEPWORKER_KEYS)")
 	fs.StringVar(&c.http, "http", "127.0.0.1:8080", "address of /monitoring, /healthz, /readyz and /metrics; empty: off")
-	cli.BoolVar(fs, &c.private, "allow-private-network", "let APIs be on loopback and private addresses")
+	cli.Bool(fs, &c.private, "allow-private-network", "let APIs be on loopback and private addresses")
 }
 
 // resolve reads what flags and environment name, and returns every mistake.
 func (c *config) resolve(fs *pflag.FlagSet, needKeys, needConnectors bool) []string {
-	mistakes := cli.FromEnv(fs)
+	mistakes := append(cli.Resolve(fs), c.log.Mistakes()...)
 	wrong := func(format string, args ...any) { mistakes = append(mistakes, fmt.Sprintf(format, args...)) }
 	var err error
 	if fs.Lookup("redis") != nil {
@@ -211,10 +183,25 @@ func (c *config) resolve(fs *pflag.FlagSet, needKeys, needConnectors bool) []str
 			wrong("--dashboard-password-file: %s cannot be read, or is empty", c.passwordFile)
 		}
 	}
-	if _, err := c.log.open(io.Discard); err != nil {
-		wrong("%v", err)
+	if err := checkAddress(c.http); err != nil {
+		wrong("--http: %v", err)
 	}
 	return mistakes
+}
+
+// checkAddress says whether an address to listen on, or none, is well formed.
+func checkAddress(addr string) error {
+	if addr == "" {
+		return nil
+	}
+	_, port, err := net.SplitHostPort(addr)
+	if err == nil {
+		_, err = strconv.ParseUint(port, 10, 16)
+	}
+	if err != nil {
+		return fmt.Errorf("an address such as 127.0.0.1:8080 is needed, not %q", addr)
+	}
+	return nil
 }
 
 func parseQueues(s string) (map[string]int, error) {

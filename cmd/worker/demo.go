@@ -24,25 +24,21 @@ import (
 // demoTimeout bounds one story.
 const demoTimeout = 40 * time.Second
 
-func newDemo() *cobra.Command {
-	c := &config{}
-	var exit cli.Bool
+func newDemo(log *cli.Log) *cobra.Command {
+	c := &config{log: log}
+	var exit bool
 	cmd := &cobra.Command{Use: "demo", Short: "See dead credentials become non-events: a sample provider, sample steps, their stories", Args: cobra.NoArgs}
 	c.add(cmd.Flags())
 	cmd.Flags().StringVar(&c.http, "http", "127.0.0.1:0", "address of the dashboard")
-	cli.BoolVar(cmd.Flags(), &exit, "exit", "end when the stories are told; status 0 only if each ended as it should")
-	_ = cmd.Flags().MarkHidden("connectors")
+	cli.Bool(cmd.Flags(), &exit, "exit", "end when the stories are told; status 0 only if each ended as it should")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if !cmd.Flags().Changed("log-level") {
-			c.log.level = "error"
+			c.log.Level = "error"
 		}
 		if m := c.resolve(cmd.Flags(), false, false); len(m) > 0 {
 			return cli.Usage("%s", strings.Join(m, "\n"))
 		}
-		if c.connectors != "" {
-			return cli.Usage("--connectors: the demo tells of its own connectors")
-		}
-		return demo(cmd.Context(), c, cmd.OutOrStdout(), cmd.ErrOrStderr(), bool(exit))
+		return demo(cmd.Context(), c, cmd.OutOrStdout(), cmd.ErrOrStderr(), exit)
 	}
 	return cmd
 }
@@ -141,7 +137,11 @@ func demo(ctx context.Context, c *config, out, stderr io.Writer, exit bool) erro
 	go func() { ended <- env.worker.Run(run) }()
 	defer func() { stop(); <-ended }()
 
-	fmt.Fprintf(out, "Stepworker demo: an embedded Redis and a sample provider on %s. Dashboard: http://%s/monitoring\n", l.Addr(), env.worker.Addr)
+	dashboard := "off"
+	if env.worker.Addr != "" {
+		dashboard = "http://" + env.worker.Addr + "/monitoring"
+	}
+	fmt.Fprintf(out, "Stepworker demo: an embedded Redis and a sample provider on %s. Dashboard: %s\n", l.Addr(), dashboard)
 	s := &stage{env: env, client: jobs.NewClient(env.worker.rdb), api: api, base: "http://" + l.Addr().String(), tell: tell}
 	wrong := 0
 	var table strings.Builder
@@ -176,7 +176,7 @@ func demo(ctx context.Context, c *config, out, stderr io.Writer, exit bool) erro
 		fmt.Fprintln(out, "\nEvery story ended as it should.")
 	}
 	if !exit {
-		fmt.Fprintf(out, "The dashboard stays up at http://%s/monitoring until Ctrl-C.\n", env.worker.Addr)
+		fmt.Fprintf(out, "It stays up until Ctrl-C. Dashboard: %s\n", dashboard)
 		<-ctx.Done()
 	}
 	if wrong > 0 {

@@ -3,15 +3,18 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
 
 	"github.com/stepworker/stepworker/hooks"
 	"github.com/stepworker/stepworker/internal/cli"
+	"github.com/stepworker/stepworker/internal/strictjson"
 )
 
 func main() {
@@ -22,17 +25,41 @@ func main() {
 }
 
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
-	root := &cobra.Command{
-		Use:           "worker",
-		Short:         "Stepworker: API steps whose dead credentials are a non-event",
-		SilenceUsage:  true,
-		SilenceErrors: true,
-	}
+	log := &cli.Log{}
+	root := group("worker", "Stepworker: API steps whose dead credentials are a non-event",
+		newRun(log), newDev(log), newDemo(log), newCheck(log), newCredential(log), newKey(log), newVersion(log), notYet("try"))
+	log.Add(root.PersistentFlags())
 	root.SetArgs(args)
 	root.SetIn(stdin)
 	root.SetOut(stdout)
 	root.SetErr(stderr)
+	root.SilenceUsage, root.SilenceErrors = true, true
 	root.CompletionOptions.DisableDefaultCmd = true
-	root.AddCommand(newRun(), newDev(), newDemo(), newCheck(), newCredential(), newKey(), newVersion())
 	return cli.Exit(stderr, root.ExecuteContext(ctx))
+}
+
+// group is a command of commands.
+func group(name, short string, children ...*cobra.Command) *cobra.Command {
+	cmd := &cobra.Command{Use: name, Short: short, Args: cobra.ArbitraryArgs}
+	cmd.AddCommand(children...)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if len(args) == 0 && !cmd.HasParent() {
+			return cmd.Help()
+		}
+		var names []string
+		for _, c := range children {
+			if !c.Hidden {
+				names = append(names, c.Name())
+			}
+		}
+		has := fmt.Sprintf("%s has the commands %s", cmd.CommandPath(), strings.Join(names, ", "))
+		if len(args) == 0 {
+			return cli.Usage("a command is missing: %s", has)
+		}
+		if near := strictjson.Nearest(args[0], names); near != "" {
+			return cli.Usage("unknown command %q of %s; did you mean %q?", args[0], cmd.CommandPath(), near)
+		}
+		return cli.Usage("unknown command %q: %s", args[0], has)
+	}
+	return cmd
 }

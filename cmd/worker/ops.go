@@ -64,7 +64,7 @@ func (unclosable) Close() error { return nil }
 // the address itself served.
 func (w *Worker) dashboard(mux *http.ServeMux) {
 	if w.cfg.password == "" && !loopback(w.Addr) {
-		w.log.Warn("the dashboard is not served: without a password it is for loopback addresses only (STEPWORKER_DASHBOARD_PASSWORD, --dashboard-password-file)", "http", w.Addr)
+		w.always().Warn("the dashboard is not served: without a password it is for loopback addresses only (STEPWORKER_DASHBOARD_PASSWORD, --dashboard-password-file)", "http", w.Addr)
 		return
 	}
 	format := func(_ string, raw []byte) string { return mask(raw) }

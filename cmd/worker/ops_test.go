@@ -20,6 +20,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/stepworker/stepworker/credentials"
+	"github.com/stepworker/stepworker/internal/cli"
 	"github.com/stepworker/stepworker/jobs"
 )
 
@@ -30,7 +31,7 @@ func open(t *testing.T, connector string) *Worker {
 	if err := os.WriteFile(filepath.Join(dir, "c.yaml"), []byte(connector), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	c := &config{}
+	c := &config{log: &cli.Log{Level: "info"}}
 	c.add(pflag.NewFlagSet("", pflag.ContinueOnError))
 	c.connectors, c.http = dir, "127.0.0.1:0"
 	c.queueWeights = map[string]int{"steps": 1}

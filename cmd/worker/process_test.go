@@ -36,7 +36,7 @@ func TestMain(m *testing.M) {
 	hooks.HostMain()
 	if os.Getenv(asWorker) != "" {
 		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-		defer stop()
+		go func() { <-ctx.Done(); stop() }()
 		os.Exit(run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 	}
 	os.Exit(m.Run())

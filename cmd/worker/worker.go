@@ -47,11 +47,7 @@ type Worker struct {
 // opened before an error, Close closes.
 func (w *Worker) Open(ctx context.Context) error {
 	c := w.cfg
-	log, err := c.log.open(w.stderr)
-	if err != nil {
-		return cli.Usage("%v", err)
-	}
-	w.log = log
+	w.log = c.log.Open(w.stderr)
 	catalog, findings, err := connectors.Load(c.connectors)
 	if err != nil {
 		return cli.Usage("--connectors: %v", err)
@@ -97,7 +93,7 @@ func (w *Worker) Open(ctx context.Context) error {
 	hookSeconds := prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "stepworker_hook_seconds", Help: "Duration of hook events.",
 		Buckets: prometheus.ExponentialBuckets(0.0001, 3, 12)}, []string{"event"})
 	reg.MustRegister(hookSeconds)
-	w.engine, err = hooks.New(hooks.Config{Hosts: c.hookHosts, MaxHosts: c.concurrency + 128, Timeout: c.timeout, Memory: int64(c.memory), Logger: w.log,
+	w.engine, err = hooks.New(hooks.Config{Hosts: c.hookHosts, MaxHosts: c.concurrency + 128, Timeout: c.timeout, Memory: c.memory, Logger: w.log,
 		OnEvent: func(event string, d time.Duration) { hookSeconds.WithLabelValues(event).Observe(d.Seconds()) }})
 	if err != nil {
 		return cli.Failed("%v", err)
@@ -109,8 +105,8 @@ func (w *Worker) Open(ctx context.Context) error {
 		forbidden = append(forbidden, c.redisOptions.Addr)
 	}
 	w.caller, err = connectors.NewCaller(connectors.CallerConfig{
-		Engine: w.engine, Partner: c.partner, AllowPrivate: bool(c.private), AllowNetworks: c.allowed, Forbidden: forbidden,
-		MaxResponse: int64(c.maxResponse), CallTimeout: c.callTimeout, AuthStyles: w.store, Logger: w.log,
+		Engine: w.engine, Partner: c.partner, AllowPrivate: c.private, AllowNetworks: c.allowed, Forbidden: forbidden,
+		MaxResponse: c.maxResponse, CallTimeout: c.callTimeout, AuthStyles: w.store, Logger: w.log,
 	})
 	if err != nil {
 		return cli.Usage("%v", err)
@@ -139,15 +135,7 @@ func (w *Worker) Run(ctx context.Context) error {
 	if addr == "" {
 		addr = "off"
 	}
-	ready := w.log
-	if !ready.Enabled(ctx, slog.LevelInfo) { // at any level
-		l := w.cfg.log
-		l.level = "info"
-		if forced, err := l.open(w.stderr); err == nil {
-			ready = forced
-		}
-	}
-	ready.Info("ready", "http", addr)
+	w.always().Info("ready", "http", addr)
 	select {
 	case <-ctx.Done():
 	case err := <-w.served:
@@ -159,6 +147,16 @@ func (w *Worker) Run(ctx context.Context) error {
 	w.log.Info("draining", "timeout", w.cfg.shutdown.String())
 	w.pool.Shutdown()
 	return nil
+}
+
+// always is the log of what is said at any level.
+func (w *Worker) always() *slog.Logger {
+	if w.log.Enabled(context.Background(), slog.LevelInfo) {
+		return w.log
+	}
+	l := *w.cfg.log
+	l.Level = "info"
+	return l.Open(w.stderr)
 }
 
 // Close closes what Open opened.

@@ -54,30 +54,6 @@ func Exit(stderr io.Writer, err error) int {
 	return e.Code
 }
 
-// EnvName is the environment's name of a flag.
-func EnvName(flag string) string {
-	return "STEPWORKER_" + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))
-}
-
-// FromEnv gives flags that the command line did not set their environment's
-// value, and returns every mistake.
-func FromEnv(fs *pflag.FlagSet) []string {
-	var mistakes []string
-	fs.VisitAll(func(f *pflag.Flag) {
-		if f.Changed || f.Name == "help" {
-			return
-		}
-		v, ok := os.LookupEnv(EnvName(f.Name))
-		if !ok {
-			return
-		}
-		if err := fs.Set(f.Name, v); err != nil {
-			mistakes = append(mistakes, fmt.Sprintf("%s: %q is not valid: %s", EnvName(f.Name), v, plain(err)))
-		}
-	})
-	return mistakes
-}
-
 func plain(err error) string {
 	text := err.Error()
 	if i := strings.LastIndex(text, ": "); i >= 0 {
@@ -85,48 +61,6 @@ func plain(err error) string {
 	}
 	return text
 }
-
-// Bool is a strict boolean flag: true, false, 1, 0.
-type Bool bool
-
-func (b *Bool) Set(s string) error {
-	switch s {
-	case "true", "1":
-		*b = true
-	case "false", "0", "":
-		*b = false
-	default:
-		return errors.New("true, false, 1 or 0 is needed")
-	}
-	return nil
-}
-func (b *Bool) String() string { return fmt.Sprint(bool(*b)) }
-func (b *Bool) Type() string   { return "bool" }
-
-// BoolVar adds a strict boolean flag.
-func BoolVar(fs *pflag.FlagSet, b *Bool, name, usage string) {
-	fs.Var(b, name, usage)
-	fs.Lookup(name).NoOptDefVal = "true"
-}
-
-// Later are flags of later versions: given, they are refused with a sentence.
-func Later(fs *pflag.FlagSet, names ...string) {
-	for _, n := range names {
-		fs.Var(later{}, n, "not supported yet")
-		_ = fs.MarkHidden(n)
-	}
-}
-
-type later struct{}
-
-func (later) Set(v string) error {
-	if v == "" {
-		return nil
-	}
-	return errors.New("this option is not supported yet")
-}
-func (later) String() string { return "" }
-func (later) Type() string   { return "string" }
 
 // Redis are the options that say where Redis is.
 type Redis struct{ URL, File string }
@@ -137,16 +71,28 @@ func (r *Redis) Add(fs *pflag.FlagSet) {
 	fs.StringVar(&r.File, "redis-file", "", "file that holds the Redis URL")
 }
 
-// Options reads the URL. No error holds it: it may hold a password.
+// Options reads the URL: of the two options one that the command line gives
+// wins over the environment's. No error holds it: it may hold a password.
 func (r *Redis) Options(fs *pflag.FlagSet) (*redis.Options, error) {
+	byURL, byFile := fs.Changed("redis") && r.URL != "", r.File != ""
+	urlHere, fileHere := OnCommandLine(fs, "redis"), OnCommandLine(fs, "redis-file")
+	switch {
+	case !byURL || !byFile:
+	case urlHere && fileHere:
+		return nil, errors.New("--redis and --redis-file: give one of them")
+	case !urlHere && !fileHere:
+		return nil, errors.New("STEPWORKER_REDIS and STEPWORKER_REDIS_FILE: give one of them")
+	default:
+		byFile = fileHere
+	}
 	text := r.URL
-	if r.File != "" {
+	if byFile {
 		raw, err := os.ReadFile(r.File)
 		if err != nil {
 			return nil, fmt.Errorf("--redis-file: %s cannot be read", r.File)
 		}
 		text = strings.TrimSpace(string(raw))
-	} else if u, err := url.Parse(text); err == nil && fs.Changed("redis") && os.Getenv("STEPWORKER_REDIS") != text {
+	} else if u, err := url.Parse(text); err == nil && urlHere {
 		if _, has := u.User.Password(); has {
 			return nil, errors.New("--redis: a URL with a password does not belong on a command line; use STEPWORKER_REDIS or --redis-file")
 		}

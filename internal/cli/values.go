@@ -3,10 +3,12 @@ package cli
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"os"
 )
 
 // Value is one JSON value of an input, and the physical line on which it
@@ -40,12 +42,39 @@ const (
 	maxArray  = 1 << 30
 )
 
+// OpenInput opens the FILE of a command line, or standard input for "-" or none.
+func OpenInput(args []string, stdin io.Reader) (io.ReadCloser, error) {
+	if len(args) == 0 || args[0] == "-" {
+		return io.NopCloser(stdin), nil
+	}
+	f, err := os.Open(args[0])
+	if err != nil {
+		return nil, fmt.Errorf("%s cannot be read", args[0])
+	}
+	return f, nil
+}
+
+// interruptible reads r until ctx is done. Nothing ends a read of a terminal
+// or pipe that nobody writes to, so that one is left behind: the process is
+// about to end.
+func interruptible(ctx context.Context, r io.Reader) (in io.Reader, end func()) {
+	pr, pw := io.Pipe()
+	go func() {
+		_, err := io.Copy(pw, r)
+		pw.CloseWithError(err)
+	}()
+	stop := context.AfterFunc(ctx, func() { pw.CloseWithError(ctx.Err()) })
+	return pr, func() { stop(); pr.Close() }
+}
+
 // Values reads an input that is a JSON array, or objects: NDJSON, or written
 // over several lines each. It calls fn for each value, in order and as soon as
 // it is read. A malformed line, or object, stops no other: what follows the
 // beginning of a malformed object is read again from the next line that begins
-// with a brace.
-func Values(r io.Reader, fn func(Value) error) error {
+// with a brace. When ctx is done it ends with a *ReadError of ctx's.
+func Values(ctx context.Context, r io.Reader, fn func(Value) error) error {
+	r, end := interruptible(ctx, r)
+	defer end()
 	in := &input{in: bufio.NewReaderSize(r, 64<<10), line: 1}
 	first, skip := true, false
 	for {

@@ -1,6 +1,7 @@
 package cli_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -53,7 +54,7 @@ func TestValues(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			var got []string
-			err := cli.Values(strings.NewReader(c.in), func(v cli.Value) error {
+			err := cli.Values(t.Context(), strings.NewReader(c.in), func(v cli.Value) error {
 				if v.Err != nil {
 					got = append(got, fmt.Sprintf("%d %v", v.Line, v.Err))
 				} else {
@@ -74,7 +75,7 @@ func TestValues_areAnsweredAtOnce(t *testing.T) {
 	defer out.Close()
 	answers := make(chan string, 1)
 	go func() {
-		_ = cli.Values(in, func(v cli.Value) error {
+		_ = cli.Values(t.Context(), in, func(v cli.Value) error {
 			answers <- fmt.Sprint(v.Line, v.Err != nil)
 			return nil
 		})
@@ -103,9 +104,20 @@ func TestValues_areAnsweredAtOnce(t *testing.T) {
 func TestValues_readError(t *testing.T) {
 	broken := errors.New("broken pipe")
 	n := 0
-	err := cli.Values(io.MultiReader(strings.NewReader("{\"a\":1}\n{\n"), iotest.ErrReader(broken)), func(cli.Value) error { n++; return nil })
+	err := cli.Values(t.Context(), io.MultiReader(strings.NewReader("{\"a\":1}\n{\n"), iotest.ErrReader(broken)), func(cli.Value) error { n++; return nil })
 	var read *cli.ReadError
 	if !errors.As(err, &read) || !errors.Is(err, broken) || n != 1 {
 		t.Errorf("%d values, %v", n, err)
+	}
+}
+
+func TestValues_interrupted(t *testing.T) {
+	in, out := io.Pipe()
+	defer out.Close()
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() { _, _ = io.WriteString(out, "{\"a\":1}\n") }()
+	err := cli.Values(ctx, in, func(cli.Value) error { cancel(); return nil })
+	if !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v", err)
 	}
 }
