@@ -1022,6 +1022,41 @@ func TestCall_authentication(t *testing.T) {
 	}
 }
 
+func TestCall_apiKeyInTheBody(t *testing.T) {
+	const file = `
+connector: acme
+base_url: BASE
+auth: {type: api_key, in: body, name: key, prefix: "k-"}
+methods:
+  - {method: json, verb: POST, endpoint: /a, body: {a: 1}}
+  - {method: none, verb: POST, endpoint: /a}
+  - {method: form, verb: POST, endpoint: /a, data_type: form, body: {a: "x y"}, response: {data_type: json}}
+  - {method: text, verb: POST, endpoint: /a, data_type: plain_text, body: a}
+  - {method: list, verb: POST, endpoint: /a, body: [1]}
+  - {method: open, verb: POST, endpoint: /a, body: [1], ignore_auth: true}
+  - {method: script, verb: POST, endpoint: /a, body: {a: 1}, script: "function before_action() { method_request.key = '' }"}
+`
+	for method, want := range map[string]string{"json": `{"a":1,"key":"k-1"}`, "none": `{"key":"k-1"}`, "form": "a=x%20y&key=k-1", "open": "[1]", "script": `{"a":1,"key":""}`, "text": "", "list": ""} {
+		t.Run(method, func(t *testing.T) {
+			a := newAPI(t, file, nil)
+			a.Cred.Secrets.APIKey = credentials.NewSecret("1")
+			if want == "" {
+				if e := a.fails(method); e.Kind != "input" {
+					t.Errorf("got %+v", e)
+				}
+				return
+			}
+			a.must(method)
+			if got := a.only(); got.Body != want || got.Header.Get("Authorization") != "" {
+				t.Errorf("sent %s %v", got.Body, got.Header)
+			}
+		})
+	}
+	if e := newAPI(t, file, nil).fails("json"); e.Kind != "input" {
+		t.Errorf("without a key: got %+v", e)
+	}
+}
+
 func TestCall_idempotencyHeaderIsTheExecutionID(t *testing.T) {
 	a := newAPI(t, "connector: acme\nbase_url: BASE\nmethods: [{method: m, verb: POST, endpoint: /a, idempotency_header: Idempotency-Key}]\n", nil)
 	a.must("m")

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -180,6 +181,18 @@ func ParsePartnerSettings(raw []byte) (map[string]PartnerSettings, error) {
 		out[name] = p
 	}
 	return out, nil
+}
+
+// UnknownPartners says of partner settings which connectors they name that
+// there are none of: settings that nobody will ever use.
+func UnknownPartners(settings map[string]PartnerSettings, c *Catalog) []string {
+	var all []string
+	for _, name := range slices.Sorted(maps.Keys(settings)) {
+		if _, ok := c.Get(name); !ok {
+			all = append(all, fmt.Sprintf("the partner settings name connector %q, which does not exist%s", name, didYouMean(name, c.Names())))
+		}
+	}
+	return all
 }
 
 func didYouMean(name string, known []string) string {

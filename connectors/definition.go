@@ -51,7 +51,7 @@ type Auth struct {
 	AuthStyle    string // auto header params
 	RefreshOn    []int
 	Hosts        []string
-	In           string // api_key: header (default) or query
+	In           string // api_key: header (default), query or body
 	Name         string // api_key: default Authorization
 	Prefix       string
 }

@@ -167,7 +167,10 @@ func expandTree(v any, look lookup) (out any, ok bool, err error) {
 	return v, true, nil
 }
 
-var dnsLabels = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?$`)
+// dnsLabels are one or more of RFC 1123 section 2.1, of 63 characters at most.
+var dnsLabels = regexp.MustCompile(`^` + label + `(\.` + label + `)*$`)
+
+const label = `[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?`
 
 // expandURL fills a URL's template.
 func expandURL(s string, look lookup) (string, error) {

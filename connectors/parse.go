@@ -15,6 +15,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/agext/levenshtein"
 	"go.yaml.in/yaml/v4"
 	"golang.org/x/net/http/httpguts"
 
@@ -281,11 +282,16 @@ func (p *fileParser) connector(n *yaml.Node) {
 			p.find(n, "key %q is missing", k)
 		}
 	}
+	if k := got["base_url"]; k != nil && d.BaseURL == "" {
+		p.find(k, "base_url: an absolute http or https URL is needed")
+	}
 	// Methods come last: they add to what stands above, wherever it stands.
 	if n.Kind == yaml.MappingNode {
 		for i := 0; i+1 < len(n.Content); i += 2 {
 			if n.Content[i].Value == "methods" {
-				p.sequence(n.Content[i+1], p.method)
+				if p.sequence(n.Content[i+1], p.method); len(n.Content[i+1].Content) == 0 && n.Content[i+1].Kind == yaml.SequenceNode {
+					p.find(n.Content[i], "methods: there is none")
+				}
 			}
 		}
 	}
@@ -321,7 +327,7 @@ func (p *fileParser) auth(n *yaml.Node) {
 				a.Hosts = append(a.Hosts, strings.ToLower(s))
 			})
 		},
-		"in":     p.enum(&in, []string{"header", "query"}, "body"),
+		"in":     p.enum(&in, []string{"header", "query", "body"}),
 		"name":   p.text(&a.Name),
 		"prefix": p.text(&a.Prefix),
 	}, "fields")
@@ -354,6 +360,9 @@ func (p *fileParser) auth(n *yaml.Node) {
 	if a.Type == "api_key" {
 		if a.In == "" {
 			a.In = "header"
+		}
+		if a.In == "body" && a.Name == "" {
+			p.find(n, "auth: key \"name\" is missing: which member of the body is the key?")
 		}
 		if a.Name == "" {
 			a.Name = "Authorization"
@@ -607,15 +616,42 @@ func (p *fileParser) scriptFindings(s *hooks.Script) {
 		p.findings = append(p.findings, Finding{File: s.File, Line: f.Line, Column: f.Column, Text: f.Text})
 	}
 	for _, f := range hooks.Declared(s) {
-		name := f.Text
-		if slices.Contains(hooks.EventNames, name) || !strings.HasPrefix(name, "before_") && !strings.HasPrefix(name, "after_") && !strings.HasPrefix(name, "action_") {
+		text := ""
+		switch name := f.Text; {
+		case slices.Contains(laterEvents, name):
+			text = name + " does not run yet in this version"
+		case slices.Contains(hooks.EventNames, name):
 			continue
+		default:
+			near := nearestEvent(name)
+			if near == "" {
+				continue
+			}
+			text = fmt.Sprintf("function %s handles no event; did you mean %s?", name, near)
 		}
-		if near := nearest(name, hooks.EventNames); near != "" {
-			p.findings = append(p.findings, Finding{File: s.File, Line: f.Line, Column: f.Column, Hint: true,
-				Text: fmt.Sprintf("function %s handles no event; did you mean %s?", name, near)})
+		p.findings = append(p.findings, Finding{File: s.File, Line: f.Line, Column: f.Column, Hint: true, Text: text})
+	}
+}
+
+// laterEvents are events that scripts may handle, and that do not happen yet.
+var laterEvents = []string{"before_webhook", "after_webhook", "before_oauth2_authorise"}
+
+// nearestEvent is the event that a function's name was perhaps meant to be: a
+// misspelt one, or one in another's spelling (afterAction, After_Action).
+func nearestEvent(name string) string {
+	for _, prefix := range []string{"before_", "after_", "action_"} {
+		if strings.HasPrefix(name, prefix) {
+			return nearest(name, hooks.EventNames)
 		}
 	}
+	plain := func(s string) string { return strings.ToLower(strings.ReplaceAll(s, "_", "")) }
+	best, score := "", 0.8
+	for _, event := range hooks.EventNames {
+		if s := levenshtein.Similarity(plain(name), plain(event), nil); s >= score && (best == "" || s > score) {
+			best, score = event, s
+		}
+	}
+	return best
 }
 
 // templatesIn notes every text of a tree.

@@ -48,6 +48,15 @@ func TestCheck_findings(t *testing.T) {
 			[]string{`3:19: key "x-a" stands here twice`, `9:7: key "ACCEPT" stands here twice`}},
 		"members twice": {head + "parameters:\n  - {name: p, target: script, value: {a: 1, a: 2}}\nmethods:\n  - method: m\n    endpoint: /a\n    body: {a: 1, A: 1, b: [{c: 1, c: 2}]}\n",
 			[]string{`4:45: key "a" stands here twice`, `8:35: key "c" stands here twice`}},
+		"nothing to call": {"connector: acme\nbase_url: ''\nmethods: []\n", []string{`2:1: base_url: an absolute http or https URL is needed`, `3:1: methods: there is none`}},
+		"a key in the body has a name": {head + "auth: {type: api_key, in: body}\nmethods: [{method: m, endpoint: /a}]\n",
+			[]string{`3:7: auth: key "name" is missing: which member of the body is the key?`}},
+		"handlers": {head + "script: |\n  function before_webhook() {}\n  function after_action() {}\n  function after_acton() {}\n  var afterAction = function() {}\n  let Before_Action = () => 1\n  const AFTER_ERROR = async function() {}\n  const after_error = 1\n  function helper() {}\n  function inside() { function afterError() {} }\n  var x = 1, actionCondition = () => true\nmethods: [{method: m, endpoint: /a}]\n",
+			[]string{
+				"4:12: before_webhook does not run yet in this version (hint)", "6:12: function after_acton handles no event; did you mean after_action? (hint)",
+				"7:7: function afterAction handles no event; did you mean after_action? (hint)", "8:7: function Before_Action handles no event; did you mean before_action? (hint)",
+				"9:9: function AFTER_ERROR handles no event; did you mean after_error? (hint)", "13:14: function actionCondition handles no event; did you mean action_condition? (hint)",
+			}},
 		"header names": {head + "auth: {type: api_key, name: 'X Key'}\nheaders: {'X:A': 1}\nparameters:\n  - {name: session id, target: http_header}\nmethods: [{method: m, endpoint: /a, idempotency_header: 'Key:'}]\n",
 			[]string{`3:23: "X Key" is no header name`, `4:11: "X:A" is no header name`, `6:5: "session id" is no header name`, `7:57: "Key:" is no header name`}},
 		"a session without a login": {head + "parameters: [{name: sid, target: merge_field, property: session}]\nmethods: [{method: m, endpoint: /a}]\n",
@@ -140,4 +149,20 @@ func TestCheck_placesOfInlineScripts(t *testing.T) {
 			t.Errorf("got %v", got)
 		}
 	})
+}
+
+func TestUnknownPartners(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "acme.yaml"), []byte("connector: acme\nbase_url: https://acme.example\nmethods: [{method: m, endpoint: /a}]\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	catalog, _, err := connectors.Load(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := connectors.UnknownPartners(map[string]connectors.PartnerSettings{"acme": {}, "acmee": {}, "zzz": {}}, catalog)
+	want := []string{`the partner settings name connector "acmee", which does not exist; did you mean "acme"?`, `the partner settings name connector "zzz", which does not exist`}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Error(d)
+	}
 }

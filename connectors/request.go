@@ -63,14 +63,14 @@ func (x *exchange) resolve() error {
 					return x.noSession(q)
 				}
 			case !q.Optional:
-				lacks := missing{q, fmt.Sprintf("parameter %q is missing", q.Name)}
+				gap := missing{q, fmt.Sprintf("parameter %q is missing", q.Name)}
 				if q.Property != "" {
-					lacks.text = fmt.Sprintf("the credential has no property %q", q.Name)
+					gap.text = fmt.Sprintf("the credential has no property %q", q.Name)
 				}
 				if q.Target == "script" || !handled(x.scripts("before_action"), "before_action") {
-					return lacks.error()
+					return gap.error()
 				}
-				x.missing = append(x.missing, lacks)
+				x.missing = append(x.missing, gap)
 			}
 			continue
 		}
@@ -644,6 +644,9 @@ func (x *exchange) request(ctx context.Context) (*http.Request, error) {
 	if err := setHeaders(header, x.headers); err != nil {
 		return nil, err
 	}
+	if err := x.keyInBody(); err != nil {
+		return nil, err
+	}
 	body, contentType, err := x.encodeBody()
 	if err != nil {
 		return nil, err
@@ -692,26 +695,25 @@ func (x *exchange) request(ctx context.Context) (*http.Request, error) {
 // authenticate adds the connector's authentication, unless a script set it.
 func (c *Caller) authenticate(d *Definition, cred *credentials.Credential, req *http.Request) error {
 	s := &cred.Secrets
-	missing := func(what string) error {
-		return &CallError{Kind: "input", Message: fmt.Sprintf("the credential has no %s, which auth type %s needs", what, d.Auth.Type)}
-	}
 	switch d.Auth.Type {
 	case "api_key":
 		if s.APIKey.Empty() {
-			return missing("api_key")
+			return lacks(d, "api_key")
 		}
-		if d.Auth.In == "query" {
+		switch {
+		case d.Auth.In == "body": // keyInBody
+		case d.Auth.In == "query":
 			q := url.QueryEscape(d.Auth.Name) + "=" + url.QueryEscape(d.Auth.Prefix+s.APIKey.Reveal())
 			if req.URL.RawQuery != "" {
 				q = req.URL.RawQuery + "&" + q
 			}
 			req.URL.RawQuery = q
-		} else if !has(req.Header, d.Auth.Name) {
+		case !has(req.Header, d.Auth.Name):
 			return setHeader(req.Header, d.Auth.Name, d.Auth.Prefix+s.APIKey.Reveal())
 		}
 	case "basic":
 		if !s.HasBasic {
-			return missing("basic user name and password")
+			return lacks(d, "basic user name and password")
 		}
 		if !has(req.Header, "Authorization") {
 			req.SetBasicAuth(s.Username, s.Password.Reveal())
@@ -725,6 +727,10 @@ func (c *Caller) authenticate(d *Definition, cred *credentials.Credential, req *
 		}
 	}
 	return nil
+}
+
+func lacks(d *Definition, what string) error {
+	return &CallError{Kind: "input", Message: fmt.Sprintf("the credential has no %s, which auth type %s needs", what, d.Auth.Type)}
 }
 
 // has says that a header is there, empty or not.
@@ -827,6 +833,32 @@ func formPairs(raw json.RawMessage) (pairs, error) {
 		}
 	}
 	return out, nil
+}
+
+// keyInBody puts an API key into the body, where the connector wants it there
+// and nobody else put a member of that name.
+func (x *exchange) keyInBody() error {
+	a := &x.d.Auth
+	if a.Type != "api_key" || a.In != "body" || x.m.IgnoreAuth {
+		return nil
+	}
+	decoded, err := decodeJSON(x.body)
+	m, ok := decoded.(*OrderedMap)
+	switch {
+	case x.body == nil, err == nil && decoded == nil:
+		m = &OrderedMap{}
+	case !ok || x.m.DataType == PlainText:
+		return &CallError{Kind: "input", Message: fmt.Sprintf("the API key stands in the body (auth.in), so the body must be an object, for member %q", a.Name)}
+	}
+	if _, there := m.Values[a.Name]; there {
+		return nil
+	}
+	if x.cred.Secrets.APIKey.Empty() {
+		return lacks(x.d, "api_key")
+	}
+	m.Set(a.Name, a.Prefix+x.cred.Secrets.APIKey.Reveal())
+	x.body, err = marshal(m)
+	return err
 }
 
 // encodeBody writes the body as the method's data type says.

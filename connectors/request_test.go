@@ -430,7 +430,7 @@ func TestHosts(t *testing.T) {
 		})
 	}
 	t.Run("a host must be DNS labels", func(t *testing.T) {
-		for _, bad := range []string{"a/b", "a@b", "a:1", "a#", "a?b", "a b", "a\\b", "[::1]", "%41"} {
+		for _, bad := range []string{"a/b", "a@b", "a:1", "a#", "a?b", "a b", "a\\b", "[::1]", "%41", "a..b", ".a", "a.", "-a", strings.Repeat("a", 64)} {
 			a := key(newAPI(t, file("", `  - {method: m, endpoint: "http://{{mine}}.HOST/a"}`), nil))
 			a.Cred.Secrets.Properties = properties(`{"mine":` + quoted(bad) + `}`)
 			refusedInput(t, a)

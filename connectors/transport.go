@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptrace"
@@ -252,9 +253,11 @@ func plainCause(err error) string {
 func checkRedirect(req *http.Request, via []*http.Request) error {
 	first := via[0]
 	if first.Method != http.MethodGet && first.Method != http.MethodHead || len(via) > 5 ||
-		req.URL.Host != first.URL.Host || req.URL.Scheme != first.URL.Scheme {
+		originOf(req.URL) != originOf(first.URL) {
 		return http.ErrUseLastResponse
 	}
+	// net/http takes a host in other letters for another host.
+	maps.Copy(req.Header, first.Header)
 	req.Header.Del("Referer")
 	return nil
 }

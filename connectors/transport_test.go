@@ -152,11 +152,15 @@ methods:
   - {method: long, endpoint: /6}
   - {method: post, verb: POST, endpoint: /1}
   - {method: away, endpoint: /away}
+  - {method: shout, endpoint: /shout}
   - {method: seen, endpoint: /away, script: "function after_error() { method_error.isSuccess = true; method_error.content = JSON.stringify([method_error.statusCode, method_error.headers.location]) }"}
 `, func(w http.ResponseWriter, r *http.Request) {
 		var n int
 		if r.URL.Path == "/away" {
 			w.Header().Set("Location", other.URL)
+			w.WriteHeader(302)
+		} else if r.URL.Path == "/shout" {
+			w.Header().Set("Location", "HTTP://LOCALHOST:"+strings.TrimPrefix(r.Host, "localhost:")+"/0")
 			w.WriteHeader(302)
 		} else if _, err := fmt.Sscanf(r.URL.Path, "/%d", &n); err == nil && n > 0 {
 			w.Header().Set("Location", fmt.Sprintf("/%d", n-1))
@@ -166,7 +170,8 @@ methods:
 		}
 	})
 	a.Cred.Secrets.HasBasic, a.Cred.Secrets.Username, a.Cred.Secrets.Password = true, "u", credentials.NewSecret("p")
-	for _, m := range []string{"short", "five"} {
+	a.Def.BaseURL = strings.Replace(a.URL, "127.0.0.1", "localhost", 1)
+	for _, m := range []string{"short", "five", "shout"} {
 		sameJSON(t, m, a.must(m).Content, `{"done":true}`)
 	}
 	for _, r := range a.requests() {

@@ -242,7 +242,8 @@ func CheckSource(s *Script) []SyntaxFinding {
 	return []SyntaxFinding{{l, c, "syntax error: " + text}}
 }
 
-// Declared are the names of top-level functions of a script that parses.
+// Declared are the names of top-level functions of a script that parses, those
+// too that a variable holds from the beginning.
 func Declared(s *Script) []SyntaxFinding {
 	if _, text := prescan(s.Source); text != "" {
 		return nil
@@ -252,11 +253,30 @@ func Declared(s *Script) []SyntaxFinding {
 		return nil
 	}
 	var all []SyntaxFinding
+	add := func(name *ast.Identifier) {
+		pos := tree.File.Position(int(name.Idx) - tree.File.Base())
+		l, c := s.place(pos.Line, pos.Column)
+		all = append(all, SyntaxFinding{l, c, name.Name.String()})
+	}
+	variables := func(list []*ast.Binding) {
+		for _, b := range list {
+			name, ok := b.Target.(*ast.Identifier)
+			switch b.Initializer.(type) {
+			case *ast.FunctionLiteral, *ast.ArrowFunctionLiteral:
+				if ok {
+					add(name)
+				}
+			}
+		}
+	}
 	for _, st := range tree.Body {
-		if d, ok := st.(*ast.FunctionDeclaration); ok {
-			pos := tree.File.Position(int(d.Function.Name.Idx) - tree.File.Base())
-			l, c := s.place(pos.Line, pos.Column)
-			all = append(all, SyntaxFinding{l, c, d.Function.Name.Name.String()})
+		switch d := st.(type) {
+		case *ast.FunctionDeclaration:
+			add(d.Function.Name)
+		case *ast.VariableStatement:
+			variables(d.List)
+		case *ast.LexicalDeclaration:
+			variables(d.List)
 		}
 	}
 	return all
