@@ -14,6 +14,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/redis/go-redis/v9/logging"
 	"github.com/schollz/progressbar/v3"
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
@@ -29,6 +30,7 @@ func main() {
 }
 
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	logging.Disable() // go-redis': the program says itself what went wrong
 	e := &enqueue{stdin: stdin, stdout: json.NewEncoder(stdout), stderr: stderr}
 	e.stdout.SetEscapeHTML(false)
 	cmd := e.command()

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/redis/go-redis/v9/logging"
 	"github.com/spf13/cobra"
 
 	"github.com/stepworker/stepworker/hooks"
@@ -25,6 +26,7 @@ func main() {
 }
 
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	logging.Disable() // until a worker lends go-redis its own log
 	log := &cli.Log{}
 	root := group("worker", "Stepworker: API steps whose dead credentials are a non-event",
 		newRun(log), newDev(log), newDemo(log), newCheck(log), newCredential(log), newKey(log), newVersion(log), notYet("try"))

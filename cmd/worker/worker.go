@@ -48,6 +48,7 @@ type Worker struct {
 func (w *Worker) Open(ctx context.Context) error {
 	c := w.cfg
 	w.log = c.log.Open(w.stderr)
+	redis.SetLogger(redisLog{w.log})
 	catalog, findings, err := connectors.Load(c.connectors)
 	if err != nil {
 		return cli.Usage("--connectors: %v", err)
@@ -124,6 +125,14 @@ func (w *Worker) Open(ctx context.Context) error {
 		go func() { w.served <- w.server.Serve(listener) }()
 	}
 	return nil
+}
+
+// redisLog is go-redis' own log, of connections that come and go: what matters
+// of it reaches its caller as an error.
+type redisLog struct{ log *slog.Logger }
+
+func (l redisLog) Printf(ctx context.Context, format string, v ...any) {
+	l.log.DebugContext(ctx, "redis", "text", fmt.Sprintf(format, v...))
 }
 
 // Run takes tasks until ctx is done, then drains.
