@@ -64,6 +64,9 @@ func (w *Worker) Open(ctx context.Context) error {
 		return &cli.Error{Code: cli.ExitUsage}
 	}
 	w.catalog = catalog
+	for _, text := range connectors.UnknownPartners(c.partner, catalog) {
+		w.log.Warn("partner settings", "text", text)
+	}
 	var listener net.Listener
 	if c.http != "" {
 		if listener, err = net.Listen("tcp", c.http); err != nil {
