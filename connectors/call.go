@@ -424,7 +424,7 @@ func (x *exchange) redactors() *redactors {
 		return x.c.redactorsOf(x.d, x.cred)
 	}
 	if x.masks == nil || x.m.IsLogin {
-		secrets := append(x.c.secretsOf(x.d, x.cred), x.found...)
+		secrets := append(x.c.Secrets(x.d, x.cred), x.found...)
 		if x.m.IsLogin {
 			for _, v := range x.foundSession() {
 				secrets = append(secrets, v)
@@ -446,7 +446,7 @@ func (c *Caller) redactorsOf(d *Definition, cred *credentials.Credential) *redac
 	if r := c.redactors[cred.ID]; r != nil && r.version == cred.Version && r.connector == d.Name {
 		return r
 	}
-	r := newRedactors(c.secretsOf(d, cred))
+	r := newRedactors(c.Secrets(d, cred))
 	r.connector, r.version = d.Name, cred.Version
 	if len(c.redactors) > 10_000 {
 		clear(c.redactors)
@@ -455,9 +455,9 @@ func (c *Caller) redactorsOf(d *Definition, cred *credentials.Credential) *redac
 	return r
 }
 
-// secretsOf is everything that must not be shown: the credential's secrets,
+// Secrets is everything that must not be shown: the credential's secrets,
 // and what the connector marks as sensitive.
-func (c *Caller) secretsOf(d *Definition, cred *credentials.Credential) []string {
+func (c *Caller) Secrets(d *Definition, cred *credentials.Credential) []string {
 	secrets := cred.SecretValues()
 	add := func(q Parameter) {
 		if !q.Sensitive {

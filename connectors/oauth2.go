@@ -334,7 +334,7 @@ func (t *tokenRequest) hook(ctx context.Context, event string, globals ...hooks.
 	if err == nil && len(out.Logs) == 0 {
 		return out, nil
 	}
-	secrets := t.c.secretsOf(t.d, t.cred)
+	secrets := t.c.Secrets(t.d, t.cred)
 	for _, answer := range []map[string]json.RawMessage{t.answer, parseToken(parseLeftBytes(out.Value("method_response", nil)))} {
 		for _, k := range []string{"access_token", "refresh_token", "id_token"} {
 			secrets = append(secrets, textOf(answer[k]))

@@ -2,7 +2,6 @@ package jobs
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -232,11 +231,11 @@ func (a *attempt) overtaken() error {
 }
 
 func (p *Pool) storeResult(ctx context.Context, rec *record, res *Result, reply *ReplyTo, retention time.Duration) error {
-	raw, err := json.Marshal(res)
+	raw, err := encode(res)
 	if err != nil { // what a hook or an API left cannot be written
 		res.Status, res.Content, res.ContentEncoding, res.Fields = Failed, nil, "", nil
 		res.Error = &ResultError{Kind: KindLimit, Message: "the result cannot be written as JSON: " + clip(err.Error(), 200)}
-		if raw, err = json.Marshal(res); err != nil {
+		if raw, err = encode(res); err != nil {
 			return err
 		}
 	}
@@ -258,7 +257,7 @@ func (p *Pool) reply(ctx context.Context, to *ReplyTo, res *Result, raw []byte) 
 		short := *res
 		short.Content, short.ContentEncoding, short.ContentOmitted = nil, "", true
 		var err error
-		if raw, err = json.Marshal(short); err != nil {
+		if raw, err = encode(short); err != nil {
 			return err
 		}
 	}

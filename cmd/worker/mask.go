@@ -20,7 +20,7 @@ const minSecret = 6
 type masker struct {
 	store   *credentials.Store
 	catalog *connectors.Catalog
-	partner map[string]connectors.PartnerSettings
+	caller  *connectors.Caller
 
 	mu   sync.Mutex
 	byID map[string]versioned // a redactor is dear to make, and pages are looked at again and again
@@ -48,8 +48,10 @@ func (m *masker) of(ctx context.Context, ids []string) map[string]versioned {
 	for id, c := range opened {
 		v, ok := m.byID[id]
 		if !ok || v.version != c.Version {
-			v = versioned{version: c.Version, sensitive: m.sensitive(c.Connector)}
-			v.secrets = m.secrets(c, v.sensitive)
+			v = versioned{version: c.Version, secrets: c.SecretValues()}
+			if d, ok := m.catalog.Get(c.Connector); ok {
+				v.sensitive, v.secrets = sensitive(d), m.caller.Secrets(d, c)
+			}
 			v.redactor = credentials.NewRedactor(v.secrets, minSecret)
 			if len(m.byID) >= maskersMax {
 				clear(m.byID)
@@ -61,33 +63,8 @@ func (m *masker) of(ctx context.Context, ids []string) map[string]versioned {
 	return out
 }
 
-// secrets are all texts that must not be shown of a credential: its own, and
-// what its connector and the partner settings add.
-func (m *masker) secrets(c *credentials.Credential, sensitive []connectors.Parameter) []string {
-	all := c.SecretValues()
-	s := &c.Secrets
-	if s.HasBasic {
-		all = append(all, s.Username+":"+s.Password.Reveal())
-	}
-	partner := m.partner[c.Connector]
-	all = append(all, partner.ClientSecret)
-	for _, q := range sensitive {
-		if q.HasValue {
-			if fixed, ok := q.Value.(string); ok {
-				all = append(all, fixed)
-			}
-		}
-		all = append(all, text(s.Properties[q.Name]), text(partner.Properties[q.Name]))
-	}
-	return all
-}
-
 // sensitive are the parameters that a connector marks so, its methods' too.
-func (m *masker) sensitive(connector string) []connectors.Parameter {
-	d, ok := m.catalog.Get(connector)
-	if !ok {
-		return nil
-	}
+func sensitive(d *connectors.Definition) []connectors.Parameter {
 	var marked []connectors.Parameter
 	add := func(all []connectors.Parameter) {
 		for _, q := range all {

@@ -72,7 +72,7 @@ func (w *Worker) dashboard(mux *http.ServeMux) {
 		RootPath: "/monitoring", RedisConnOpt: asynq.RedisConnOpt(sharedRedis{w.rdb}), ReadOnly: w.cfg.password == "",
 		PayloadFormatter: asynqmon.PayloadFormatterFunc(format), ResultFormatter: asynqmon.ResultFormatterFunc(format),
 	})
-	results := &withResults{mon, jobs.NewClient(w.rdb), &masker{store: w.store, catalog: w.catalog, partner: w.cfg.partner, byID: map[string]versioned{}}}
+	results := &withResults{mon, jobs.NewClient(w.rdb), &masker{store: w.store, catalog: w.catalog, caller: w.caller, byID: map[string]versioned{}}}
 	guarded := http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		if w.cfg.password != "" {
 			_, pass, ok := r.BasicAuth()
