@@ -616,7 +616,7 @@ func (p *fileParser) scriptFindings(s *hooks.Script) {
 		p.findings = append(p.findings, Finding{File: s.File, Line: f.Line, Column: f.Column, Text: f.Text})
 	}
 	for _, f := range hooks.Declared(s) {
-		text := ""
+		var text string
 		switch name := f.Text; {
 		case slices.Contains(laterEvents, name):
 			text = name + " does not run yet in this version"

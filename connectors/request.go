@@ -146,9 +146,9 @@ func (x *exchange) refill(headers, body, merge json.RawMessage) error {
 	if err != nil {
 		return err
 	}
-	decoded, err := decodeJSON(x.headers)
+	decoded, _ := decodeJSON(x.headers)
 	now, ok := decoded.(*OrderedMap)
-	if err != nil || !ok {
+	if !ok {
 		return nil // setHeaders says so
 	}
 	for _, hs := range []map[string]string{x.d.Headers, x.m.Headers} {

@@ -342,18 +342,18 @@ func prescan(source string) (line int, text string) {
 func skipString(source string, i, line int) (int, int) {
 	quote := source[i]
 	for i++; i < len(source); i++ {
-		switch c := source[i]; {
-		case c == '\\':
+		switch source[i] {
+		case '\\':
 			i++
 			if i < len(source) && source[i] == '\n' {
 				line++
 			}
-		case c == '\n':
+		case '\n':
 			if quote != '`' {
 				return i - 1, line
 			}
 			line++
-		case c == quote:
+		case quote:
 			return i, line
 		}
 	}

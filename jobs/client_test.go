@@ -221,7 +221,7 @@ func (c *deaf) Write(b []byte) (int, error) {
 func (c *deaf) Read(b []byte) (int, error) {
 	n, err := c.Conn.Read(b)
 	if c.lost {
-		_ = c.Conn.Close()
+		_ = c.Close()
 		return 0, net.ErrClosed
 	}
 	return n, err

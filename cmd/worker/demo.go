@@ -135,7 +135,12 @@ func demo(ctx context.Context, c *config, out, stderr io.Writer, exit bool) erro
 	run, stop := context.WithCancel(ctx)
 	ended := make(chan error, 1)
 	go func() { ended <- env.worker.Run(run) }()
-	defer func() { stop(); <-ended }()
+	defer func() {
+		stop()
+		if err := <-ended; err != nil {
+			fmt.Fprintln(stderr, err)
+		}
+	}()
 
 	dashboard := "off"
 	if env.worker.Addr != "" {

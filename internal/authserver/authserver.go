@@ -52,8 +52,7 @@ func New() (*Server, error) {
 	store.Clients[ClientID] = &fosite.DefaultClient{ID: ClientID, Secret: hashed, GrantTypes: []string{"password", "refresh_token", "client_credentials"}, Scopes: []string{"api"}}
 	s := &Server{store: store, dead: map[string]bool{}}
 	// The password grant is only how this server is asked for first tokens.
-	//lint:ignore SA1019 there is no shorter way to a first refresh token
-	passwordGrant := compose.OAuth2ResourceOwnerPasswordCredentialsFactory
+	passwordGrant := compose.OAuth2ResourceOwnerPasswordCredentialsFactory //nolint:staticcheck // SA1019: there is no shorter way to a first refresh token
 	s.provider = compose.Compose(config, store, &compose.CommonStrategy{CoreStrategy: compose.NewOAuth2HMACStrategy(config)},
 		passwordGrant, compose.OAuth2ClientCredentialsGrantFactory, compose.OAuth2RefreshTokenGrantFactory,
 		compose.OAuth2TokenIntrospectionFactory)

@@ -184,13 +184,13 @@ func serveAPI() error {
 	}))
 }
 
-func client(sock string) redis.UniversalClient {
-	return redis.NewClient(&redis.Options{Network: "unix", Addr: sock, PoolSize: 64})
+func client(sock string, protocol int) redis.UniversalClient {
+	return redis.NewClient(&redis.Options{Network: "unix", Addr: sock, PoolSize: 64, Protocol: protocol})
 }
 
 func runPool(sock, api string, steps, concurrency int) error {
 	ctx := context.Background()
-	rdb := client(sock)
+	rdb := client(sock, 2) // as the worker's own
 	keys, err := credentials.ParseKeys(credentials.NewKey())
 	if err != nil {
 		return err
@@ -265,7 +265,7 @@ func runPool(sock, api string, steps, concurrency int) error {
 }
 
 func runHandwritten(sock, api string, steps, concurrency int) error {
-	rdb := client(sock)
+	rdb := client(sock, 0) // the library's default
 	c := asynq.NewClientFromRedisClient(rdb)
 	slots := make(chan error, 64)
 	for range 64 {

@@ -111,6 +111,9 @@ func (r *Redis) Options(fs *pflag.FlagSet) (*redis.Options, error) {
 	if err != nil {
 		return nil, errors.New("--redis: the URL cannot be read")
 	}
+	if o.Protocol == 0 {
+		o.Protocol = 2 // looking for RESP 3's push messages would cost a share of every command
+	}
 	o.PoolSize = 64
 	o.ClientName = "stepworker"
 	return o, nil

@@ -40,7 +40,7 @@ func Decode(raw []byte, into any, o Options) error {
 		if o.Secret {
 			return errors.New(place)
 		}
-		return fmt.Errorf("%s: %s", place, syntax)
+		return fmt.Errorf("%s: %w", place, syntax)
 	} else if err != nil {
 		return err
 	}
