@@ -161,9 +161,16 @@ func (a *attempt) held(ctx context.Context) (bool, error) {
 		return false, nil
 	}
 	e := &ResultError{Kind: KindAuth, Message: fmt.Sprintf("waited %s for its credential, longer than --hold allows", a.p.cfg.Hold)}
-	if a.cred != nil && a.cred.Meta.State == credentials.Revoked {
-		e.Kind = KindRevoked
-		e.Message += "; " + heldText(a.cred)
+	if c := a.cred; c != nil {
+		switch {
+		case c.Meta.State == credentials.Revoked:
+			e.Kind = KindRevoked
+			e.Message += "; " + heldText(c)
+		case c.Meta.State == credentials.Misconfigured:
+			e.Message += "; " + heldText(c)
+		case c.Meta.LastError != "":
+			e.Message += "; the last refresh: " + c.Meta.LastError
+		}
 	}
 	return true, a.fail(ctx, e)
 }

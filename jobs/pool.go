@@ -48,7 +48,8 @@ type PoolConfig struct {
 // Moment is something that happened to an execution or a credential.
 type Moment struct {
 	// What: called refused parked refreshing refreshed refresh_failed resumed
-	// held succeeded warning failed deferred retried.
+	// looks (at a credential that was refused) held succeeded warning failed
+	// deferred retried.
 	What         string
 	ExecutionID  string
 	CredentialID string
@@ -77,7 +78,8 @@ type Pool struct {
 	stop   chan struct{}
 
 	fault     atomic.Pointer[workerFault] // the last one
-	redisSeen atomic.Int64                // ms of the last answer
+	redisSeen atomic.Int64                // ms of the last write that it took
+	redisText atomic.Pointer[string]      // why it took none
 	redisBack atomic.Int64                // ms of the first answer after it was away
 	draining  atomic.Bool
 
@@ -233,7 +235,13 @@ func (p *Pool) keepQueuesKnown(ctx context.Context) {
 			p.redisBack.Store(now)
 		}
 	} else if p.base.Err() == nil {
-		p.log.Warn("redis does not answer", "error", err.Error())
+		text := "redis does not answer"
+		var reply redis.Error
+		if errors.As(err, &reply) { // it answers: OOM, READONLY, NOPERM
+			text = "redis refuses writes: " + clip(err.Error(), 200)
+		}
+		p.redisText.Store(&text)
+		p.log.Warn(text, "error", err.Error())
 	}
 }
 
@@ -272,6 +280,9 @@ func (p *Pool) Ready() error {
 		return errors.New("draining")
 	}
 	if ms := p.redisSeen.Load(); time.Since(time.UnixMilli(ms)) > 6*time.Second {
+		if text := p.redisText.Load(); text != nil {
+			return errors.New(*text)
+		}
 		return errors.New("redis does not answer")
 	}
 	if f := p.fault.Load(); f != nil && time.Since(f.at) < faultStays {

@@ -250,6 +250,9 @@ func (p *Pool) refreshed(ctx context.Context, cred *credentials.Credential, kind
 		case credentials.OutcomeNewer, credentials.OutcomeGone:
 			return p.resume(ctx, cred.ID)
 		case credentials.OutcomeRevoked, credentials.OutcomeMisconfigured:
+			if res.Err != nil { // just now
+				p.resumer.look(ctx, cred.ID)
+			}
 			return nil
 		case credentials.OutcomeBusy, credentials.OutcomeLater:
 			if !forced {

@@ -48,7 +48,7 @@ func (s *resumer) run(ctx context.Context, credential string) error {
 		if !u.Usable && !gone {
 			return nil
 		}
-		left, err := s.round(ctx, credential)
+		left, err := s.round(ctx, credential, "resumed")
 		if err != nil {
 			return &waitError{why: "worker", text: "redis cannot be used", delay: 2 * time.Second}
 		}
@@ -60,6 +60,15 @@ func (s *resumer) run(ctx context.Context, credential string) error {
 			return ctx.Err()
 		case <-time.After(30 * time.Millisecond):
 		}
+	}
+}
+
+// look has every waiter look at its credential once: it was refused, and they
+// are held now, which is to be seen.
+func (s *resumer) look(ctx context.Context, credential string) {
+	defer s.lock(ctx, credential)()
+	if _, err := s.round(ctx, credential, "looks"); err != nil {
+		s.p.log.Warn("waiting executions look later", "credential_id", credential)
 	}
 }
 
@@ -88,7 +97,7 @@ func (s *resumer) lock(ctx context.Context, credential string) (unlock func()) {
 }
 
 // round looks at every waiter once; left is how many have to be looked at again.
-func (s *resumer) round(ctx context.Context, credential string) (left int64, err error) {
+func (s *resumer) round(ctx context.Context, credential, what string) (left int64, err error) {
 	for {
 		page, err := s.p.cfg.Store.Waiters(ctx, credential, left, resumePage)
 		if err != nil {
@@ -100,7 +109,7 @@ func (s *resumer) round(ctx context.Context, credential string) (left int64, err
 		g.SetLimit(resumeWidth)
 		for _, w := range page {
 			g.Go(func() error {
-				stays, err := s.one(gctx, credential, w)
+				stays, err := s.one(gctx, credential, what, w)
 				if stays {
 					mu.Lock()
 					kept++
@@ -122,7 +131,7 @@ func (s *resumer) round(ctx context.Context, credential string) (left int64, err
 // one resumes one waiter, and then takes it out of the set: a worker that dies
 // between the two leaves it there, for the next one to look at. An execution
 // that is refused again joins anew, with a mark that this hand does not know.
-func (s *resumer) one(ctx context.Context, credential string, w credentials.Waiter) (stays bool, err error) {
+func (s *resumer) one(ctx context.Context, credential, what string, w credentials.Waiter) (stays bool, err error) {
 	queue, id := w.Execution, ""
 	if i := strings.LastIndexByte(w.Execution, '|'); i >= 0 { // no id holds one, a queue's name may
 		queue, id = w.Execution[:i], w.Execution[i+1:]
@@ -143,7 +152,7 @@ func (s *resumer) one(ctx context.Context, credential string, w credentials.Wait
 		}
 		if err := s.p.client.inspector.RunTask(queue, id); err == nil {
 			killpoint.KillPoint("resumed-one")
-			s.p.observe(Moment{What: "resumed", ExecutionID: id, CredentialID: credential}, nil)
+			s.p.observe(Moment{What: what, ExecutionID: id, CredentialID: credential}, nil)
 		} else if ctx.Err() != nil {
 			return false, ctx.Err()
 		} // else its timer was quicker: it runs already

@@ -126,6 +126,14 @@ func DecodeStep(raw []byte) (*Step, error) {
 	if err := decodeStrict(raw, &s, stepMembers); err != nil {
 		return nil, err
 	}
+	if s.ExecutionID == "" && bytes.Contains(raw, []byte(`"execution_id"`)) {
+		var given struct {
+			ID *string `json:"execution_id"`
+		}
+		if json.Unmarshal(raw, &given) == nil && given.ID != nil { // a flow's variable that is not set
+			return nil, errors.New("execution_id is empty; leave it out to have one made")
+		}
+	}
 	if len(raw) > MaxStepSize { // unless it is only blanks that make it so
 		if err := s.checkSize(); err != nil {
 			return nil, err

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/signal"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -42,6 +43,9 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 
 // batch is how many steps are enqueued together.
 const batch = 500
+
+// idleFlush is how long a step that was read waits for others to come.
+const idleFlush = 100 * time.Millisecond
 
 type enqueue struct {
 	stdin  io.Reader
@@ -93,6 +97,9 @@ func (e *enqueue) command() *cobra.Command {
 }
 
 func (e *enqueue) run(cmd *cobra.Command, args []string) error {
+	onLine := func(name string) bool { return cmd.Flags().Changed(name) }
+	single := onLine("credential") || onLine("method") // also where they are empty: by a variable that is not set
+	asked := onLine("status")
 	mistakes := append(cli.Resolve(cmd.Flags()), e.log.Mistakes()...)
 	options, err := e.redis.Options(cmd.Flags())
 	if err != nil {
@@ -103,9 +110,11 @@ func (e *enqueue) run(cmd *cobra.Command, args []string) error {
 	default:
 		mistakes = append(mistakes, fmt.Sprintf("--progress: auto, always or never is needed, not %q", e.progress))
 	}
-	single := e.credential != "" || e.method != "" || len(e.parameters) > 0 || e.body != ""
+	single = single || e.credential != "" || e.method != "" || len(e.parameters) > 0 || e.body != ""
 	var step *jobs.Step
 	switch {
+	case asked && e.status == "":
+		mistakes = append(mistakes, "--status: an execution id is needed")
 	case e.status != "" && (single || len(args) > 0 || e.wait):
 		mistakes = append(mistakes, "--status stands alone")
 	case single && len(args) > 0:
@@ -198,14 +207,44 @@ type line struct {
 }
 
 func (e *enqueue) sendAll(ctx context.Context, in io.Reader) error {
-	var steps []*jobs.Step
-	var lines []int
+	var (
+		mu     sync.Mutex // of all that follows, and of what send touches
+		steps  []*jobs.Step
+		lines  []int
+		last   time.Time // when the last step came
+		failed error     // in the background
+	)
 	flush := func() error {
 		err := e.send(ctx, steps, lines)
 		steps, lines = steps[:0], lines[:0]
 		return err
 	}
+	// What comes slowly, through a pipe, does not wait for the batch to be full.
+	done := make(chan struct{})
+	var idle sync.WaitGroup
+	idle.Go(func() {
+		tick := time.NewTicker(idleFlush)
+		defer tick.Stop()
+		for {
+			select {
+			case <-done:
+				return
+			case now := <-tick.C:
+				mu.Lock()
+				if failed == nil && len(steps) > 0 && now.Sub(last) >= idleFlush {
+					failed = flush()
+				}
+				mu.Unlock()
+			}
+		}
+	})
 	err := cli.Values(ctx, in, func(v cli.Value) error {
+		mu.Lock()
+		defer mu.Unlock()
+		if failed != nil {
+			return failed
+		}
+		last = time.Now()
 		err := v.Err
 		var s *jobs.Step
 		if err == nil {
@@ -224,6 +263,11 @@ func (e *enqueue) sendAll(ctx context.Context, in io.Reader) error {
 		}
 		return nil
 	})
+	close(done)
+	idle.Wait()
+	if err == nil {
+		err = failed
+	}
 	var unread *cli.ReadError
 	if err != nil && !errors.As(err, &unread) {
 		return err

@@ -22,6 +22,7 @@ import (
 	"github.com/stepworker/stepworker/deploy"
 	"github.com/stepworker/stepworker/internal/cli"
 	"github.com/stepworker/stepworker/internal/embedded"
+	"github.com/stepworker/stepworker/internal/strictjson"
 	"github.com/stepworker/stepworker/jobs"
 )
 
@@ -373,11 +374,15 @@ func (cc *credentialCommand) print(cmd *cobra.Command, id string) error {
 	return json.NewEncoder(cmd.OutOrStdout()).Encode(s)
 }
 
-func (cc *credentialCommand) explain(_ context.Context, id string, err error) error {
-	if errors.Is(err, credentials.ErrNotFound) {
-		return cli.Failed("unknown credential %q", id)
+func (cc *credentialCommand) explain(ctx context.Context, id string, err error) error {
+	if !errors.Is(err, credentials.ErrNotFound) {
+		return cli.Failed("redis: %v", err)
 	}
-	return cli.Failed("redis: %v", err)
+	known, _ := cc.store.IDs(ctx, 1000) // without, there is no hint
+	if near := strictjson.Nearest(id, known); near != "" {
+		return cli.Failed("unknown credential %q; did you mean %q?", id, near)
+	}
+	return cli.Failed("unknown credential %q", id)
 }
 
 func credentialList(log *cli.Log) *cobra.Command {

@@ -81,6 +81,7 @@ func (t *teller) observe(m jobs.Moment) {
 		t.say("held        %s", m.Text)
 	case "resumed":
 		t.say("resumed     by itself")
+	case "looks":
 	default:
 		t.say("%-11s %s", m.What, m.Text)
 	}

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/agext/levenshtein"
+	"unicode/utf8"
 )
 
 // Options say how errors are worded.
@@ -34,6 +35,13 @@ func (e *MemberError) Error() string { return e.Member + ": " + e.Text }
 func Decode(raw []byte, into any, o Options) error {
 	var whole json.RawMessage
 	var syntax *json.SyntaxError
+	for i := 0; i < len(raw); { // the standard library would put another text in its place
+		r, size := utf8.DecodeRune(raw[i:])
+		if r == utf8.RuneError && size == 1 {
+			return fmt.Errorf("malformed JSON at line %d, column %d: it is not UTF-8", 1+bytes.Count(raw[:i], []byte("\n")), i-bytes.LastIndexByte(raw[:i], '\n'))
+		}
+		i += size
+	}
 	if err := json.Unmarshal(raw, &whole); errors.As(err, &syntax) {
 		head := raw[:min(max(int(syntax.Offset)-1, 0), len(raw))]
 		place := fmt.Sprintf("malformed JSON at line %d, column %d", 1+bytes.Count(head, []byte("\n")), len(head)-bytes.LastIndexByte(head, '\n'))
