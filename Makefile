@@ -5,7 +5,7 @@ test: redis
 	go test -timeout 10m ./...
 
 race: redis
-	go test -race -short -timeout 20m ./credentials ./connectors ./hooks ./jobs
+	go test -race -short -timeout 20m ./credentials ./connectors ./hooks ./jobs ./internal/... ./cmd/enqueue
 
 bench: redis
 	go run ./internal/bench
@@ -13,7 +13,7 @@ bench: redis
 lint:
 	test -z "$$(gofmt -l .)"
 	go vet ./...
-	go run honnef.co/go/tools/cmd/staticcheck@v0.8.2 ./...
+	go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0 run ./...
 
 demo:
 	go run ./cmd/worker demo

@@ -114,6 +114,19 @@ func TestInput_redisDiesInTheMiddle(t *testing.T) {
 	p.end(2, "redis cannot be used: 500 steps were enqueued, of 2 it is not known: enqueue them again under the same execution_id; nothing after line 503 was enqueued")
 }
 
+// A step that comes through a pipe does not wait for the pipe's end.
+func TestInput_whatComesSlowlyIsEnqueuedAtOnce(t *testing.T) {
+	p := start(t, redistest.New(t))
+	for i := range 3 {
+		p.write(`{"credential_id":"c","method":"m","execution_id":"e%d"}`+"\n", i)
+		if l := p.line(); l["status"] != "enqueued" || l["execution_id"] != fmt.Sprintf("e%d", i) {
+			t.Errorf("got %v", l)
+		}
+	}
+	p.stdin.Close()
+	p.end(0, "")
+}
+
 func TestWait_interruptedPrintsWhatIsPending(t *testing.T) {
 	p := start(t, redistest.New(t), "--wait")
 	p.write(step, 1)
