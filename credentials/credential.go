@@ -24,6 +24,9 @@ const (
 	// Opening is what follows a credential's first token: the login method and
 	// the test method, once. Until then nobody calls with it.
 	Opening Kind = "opening"
+	// Testing asks the test method about a credential that was refused and that
+	// nothing can renew.
+	Testing Kind = "test"
 )
 
 // Credential is one account's installed connector, opened. It never prints a secret.
@@ -78,10 +81,8 @@ type Meta struct {
 	// NoKey is true when a worker found that no key of its own opens this
 	// version: the state is misconfigured until a key, or a person, changes that.
 	NoKey bool
-	// TestUntil is until when somebody asks the test method about this version;
-	// Tested is true when it has answered.
-	TestUntil time.Time
-	Tested    bool
+	// Tested is true when the test method has answered with this version.
+	Tested bool
 	// Settings is what the connector and its settings were, in short, when the
 	// provider refused them.
 	Settings    string
@@ -144,7 +145,9 @@ type Renewal struct {
 	TokenRaw json.RawMessage
 	Session  map[string]string // laid over the stored session, all together
 	Opened   bool
-	Status   int
+	// Tested says that the test method has answered: nothing is changed.
+	Tested bool
+	Status int
 	// Problem is a verdict that stands beside the token: it is stored, because
 	// the old one may be spent, but a hook around the request failed.
 	Problem *RefreshError

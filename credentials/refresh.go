@@ -88,6 +88,9 @@ func (s *Store) Refresh(ctx context.Context, r RefreshRequest, do RefreshFunc) (
 	if err == nil && renewal == nil {
 		err = &RefreshError{Verdict: Transient, Text: "the refresh brought nothing"}
 	}
+	if err == nil && renewal.Tested {
+		return s.tested(ctx, r, owner, t)
+	}
 	if err == nil {
 		return s.save(ctx, r, owner, c, renewal)
 	}
@@ -208,6 +211,18 @@ func (s *Store) save(ctx context.Context, r RefreshRequest, owner string, c *Cre
 		}
 		time.Sleep(waits.NextBackOff()) // Redis is away, or refuses writes
 	}
+}
+
+// tested notes that the test method has answered.
+func (s *Store) tested(ctx context.Context, r RefreshRequest, owner string, t taken) (RefreshResult, error) {
+	out, err := testedScript.Run(context.WithoutCancel(ctx), s.rdb, []string{credKey(r.ID)}, owner, t.version).StringSlice()
+	switch {
+	case err != nil:
+		return RefreshResult{}, err // the lease lapses, and it is asked again
+	case out[0] == "gone":
+		return RefreshResult{Outcome: OutcomeGone}, nil
+	}
+	return RefreshResult{Outcome: OutcomeNewer, Version: t.version}, nil
 }
 
 // remember notes a refusal or failure, so that no other worker asks again.

@@ -15,8 +15,8 @@ import "github.com/redis/go-redis/v9"
 // session (ms); refused (the version known refused), refused_kind; lr last
 // refresh (JSON), saver its owner; err masked last error; fails, next (ms);
 // lease, lease_until; intent_v, intent_until, intent_n; no_key (the version
-// that no key opens); test_v, test_until (ms, 0: it has answered); settings
-// that were refused; deleted; u:METHOD counter of refreshes that did not help
+// that no key opens); tested (the version that the test method has answered);
+// settings that were refused; deleted; u:METHOD counter of refreshes that did not help
 // (JSON).
 func credKey(id string) string    { return "stepworker:cred:{" + id + "}" }
 func versionKey(id string) string { return "stepworker:cred:{" + id + "}:version" }
@@ -60,28 +60,20 @@ redis.call('SET', KEYS[2], n)
 return 1
 `)
 
-// beginTestScript makes one worker ask the test method about a version.
+// testedScript notes that the test method has answered with a version that was
+// refused: it may be used, and is not tested again.
 //
 //	KEYS  credential
-//	ARGV  version, for how long (ms)
-//	returns 1, or 0 if it is being asked, has answered, or the version moved
-var beginTestScript = redis.NewScript(luaNow + `
-local h = redis.call('HMGET', KEYS[1], 'v', 'deleted', 'test_v', 'test_until')
-if h[1] ~= ARGV[1] or h[2] then return 0 end
-local t = now()
-if h[3] == h[1] and (h[4] == '0' or tonumber(h[4]) > t) then return 0 end
-redis.call('HSET', KEYS[1], 'test_v', h[1], 'test_until', string.format('%d', t + ARGV[2]))
-return 1
-`)
-
-// endTestScript notes that the test method has answered (0), or may be asked again (1).
-//
-//	KEYS  credential
-//	ARGV  version, 0 or 1
-var endTestScript = redis.NewScript(`
-if redis.call('HGET', KEYS[1], 'test_v') ~= ARGV[1] then return 0 end
-redis.call('HSET', KEYS[1], 'test_until', ARGV[2])
-return 1
+//	ARGV  owner, version
+//	returns {'saved', v}, {'newer', v}, {'gone'} or {'lost'}
+var testedScript = redis.NewScript(`
+local h = redis.call('HMGET', KEYS[1], 'v', 'deleted', 'lease')
+if not h[1] or h[2] then return {'gone'} end
+if h[1] ~= ARGV[2] then return {'newer', h[1]} end
+if h[3] ~= ARGV[1] then return {'lost'} end
+redis.call('HSET', KEYS[1], 'tested', h[1])
+redis.call('HDEL', KEYS[1], 'refused', 'refused_kind', 'err', 'fails', 'next', 'lease', 'lease_until', 'intent_v', 'intent_until', 'intent_n')
+return {'saved', h[1]}
 `)
 
 // noteScript keeps a verdict without consequences.

@@ -226,9 +226,7 @@ func readMeta(h map[string]string) Meta {
 	if m.State == "" {
 		m.State = Active
 	}
-	if h["test_v"] != "" && h["test_v"] == h["v"] {
-		m.TestUntil, m.Tested = parseMillis(h["test_until"]), h["test_until"] == "0"
-	}
+	m.Tested = h["tested"] != "" && h["tested"] == h["v"]
 	if lr := h["lr"]; lr != "" {
 		var l LastRefresh
 		if json.Unmarshal([]byte(lr), &l) == nil {
@@ -497,23 +495,6 @@ func (s *Store) WaitingCredentials(ctx context.Context) ([]string, error) {
 func (s *Store) IDs(ctx context.Context, n int64) ([]string, error) {
 	ids, _, err := s.rdb.SScan(ctx, indexKey, 0, "", n).Result()
 	return ids, err
-}
-
-// BeginTest makes the caller the one who asks the test method about a version,
-// for as long as a call may take; nobody else does meanwhile.
-func (s *Store) BeginTest(ctx context.Context, id string, version int64) (first bool, err error) {
-	n, err := beginTestScript.Run(ctx, s.rdb, []string{credKey(id)}, version, s.lease.Milliseconds()).Int()
-	return n == 1, err
-}
-
-// EndTest notes whether the test method has answered; if it has not, it may be
-// asked again.
-func (s *Store) EndTest(ctx context.Context, id string, version int64, answered bool) error {
-	until := "1" // over
-	if answered {
-		until = "0"
-	}
-	return endTestScript.Run(ctx, s.rdb, []string{credKey(id)}, version, until).Err()
 }
 
 // Note keeps the verdict on a refresh that was asked for and not made; state

@@ -366,27 +366,18 @@ func TestRefresh_aTokenWithAProblem(t *testing.T) {
 	}
 }
 
-func TestTest_oneAsksAboutAVersion(t *testing.T) {
+func TestRefresh_aTestThatAnswersChangesNothing(t *testing.T) {
 	s, _ := newStore(t)
 	put(t, s, oauthInput, false)
-	begin := func(want bool) {
-		t.Helper()
-		if first, err := s.BeginTest(ctx, "c", 1); err != nil || first != want {
-			t.Errorf("first %v, %v", first, err)
-		}
-	}
-	begin(true)
-	begin(false)
-	if err := s.EndTest(ctx, "c", 1, false); err != nil {
+	if _, err := s.Park(ctx, ParkRequest{ID: "c", Execution: "q|e", Version: 1, Kind: Testing, Refused: true, Since: time.Now()}); err != nil {
 		t.Fatal(err)
 	}
-	begin(true) // it told nothing
-	if err := s.EndTest(ctx, "c", 1, true); err != nil {
-		t.Fatal(err)
+	answers := func(context.Context, *Credential) (*Renewal, error) { return &Renewal{Tested: true}, nil }
+	if res, err := s.Refresh(ctx, RefreshRequest{ID: "c", Version: 1, Kind: Testing}, answers); err != nil || res.Outcome != OutcomeNewer {
+		t.Errorf("got %+v, %v", res, err)
 	}
-	begin(false)
-	if c := get(t, s); !c.Meta.Tested {
-		t.Errorf("%+v", c.Meta)
+	if c := get(t, s); !c.Meta.Tested || c.Meta.Refused || c.Version != 1 {
+		t.Errorf("version %d, %+v", c.Version, c.Meta)
 	}
 }
 

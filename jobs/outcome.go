@@ -1,6 +1,7 @@
 package jobs
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"github.com/hibiken/asynq"
+	"github.com/redis/go-redis/v9"
 
 	"github.com/stepworker/stepworker/connectors"
 )
@@ -240,6 +242,11 @@ func (p *Pool) storeResult(ctx context.Context, rec *record, res *Result, reply 
 		}
 	}
 	if reply != nil {
+		if owner, err := p.rdb.HGet(ctx, execKey(res.ExecutionID), "run").Result(); err != nil && !errors.Is(err, redis.Nil) {
+			return err
+		} else if rec.attempt != "" && owner != rec.attempt {
+			return errOvertaken
+		}
 		if err := p.reply(ctx, reply, res, raw); err != nil {
 			return err
 		}
@@ -261,11 +268,26 @@ func (p *Pool) reply(ctx context.Context, to *ReplyTo, res *Result, raw []byte) 
 			return err
 		}
 	}
-	_, err := p.client.asynq.EnqueueContext(ctx, asynq.NewTask(to.Type, raw), asynq.TaskID("r."+res.ExecutionID), asynq.Queue(to.Queue))
-	if errors.Is(err, asynq.ErrTaskIDConflict) {
-		return nil // sent by an attempt whose worker died right after
+	id := "r." + res.ExecutionID
+	for range 2 {
+		_, err := p.client.asynq.EnqueueContext(ctx, asynq.NewTask(to.Type, raw), asynq.TaskID(id), asynq.Queue(to.Queue))
+		if !errors.Is(err, asynq.ErrTaskIDConflict) {
+			return err
+		}
+		// One is there that nobody has taken yet: of an attempt whose worker
+		// died right after, or of an earlier life of this execution.
+		info, err := p.client.taskInfo(to.Queue, id)
+		if err != nil {
+			return err
+		}
+		if info != nil && (bytes.Equal(info.Payload, raw) || info.State == asynq.TaskStateActive) {
+			return nil
+		}
+		if err := p.client.inspector.DeleteTask(to.Queue, id); err != nil && !errors.Is(err, asynq.ErrTaskNotFound) {
+			return nil // it was taken just now
+		}
 	}
-	return err
+	return nil
 }
 
 // putBack leaves the execution waiting, without a worker.

@@ -114,7 +114,11 @@ func (a *attempt) run(ctx context.Context) error {
 		a.rec = &record{queue: a.rec.queue, enqueuedAt: a.rec.enqueuedAt, attempt: a.rec.attempt, blank: true}
 	}
 	if a.rec.blank { // asynq's count is of another life
-		a.rec.retried, _ = asynq.GetRetryCount(ctx)
+		if a.rec.retried, _ = asynq.GetRetryCount(ctx); a.rec.retried > 0 {
+			if err := p.saveRecord(ctx, a.id, a.rec); err != nil {
+				return p.workerFault("redis cannot be written")
+			}
+		}
 	}
 	if a.deaths(ctx) >= maxDeaths {
 		return a.fail(ctx, &ResultError{Kind: KindLimit, Message: fmt.Sprintf("%d workers in a row died while they ran this execution", maxDeaths)})
@@ -153,6 +157,7 @@ func (a *attempt) admit(ctx context.Context, opened error) (*ResultError, func()
 	hold := func(text string) func() error { return func() error { return a.hold(ctx, text) } }
 	p, s := a.p, a.step
 	if d := s.Deadline; d != nil && a.at.After(*d) {
+		a.rec.inSet = true // perhaps: a worker may have died just after it joined
 		return &ResultError{Kind: KindExpired, Message: "not begun by its deadline, " + d.UTC().Format(time.RFC3339)}, nil
 	}
 	var sealed *credentials.SealError
@@ -208,10 +213,6 @@ func (a *attempt) admit(ctx context.Context, opened error) (*ResultError, func()
 	}
 	oauth2, session := p.cfg.Caller.CanRefresh(def, c)
 	switch {
-	case c.Meta.TestUntil.After(a.at):
-		return nil, func() error {
-			return a.putBack(ctx, whyParked, "the API refused the credential, and its test method is being asked", testWait)
-		}
 	case c.Meta.Refused:
 		return nil, park(c.Meta.RefusedKind, "the credential is known refused")
 	case oauth2 && (c.Secrets.OAuth2 == nil || c.Secrets.OAuth2.AccessToken.Empty()):
@@ -224,9 +225,6 @@ func (a *attempt) admit(ctx context.Context, opened error) (*ResultError, func()
 	}
 	return nil, nil
 }
-
-// testWait is how long an execution waits while another asks the test method.
-const testWait = 2 * time.Second
 
 // countRefresh notes whether the refresh that this execution waited for came.
 func (a *attempt) countRefresh() (came bool) {

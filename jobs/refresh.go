@@ -103,14 +103,18 @@ func (p *Pool) processRefresh(ctx context.Context, t *asynq.Task) error {
 		ended := lr != nil && lr.At.UnixMilli() > r.Seen && lr.Verdict != credentials.Transient && lr.Verdict != credentials.Unknown
 		return r.Kind == kindForced && (ended || r.Version != 0 && c.Version > r.Version)
 	}
+	failedSince := func(c *credentials.Credential) bool {
+		lr := c.Meta.LastRefresh
+		return force && lr != nil && lr.At.UnixMilli() > r.Seen && c.Meta.NextTry.After(time.Now())
+	}
 	if answered(cred) {
 		return p.resume(ctx, r.CredentialID)
 	}
-	if lr := cred.Meta.LastRefresh; force && lr != nil && lr.At.UnixMilli() > r.Seen {
-		force = false // it was tried at once, and failed: from now on with the others' patience
+	if failedSince(cred) { // it was tried at once: from now on with patience
 		if time.Now().UnixMilli() > r.Until {
 			return nil
 		}
+		return putOff("it failed, and is tried again", max(time.Until(cred.Meta.NextTry), time.Second))
 	}
 	done, ok := p.takeShare(def.Name)
 	if !ok {
@@ -128,6 +132,9 @@ func (p *Pool) processRefresh(ctx context.Context, t *asynq.Task) error {
 		}
 		r.Version = cred.Version
 	}
+	if kind == credentials.Testing && (!cred.Meta.Refused || cred.Meta.RefusedKind != credentials.Testing) {
+		return p.resume(ctx, r.CredentialID) // it has answered
+	}
 	if kind == credentials.Opening {
 		if !cred.Meta.Refused || cred.Meta.RefusedKind != credentials.Opening {
 			return p.resume(ctx, r.CredentialID) // it is open
@@ -135,17 +142,18 @@ func (p *Pool) processRefresh(ctx context.Context, t *asynq.Task) error {
 		return p.refreshed(ctx, cred, kind, r.Kind == kindForced)(p.open(ctx, def, cred, force))
 	}
 	asked := kind
-	if kind == kindTest {
+	if kind == kindTest || kind == credentials.Testing {
 		asked = credentials.Session
 	}
-	res, err := p.cfg.Store.Refresh(ctx, credentials.RefreshRequest{ID: cred.ID, Version: r.Version, Kind: asked, Force: force, Answered: answered, Settings: p.cfg.Caller.Settings(def)},
+	res, err := p.cfg.Store.Refresh(ctx, credentials.RefreshRequest{ID: cred.ID, Version: r.Version, Kind: asked, Force: force, Settings: p.cfg.Caller.Settings(def),
+		Answered: func(c *credentials.Credential) bool { return answered(c) || failedSince(c) }},
 		func(ctx context.Context, c *credentials.Credential) (*credentials.Renewal, error) {
 			p.observe(Moment{What: "refreshing", CredentialID: c.ID, Connector: c.Connector}, nil)
-			if kind == kindTest {
+			if kind == kindTest || kind == credentials.Testing {
 				if err := p.cfg.Caller.Test(ctx, def, c); err != nil {
 					return nil, err
 				}
-				return &credentials.Renewal{Opened: true}, nil
+				return &credentials.Renewal{Opened: true, Tested: kind == credentials.Testing}, nil
 			}
 			return p.cfg.Caller.Refresh(ctx, def, c, kind)
 		})
@@ -160,7 +168,7 @@ func (p *Pool) processRefresh(ctx context.Context, t *asynq.Task) error {
 
 // kindTest is a forced refresh where nothing can be renewed: the test method's
 // answer decides.
-const kindTest credentials.Kind = "test"
+const kindTest credentials.Kind = "forced test"
 
 // forcedKind is what a credential needs when a person asks for a refresh; a
 // note says why nothing can be done.
@@ -266,44 +274,16 @@ func (p *Pool) refreshed(ctx context.Context, cred *credentials.Credential, kind
 // nothingToRenew handles an exception on a connector where neither a token nor
 // a session can be renewed: the test method decides, once for the version.
 func (a *attempt) nothingToRenew(ctx context.Context, e *connectors.AuthError, failure *ResultError) error {
-	p := a.p
 	failure.Message = fmt.Sprintf("the API refused the credential (%s), and the connector cannot renew it: it has no %s", e.Text, e.Missing)
 	if a.def.TestMethod == "" {
 		return a.failCode(ctx, failure, e.Status)
 	}
 	if a.cred.Meta.Tested {
-		return a.failCode(ctx, failure, e.Status)
-	}
-	first, err := p.cfg.Store.BeginTest(ctx, a.cred.ID, e.Version)
-	if err != nil {
-		return p.workerFault("redis cannot be written")
-	}
-	if !first { // somebody asks, or has asked: what comes of it counts for all
-		return a.putBack(ctx, whyParked, e.Text+"; the test method is being asked", testWait)
-	}
-	err = p.cfg.Caller.Test(ctx, a.def, a.cred)
-	var verdict *credentials.RefreshError
-	refused := errors.As(err, &verdict) && verdict.Verdict == credentials.VerdictRevoked
-	if end := p.cfg.Store.EndTest(ctx, a.cred.ID, e.Version, err == nil); end != nil {
-		return p.workerFault("redis cannot be written")
-	}
-	switch {
-	case err == nil:
 		failure.Message = fmt.Sprintf("method %q was refused (%s) while the test method answers: check the account's permissions", a.meth.Name, e.Text)
 		return a.failCode(ctx, failure, e.Status)
-	case !refused: // it told nothing: asked again with the next try, within the budget of refusals
-		return a.putBack(ctx, whyParked, "the test method cannot be asked: "+err.Error(), 5*testWait)
 	}
-	res, err := p.cfg.Store.Refresh(ctx, credentials.RefreshRequest{ID: a.cred.ID, Version: e.Version, Kind: e.Kind, Force: true},
-		func(context.Context, *credentials.Credential) (*credentials.Renewal, error) { return nil, verdict })
-	if err != nil {
-		return p.workerFault("redis cannot be written")
-	}
-	if res.Outcome == credentials.OutcomeNewer {
-		return a.again(ctx)
-	}
-	a.cred.Meta.State, a.cred.Meta.LastError = credentials.Revoked, verdict.Text
-	return a.hold(ctx, heldText(a.cred))
+	// What comes of the test counts for all who were refused.
+	return a.park(ctx, refusal{kind: credentials.Testing, version: e.Version, text: e.Text, refused: true})
 }
 
 // adoptSession stores the session that a script found in the refusal itself:

@@ -79,6 +79,42 @@ func TestDeadKey_allAreHeldAndTheTestMethodIsAskedOnce(t *testing.T) {
 	h.succeed(ids)
 }
 
+// While the test method cannot be asked nobody calls; once it has answered, the
+// executions fail, and it is not asked again.
+func TestDeadKey_aTestMethodThatCannotBeAskedIsWaitedFor(t *testing.T) {
+	var tests, calls atomic.Int64
+	h := newHouse(t, withConnector(t, keyed))
+	h.url = serve(t, func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case r.URL.Path == "/m":
+			calls.Add(1)
+			w.WriteHeader(401)
+		case tests.Add(1) <= 2:
+			w.WriteHeader(503)
+		default:
+			_, _ = w.Write([]byte(`{}`))
+		}
+	})
+	h.put(map[string]any{"credential_id": "c", "connector": "own", "api_key": "a-key"})
+	ids := h.enqueue(5, jobs.Step{CredentialID: "c", Method: "m"})
+	h.until("they wait", func() bool {
+		s, err := h.store.Status(context.Background(), "c")
+		return err == nil && s.Waiting == 5 && tests.Load() >= 1
+	})
+	for id, r := range h.results(ids) {
+		if r.Error == nil || r.Error.Kind != jobs.KindAuth {
+			t.Errorf("%s: %+v", id, r)
+		}
+	}
+	if tests.Load() != 3 || calls.Load() != 10 {
+		t.Errorf("the test method was asked %d times, want 3; the API %d times, want 10", tests.Load(), calls.Load())
+	}
+	h.results(h.enqueue(1, jobs.Step{CredentialID: "c", Method: "m"}))
+	if tests.Load() != 3 {
+		t.Error("the test method was asked again")
+	}
+}
+
 const renewable = `connector: own
 base_url: "{{base}}"
 auth: {type: oauth2, token_url: "{{base}}/token", auth_style: params, refresh_on: [401]}

@@ -201,6 +201,14 @@ func (s *resumer) sweepOne(ctx context.Context, id string) {
 			s.p.log.Warn("resuming goes on later", "credential_id", id)
 		}
 		return
+	case meta.NoKey: // this worker may have the key
+		c, opens := s.p.cfg.Store.Get(ctx, id)
+		if opens != nil {
+			break
+		}
+		if err = s.p.cfg.Store.NoteOpened(ctx, id, c.Version); err == nil {
+			err = s.run(ctx, id)
+		}
 	case meta.State == credentials.Misconfigured && meta.Settings != "":
 		// What was refused may have been put right: that is asked once.
 		if def, ok := s.p.cfg.Catalog.Get(u.Connector); ok && s.p.cfg.Caller.Settings(def) != meta.Settings && time.Now().After(meta.LeaseUntil) {
