@@ -380,7 +380,7 @@ func (x *exchange) finish(ctx context.Context, err error) error {
 	switch {
 	case errors.As(err, &auth):
 		auth.ActionData, auth.Ran, auth.Logs = x.actionData, x.ran, x.maskLogs()
-		auth.Text, auth.Detail = clip(r.String(auth.Text), maxText), r.String(auth.Detail)
+		auth.Text, auth.Detail = r.Cut(auth.Text, maxText), r.String(auth.Detail)
 		return auth
 	case errors.As(err, &ce):
 	case errors.As(err, &exp):
@@ -393,7 +393,7 @@ func (x *exchange) finish(ctx context.Context, err error) error {
 		ce = &CallError{Kind: "input", Message: "the request cannot be made: " + err.Error()}
 	}
 	ce.ActionData, ce.Ran, ce.Logs = x.actionData, x.ran, x.maskLogs()
-	ce.Message, ce.Detail = clip(r.String(ce.Message), maxText), r.String(ce.Detail)
+	ce.Message, ce.Detail = r.Cut(ce.Message, maxText), r.String(ce.Detail)
 	return ce
 }
 
@@ -404,14 +404,14 @@ const maxText = 2000
 func (x *exchange) maskLogs() []string {
 	r := x.mask()
 	for i, l := range x.logs {
-		x.logs[i] = clip(r.String(l), maxText)
+		x.logs[i] = r.Cut(l, maxText)
 	}
 	return x.logs
 }
 
 // detail is what an API said, masked before it is cut.
 func (x *exchange) detail(said string) string {
-	return clip(x.mask().String(clip(said, 64<<10)), maxText)
+	return x.mask().Cut(clip(said, 64<<10), maxText)
 }
 
 // mask masks what must not be shown.

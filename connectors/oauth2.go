@@ -343,7 +343,7 @@ func (t *tokenRequest) hook(ctx context.Context, event string, globals ...hooks.
 	r := credentials.NewRedactor(secrets, 6)
 	if out != nil {
 		for i, l := range out.Logs {
-			out.Logs[i] = clip(r.String(l), maxText)
+			out.Logs[i] = r.Cut(l, maxText)
 		}
 		t.c.logScript(t.cred, out.Logs)
 	}
@@ -372,7 +372,7 @@ func hookVerdict(event string, err error, r *credentials.Redactor) error {
 	var script *hooks.ScriptError
 	var limit *hooks.LimitError
 	verdict := func(v credentials.Verdict, text string, wait time.Duration) error {
-		return &credentials.RefreshError{Verdict: v, Text: clip(r.String(text), maxText), RetryAfter: wait}
+		return &credentials.RefreshError{Verdict: v, Text: r.Cut(text, maxText), RetryAfter: wait}
 	}
 	switch {
 	case errors.As(err, &exc) && exc.Kind == hooks.RetryLater:

@@ -577,31 +577,65 @@ func (x *exchange) mayReceive(u *url.URL) bool {
 	return slices.Contains(x.d.Auth.Hosts, strings.ToLower(u.Host)) || slices.Contains(x.d.Auth.Hosts, strings.ToLower(u.Hostname()))
 }
 
-// urlParts cuts the URL's template. Where a script wrote it, it may hold what
-// a step or an API brought: there the merge fields of the connector's own
-// template count, and the merge-field parameters, and no other. So no text
-// that a script put in can name a secret.
+// urlParts cuts the URL's template. What a script left of it at its beginning
+// and end is the connector's own. What it wrote between may hold what a step
+// or an API brought: there no text can name a secret, only merge-field
+// parameters that are not sensitive count.
 func (x *exchange) urlParts() ([]part, error) {
-	own, err := splitTemplate(x.template)
-	if err != nil || x.endpoint == x.template {
-		return own, err
+	if x.endpoint == x.template {
+		return splitTemplate(x.template)
+	}
+	head, tail := unchanged(x.template, x.endpoint)
+	first, err := splitTemplate(x.template[:head])
+	if err != nil {
+		return nil, err
+	}
+	last, err := splitTemplate(x.template[len(x.template)-tail:])
+	if err != nil {
+		return nil, err
 	}
 	named := map[string]bool{}
-	for _, p := range own {
-		named[p.name] = true
+	var written map[string]json.RawMessage
+	_ = json.Unmarshal(x.merge, &written) // fromMerge has read it
+	for name := range written {
+		named[name] = true
 	}
 	for i := range x.m.Parameters {
 		if q := &x.m.Parameters[i]; q.Target == "merge_field" {
 			named[q.Name], named[q.wire()] = true, true
 		}
 	}
-	var written map[string]json.RawMessage
-	_ = json.Unmarshal(x.merge, &written) // fromMerge has read it
-	for name := range written {
-		named[name] = true
+	for i := range x.m.Parameters {
+		if q := &x.m.Parameters[i]; q.Property == "session" || q.Sensitive {
+			delete(named, q.Name)
+			delete(named, q.wire())
+		}
 	}
-	delete(named, "")
-	return splitNamed(x.endpoint, named), nil
+	for _, name := range credentialFields {
+		delete(named, name)
+	}
+	middle := splitNamed(x.endpoint[head:len(x.endpoint)-tail], named)
+	return slices.Concat(first, middle, last), nil
+}
+
+// unchanged is how much of a template stands at the beginning and at the end
+// of what became of it, whole merge fields only.
+func unchanged(template, now string) (head, tail int) {
+	for head < len(template) && head < len(now) && template[head] == now[head] {
+		head++
+	}
+	if open := strings.LastIndex(template[:head], "{{"); open >= 0 && !strings.Contains(template[open:head], "}}") {
+		head = open
+	}
+	rest, left := template[head:], now[head:]
+	for tail < len(rest) && tail < len(left) && rest[len(rest)-1-tail] == left[len(left)-1-tail] {
+		tail++
+	}
+	end := rest[len(rest)-tail:]
+	if closed := strings.Index(end, "}}"); closed >= 0 && !strings.Contains(end[:closed], "{{") {
+		tail -= closed + 2
+	}
+	return head, tail
 }
 
 // request builds the HTTP request from what before_action left.

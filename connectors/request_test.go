@@ -488,6 +488,7 @@ auth: {type: basic}
 parameters:
   - {name: tenant, target: merge_field, property: account}
   - {name: zone, target: merge_field, optional: true}
+  - {name: pin, target: merge_field, property: account, sensitive: true}
   - {name: q, target: script, optional: true}
 methods:
   - method: m
@@ -499,6 +500,7 @@ methods:
 		"own merge fields":                {`method_endpoint += '&t={{tenant}}'`, `{}`, "/t/a?fixed=1&t=t"},
 		"a merge-field parameter":         {`method_endpoint += '&z={{zone}}'`, `{"zone":"a b"}`, "/t/a?fixed=1&z=a%20b"},
 		"one that the script wrote":       {`method_request_mergefields.made = 'x/y'; method_endpoint += '&z={{made}}'`, `{}`, "/t/a?fixed=1&z=x%2Fy"},
+		"a sensitive one is text":         {`method_endpoint += '&p=' + script_parameters.q`, `{"q":"{{pin}}"}`, "/t/a?fixed=1&p=%7B%7Bpin%7D%7D"},
 		"a secret is none":                {`method_endpoint += '&p={{password}}'`, `{}`, "/t/a?fixed=1&p=%7B%7Bpassword%7D%7D"},
 		"nor one that a step brought":     {`method_endpoint += '&p=' + script_parameters.q`, `{"q":"{{password}}"}`, "/t/a?fixed=1&p=%7B%7Bpassword%7D%7D"},
 		"nor one out of two halves":       {`method_endpoint += '&p={{pass' + script_parameters.q`, `{"q":"word}}"}`, "/t/a?fixed=1&p=%7B%7Bpassword%7D%7D"},
@@ -513,7 +515,7 @@ methods:
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
 			a := newAPI(t, strings.Replace(file, "SCRIPT", c.script, 1), nil)
-			a.Cred.Secrets.Properties = properties(`{"tenant":"t"}`)
+			a.Cred.Secrets.Properties = properties(`{"tenant":"t","pin":"4711"}`)
 			a.Cred.Secrets.HasBasic, a.Cred.Secrets.Username, a.Cred.Secrets.Password = true, "me", credentials.NewSecret("the-pass-word")
 			a.must("m", withParameters(c.parameters))
 			if got := a.only().URI; got != c.uri {

@@ -14,7 +14,11 @@ import (
 
 // Redactor masks secrets in text: plain, URL-encoded (either case, either
 // space), JSON-escaped, and base64, also inside a longer encoded text.
-type Redactor struct{ r *strings.Replacer }
+type Redactor struct {
+	r     *strings.Replacer
+	forms []string
+	min   int
+}
 
 // NewRedactor masks every secret of at least min bytes.
 func NewRedactor(secrets []string, min int) *Redactor {
@@ -42,7 +46,28 @@ func NewRedactor(secrets []string, min int) *Redactor {
 	for _, f := range all {
 		pairs = append(pairs, f, redacted)
 	}
-	return &Redactor{strings.NewReplacer(pairs...)}
+	return &Redactor{strings.NewReplacer(pairs...), all, min}
+}
+
+// Cut masks text and cuts it to n bytes. The text may have been cut before: a
+// secret that begins at its end and does not end there is masked too.
+func (r *Redactor) Cut(s string, n int) string {
+	masked := r.String(s)
+	if r != nil {
+		s = strings.TrimSuffix(masked, "…")
+		longest := 0
+		for _, f := range r.forms {
+			for k := min(len(f)-1, len(s)); k >= r.min && k > longest; k-- {
+				if strings.HasSuffix(s, f[:k]) {
+					longest = k
+				}
+			}
+		}
+		if longest > 0 {
+			masked = s[:len(s)-longest] + redacted
+		}
+	}
+	return clipText(masked, n)
 }
 
 func encodings(s string) []string {

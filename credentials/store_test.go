@@ -561,6 +561,10 @@ func TestRedactor_everyEncoding(t *testing.T) {
 			t.Errorf("%s: %s", name, got)
 		}
 	}
+	long := strings.Repeat("k3y", 400)
+	if got := NewRedactor([]string{long}, 6).Cut(strings.Repeat(long, 60)[:65_000]+"…", 2000); strings.Contains(got, "k3yk3y") {
+		t.Errorf("what was cut before shows a secret's beginning: %s", got)
+	}
 	if got := NewRedactor([]string{"abc"}, 6).String("abc"); got != "abc" {
 		t.Errorf("a short secret was masked: %s", got)
 	}

@@ -106,8 +106,8 @@ func TestDeadKey_aTestMethodThatCannotBeAskedIsWaitedFor(t *testing.T) {
 			t.Errorf("%s: %+v", id, r)
 		}
 	}
-	if tests.Load() != 3 || calls.Load() != 10 {
-		t.Errorf("the test method was asked %d times, want 3; the API %d times, want 10", tests.Load(), calls.Load())
+	if tests.Load() != 3 || calls.Load() > 10 {
+		t.Errorf("the test method was asked %d times, want 3; the API %d times, want 10 at most", tests.Load(), calls.Load())
 	}
 	h.results(h.enqueue(1, jobs.Step{CredentialID: "c", Method: "m"}))
 	if tests.Load() != 3 {
