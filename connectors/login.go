@@ -96,6 +96,8 @@ func (x *exchange) loginVerdict(what string, err error) error {
 		verdict(credentials.VerdictRevoked, "was refused: %s", at(ce.Message, ce.At))
 	case ce.Kind == "http" && (x.status == 400 || x.status == 401 || x.status == 403):
 		verdict(credentials.VerdictRevoked, "was refused with %s: check what the account logs in with, and put the credential again", x.statusText())
+	case ce.Kind == "http" && x.status >= 200 && x.status <= 299:
+		verdict(credentials.VerdictMisconfigured, "answered what cannot be read: %s", ce.Message)
 	case ce.Kind == "http" && (x.status == 404 || x.status == 405):
 		verdict(credentials.VerdictMisconfigured, "answered %s: check the method's endpoint and verb", x.statusText())
 	default:

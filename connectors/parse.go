@@ -30,7 +30,8 @@ type fileParser struct {
 	lines        []string
 	def          *Definition
 	findings     []Finding
-	templates    []template // checked once all names are known
+	templates    []template             // checked once all names are known
+	places       map[*string]*yaml.Node // of texts that are checked at the end
 }
 
 // template is a text that may hold merge fields.
@@ -43,7 +44,7 @@ type template struct {
 // parseFile reads a connector file. The Definition is nil if nothing could be
 // read of it.
 func parseFile(file, folder string) (*Definition, []Finding) {
-	p := &fileParser{file: file, folder: folder, def: &Definition{File: file, Methods: map[string]*Method{}}}
+	p := &fileParser{file: file, folder: folder, places: map[*string]*yaml.Node{}, def: &Definition{File: file, Methods: map[string]*Method{}}}
 	if info, err := os.Stat(file); err == nil && !info.Mode().IsRegular() {
 		return nil, []Finding{{File: file, Line: 1, Column: 1, Text: "it is not a regular file"}} // to open it might never end
 	}
@@ -150,6 +151,7 @@ func (p *fileParser) text(into *string) func(*yaml.Node) {
 			return
 		}
 		*into = n.Value
+		p.places[into] = n
 	}
 }
 
@@ -681,9 +683,10 @@ func (p *fileParser) finish(n *yaml.Node) {
 			}
 		}
 	}
-	for key, name := range map[string]string{"property_lookup_method": d.LoginMethod, "test_auth_method": d.TestMethod} {
+	for key, named := range map[string]*string{"property_lookup_method": &d.LoginMethod, "test_auth_method": &d.TestMethod} {
+		name := *named
 		if m, ok := d.Methods[name]; name != "" && !ok {
-			p.find(n, "post_install.%s names method %q, which does not exist%s", key, name, didYouMean(name, d.MethodNames))
+			p.find(p.places[named], "post_install.%s names method %q, which does not exist%s", key, name, didYouMean(name, d.MethodNames))
 		} else if ok && key == "property_lookup_method" {
 			m.IsLogin = true
 		}
@@ -695,15 +698,15 @@ func (p *fileParser) finish(n *yaml.Node) {
 		p.checkTemplate(t)
 	}
 	if base := d.BaseURL; base != "" && !strings.HasPrefix(base, "{{") {
-		p.checkURL(n, "base_url", base)
+		p.checkURL(p.places[&d.BaseURL], "base_url", base)
 	}
 	if t := d.Auth.TokenURL; t != "" && !strings.HasPrefix(t, "{{") {
-		p.checkURL(n, "auth.token_url", t)
+		p.checkURL(p.places[&d.Auth.TokenURL], "auth.token_url", t)
 	}
 }
 
 func (p *fileParser) checkURL(n *yaml.Node, what, text string) {
-	u, err := url.Parse(mergeField.ReplaceAllString(text, "x"))
+	u, err := url.Parse(mergeField.ReplaceAllString(text, "1"))
 	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.User != nil {
 		p.find(n, "%s: an absolute http or https URL is needed, without user or password", what)
 	}
@@ -736,8 +739,13 @@ func (p *fileParser) checkTemplate(t template) {
 			p.find(t.node, "merge field {{%s}} is not supported yet", f.name)
 			continue
 		}
-		if !slices.Contains(known, f.name) {
-			p.find(t.node, "unknown merge field {{%s}}%s", f.name, didYouMean(f.name, known))
+		if slices.Contains(known, f.name) {
+			continue
+		}
+		if near := didYouMean(f.name, known); near != "" {
+			p.find(t.node, "unknown merge field {{%s}}%s", f.name, near)
+		} else {
+			p.hint(t.node, "no parameter declares merge field {{%s}}: each credential must have a property of that name", f.name)
 		}
 	}
 }

@@ -61,8 +61,12 @@ func TestCheck_findings(t *testing.T) {
 			[]string{`3:23: "X Key" is no header name`, `4:11: "X:A" is no header name`, `6:5: "session id" is no header name`, `7:57: "Key:" is no header name`}},
 		"a session without a login": {head + "parameters: [{name: sid, target: merge_field, property: session}]\nmethods: [{method: m, endpoint: /a}]\n",
 			[]string{`1:1: session property "sid": there is no login method to fill it (post_install.property_lookup_method) (hint)`}},
+		"a port, a big number and a property": {"connector: a\nbase_url: http://127.0.0.1:{{port}}/{{domain}}\nparameters: [{name: port, target: merge_field, property: account}]\nmethods: [{method: m, endpoint: /a, verb: POST, body: {big: 12345678901234567890}}]\n",
+			[]string{`2:11: no parameter declares merge field {{domain}}: each credential must have a property of that name (hint)`}},
+		"a login method that does not exist": {head + "post_install:\n  property_lookup_method: logn\nmethods: [{method: login, endpoint: /a}]\n",
+			[]string{`4:27: post_install.property_lookup_method names method "logn", which does not exist; did you mean "login"?`}},
 		"a merge field that the method left out": {head + "parameters: [{name: region, target: merge_field, value: eu}]\nmethods: [{method: m, endpoint: '/{{region}}/{{nobody}}', parameters: [{name: region, value: CYCLR_IGNORE_PARAMETER}]}]\n",
-			[]string{`4:33: unknown merge field {{nobody}}`}},
+			[]string{`4:33: no parameter declares merge field {{nobody}}: each credential must have a property of that name (hint)`}},
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {

@@ -154,6 +154,9 @@ func yamlValue(n *yaml.Node, depth int) (any, error) {
 			err := n.Decode(&b)
 			return b, err
 		case "!!int":
+			if json.Valid([]byte(n.Value)) { // also one that no int64 holds
+				return json.Number(n.Value), nil
+			}
 			var i int64
 			if err := n.Decode(&i); err != nil {
 				return nil, err

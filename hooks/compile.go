@@ -18,17 +18,17 @@ import (
 // recursion would end the process long before it ended itself.
 const maxNesting = 200
 
-// program is one source, compiled for one level. It is immutable and shared
-// by all runtimes of a host.
+// program is one source, compiled for one level, and shared by all runtimes of
+// a host, one after the other.
 type program struct {
 	level   Level
 	source  string
 	plain   *goja.Program
-	lexical []string // top-level const, let, class
-	names   []string // top-level functions and vars
-	funcs   []string // of these, functions
-	err     *verdict // it does not compile
-	inScope *goja.Program
+	lexical []string                 // top-level const, let, class
+	names   []string                 // top-level functions and vars
+	funcs   []string                 // of these, functions
+	err     *verdict                 // it does not compile
+	inScope map[string]*goja.Program // by what it imports
 	uses    *mentions
 }
 
@@ -127,24 +127,36 @@ func (p *program) clashes(earlier []*program) bool {
 	return false
 }
 
-// exporter is the global through which a scoped program hands out its const,
-// let and class, while it is loaded.
-const exporter = "__stepworker_export"
+// exporter and importer are the globals through which a scoped program hands
+// out its const, let and class, and takes those of earlier levels that have no
+// place on the global object, while it is loaded.
+const (
+	exporter = "__stepworker_export"
+	importer = "__stepworker_import"
+)
 
 // scoped is the source in a block of its own. Its vars stay global, as those
 // of every block do. Its functions are assigned to the global object before
 // its first statement runs, as hoisting does, and have no binding within the
 // block: so a later level's function of that name is called here too. The
 // syntax tree is changed, not the text: every place stays the author's own.
-func (p *program) scoped() (*goja.Program, error) {
-	if p.inScope != nil {
-		return p.inScope, nil
+func (p *program) scoped(imports []string) (*goja.Program, error) {
+	key := strings.Join(imports, " ")
+	if prog := p.inScope[key]; prog != nil {
+		return prog, nil
 	}
-	var foot strings.Builder
+	var foot, head strings.Builder
 	for _, n := range p.lexical {
 		fmt.Fprintf(&foot, ";%s(%q,function(){return %s},function(v){%s=v})", exporter, n, n, n)
 	}
+	for _, n := range imports {
+		fmt.Fprintf(&head, "let %s=%s(%q);", n, importer, n)
+	}
 	tree, err := parse(string(p.level), p.source+"\n"+foot.String())
+	if err != nil {
+		return nil, err
+	}
+	imported, err := parse("", head.String())
 	if err != nil {
 		return nil, err
 	}
@@ -167,9 +179,19 @@ func (p *program) scoped() (*goja.Program, error) {
 		}
 	}
 	block := &ast.BlockStatement{LeftBrace: 1, List: append(functions, rest...), RightBrace: 1}
+	if len(imports) > 0 {
+		block = &ast.BlockStatement{LeftBrace: 1, List: append(imported.Body, block), RightBrace: 1}
+	}
 	tree.Body = append(directives, block)
-	p.inScope, err = goja.CompileAST(tree, false)
-	return p.inScope, err
+	prog, err := goja.CompileAST(tree, false)
+	if err != nil {
+		return nil, err
+	}
+	if p.inScope == nil {
+		p.inScope = map[string]*goja.Program{}
+	}
+	p.inScope[key] = prog
+	return prog, nil
 }
 
 // reader reads a lexical name, which no Go call can.

@@ -171,9 +171,10 @@ func (e *Engine) Run(ctx context.Context, ev *Event) (*Outcome, error) {
 		}
 	}
 	e.mu.Unlock()
-	deadline := begun.Add(e.cfg.Timeout)
+	var deadline time.Time // counts from the event's first turn
 	for {
 		out, c, err := e.attempt(ctx, ev, sums, uses, deadline)
+		deadline = c.deadline
 		var limit *LimitError
 		if c.died && c.used && !c.asked && errors.As(err, &limit) && time.Now().Before(deadline) {
 			// The host had run other events before, and what they left in its
@@ -195,6 +196,9 @@ func (e *Engine) attempt(ctx context.Context, ev *Event, sums [][32]byte, uses [
 		return nil, c, err
 	}
 	defer c.turn.giveBack()
+	if c.deadline.IsZero() {
+		c.deadline = time.Now().Add(e.cfg.Timeout)
+	}
 	var err error
 	if c.h, err = e.acquire(ctx); err != nil {
 		return nil, c, err
@@ -463,7 +467,7 @@ func (c *conversation) run(ctx context.Context) (out *Outcome, err error, alive 
 	}
 	w := &h.frame
 	w.b = w.b[:0]
-	encodeEvent(w, ev, max(time.Until(c.deadline), time.Millisecond), c.sums, c.uses, h.known)
+	encodeEvent(w, ev, max(time.Until(c.deadline), time.Millisecond), e.cfg.Timeout, c.sums, c.uses, h.known)
 	if err := writeFrame(h.in, frameEvent, w.b); err != nil {
 		return dead()
 	}
@@ -540,9 +544,10 @@ func doRequest(ctx context.Context, deadline time.Time, doer Doer, body []byte) 
 	return frameResponse, raw
 }
 
-func encodeEvent(w *frameWriter, ev *Event, timeout time.Duration, sums [][32]byte, uses []*mentions, known map[[32]byte]bool) {
+func encodeEvent(w *frameWriter, ev *Event, timeout, limit time.Duration, sums [][32]byte, uses []*mentions, known map[[32]byte]bool) {
 	w.text(ev.Name)
 	w.num(int(timeout.Milliseconds()))
+	w.text(limit.String())
 	w.num(len(ev.Scripts))
 	for i := range ev.Scripts {
 		s := &ev.Scripts[i]

@@ -82,7 +82,8 @@ func (h *hostSide) spent() bool {
 
 type eventSide struct {
 	name    string
-	timeout time.Duration
+	timeout time.Duration // what is left
+	limit   string        // of the whole, for people
 	scripts []*program
 	levels  []Level
 	globals []*globalSide
@@ -102,7 +103,7 @@ type globalSide struct {
 // serve runs one event and encodes how it ended.
 func (h *hostSide) serve(body []byte) []byte {
 	r := frameReader{b: body}
-	ev := &eventSide{name: r.text(), timeout: time.Duration(r.num()) * time.Millisecond}
+	ev := &eventSide{name: r.text(), timeout: time.Duration(r.num()) * time.Millisecond, limit: r.text()}
 	var v verdict
 	compiled := false
 	for n := r.num(); n > 0 && !r.bad; n-- {
@@ -160,13 +161,18 @@ type run struct {
 	stringer goja.Callable
 	newError *goja.Object
 	logSize  int
-	faults   []*goja.Object  // what http_request threw
-	scoped   bool            // each level has a scope of its own
-	exported map[string]bool // const, let, class that later levels see, where scoped
+	faults   []*goja.Object // what http_request threw
+	scoped   bool           // each level has a scope of its own
+	// Where scoped: const, let and class that later levels see, on the global
+	// object, or where an earlier level's var or function has that name there,
+	// by import; and the vars and functions of the levels so far.
+	exported map[string]bool
+	imports  map[string]goja.Callable
+	declared map[string]bool
 }
 
 func (h *hostSide) run(ev *eventSide) (v verdict, changed map[string][]byte) {
-	r := &run{h: h, ev: ev, vm: goja.New(), exported: map[string]bool{}}
+	r := &run{h: h, ev: ev, vm: goja.New(), exported: map[string]bool{}, imports: map[string]goja.Callable{}, declared: map[string]bool{}}
 	defer func() {
 		if p := recover(); p != nil { // a Go panic out of the engine: its state is void
 			v, changed = verdict{Kind: "limit", Level: r.level, Text: ev.name + " broke the script engine", Spent: true, Logs: r.logs}, nil
@@ -175,7 +181,7 @@ func (h *hostSide) run(ev *eventSide) (v verdict, changed map[string][]byte) {
 			}
 		}
 	}()
-	timer := time.AfterFunc(ev.timeout, func() { r.vm.Interrupt(&limitSignal{fmt.Sprintf("%s ran longer than %s", ev.name, ev.timeout)}) })
+	timer := time.AfterFunc(ev.timeout, func() { r.vm.Interrupt(&limitSignal{fmt.Sprintf("%s ran longer than %s", ev.name, ev.limit)}) })
 	defer timer.Stop()
 	r.prepare()
 	v = r.handlers()
@@ -403,7 +409,14 @@ func (r *run) load(p *program) error {
 		_, err := r.vm.RunProgram(p.plain)
 		return err
 	}
-	prog, err := p.scoped()
+	var imports []string
+	for n := range r.imports {
+		if p.uses.has(n) && !slices.Contains(p.names, n) && !slices.Contains(p.lexical, n) {
+			imports = append(imports, n)
+		}
+	}
+	slices.Sort(imports)
+	prog, err := p.scoped(imports)
 	if err != nil {
 		return err
 	}
@@ -414,23 +427,42 @@ func (r *run) load(p *program) error {
 			delete(r.exported, n)
 			_ = global.DefineDataProperty(n, goja.Undefined(), goja.FLAG_TRUE, goja.FLAG_TRUE, goja.FLAG_TRUE)
 		}
+		delete(r.imports, n)
 	}
-	_ = global.DefineDataProperty(exporter, r.vm.ToValue(func(c goja.FunctionCall) goja.Value {
-		name := c.Argument(0).String()
-		if slices.Contains(EventNames, name) {
-			if get, ok := goja.AssertFunction(c.Argument(1)); ok {
-				if fn, err := get(goja.Undefined()); err == nil {
-					_ = global.DefineDataProperty(name, fn, goja.FLAG_TRUE, goja.FLAG_TRUE, goja.FLAG_TRUE)
-				}
+	hidden := func(name string, f func(goja.FunctionCall) goja.Value) {
+		_ = global.DefineDataProperty(name, r.vm.ToValue(f), goja.FLAG_TRUE, goja.FLAG_TRUE, goja.FLAG_FALSE)
+	}
+	hidden(importer, func(c goja.FunctionCall) goja.Value {
+		if get := r.imports[c.Argument(0).String()]; get != nil {
+			if v, err := get(goja.Undefined()); err == nil {
+				return v
 			}
-			return goja.Undefined()
 		}
-		r.exported[name] = true
-		_ = global.DefineAccessorProperty(name, c.Argument(1), c.Argument(2), goja.FLAG_TRUE, goja.FLAG_TRUE)
 		return goja.Undefined()
-	}), goja.FLAG_TRUE, goja.FLAG_TRUE, goja.FLAG_FALSE)
+	})
+	hidden(exporter, func(c goja.FunctionCall) goja.Value {
+		name := c.Argument(0).String()
+		get, _ := goja.AssertFunction(c.Argument(1))
+		switch {
+		case get == nil:
+		case slices.Contains(EventNames, name):
+			if fn, err := get(goja.Undefined()); err == nil {
+				_ = global.DefineDataProperty(name, fn, goja.FLAG_TRUE, goja.FLAG_TRUE, goja.FLAG_TRUE)
+			}
+		case r.declared[name]: // the earlier level's own code goes on seeing its own
+			r.imports[name] = get
+		default:
+			r.exported[name] = true
+			_ = global.DefineAccessorProperty(name, c.Argument(1), c.Argument(2), goja.FLAG_TRUE, goja.FLAG_TRUE)
+		}
+		return goja.Undefined()
+	})
 	_, err = r.vm.RunProgram(prog)
 	_ = global.Delete(exporter)
+	_ = global.Delete(importer)
+	for _, n := range p.names {
+		r.declared[n] = true
+	}
 	return err
 }
 
@@ -590,7 +622,8 @@ func (r *run) failure(err error, level Level, v verdict) verdict {
 	case errors.As(err, &thrown):
 		return r.thrownValue(thrown.Value(), thrown.Stack(), level, v)
 	}
-	v.Kind, v.Text = "script", fmt.Sprintf("%s at %s level: %s", r.ev.name, level, clip(err.Error(), maxText))
+	// Nothing was thrown: how the script is written is at fault.
+	v.Kind, v.Engine, v.Text = "script", true, fmt.Sprintf("%s at %s level: %s", r.ev.name, level, clip(err.Error(), maxText))
 	return v
 }
 
