@@ -265,6 +265,9 @@ func TestRun_harmIsNobodyElses(t *testing.T) {
 		}
 	})
 	t.Run("memory that an earlier event used", func(t *testing.T) {
+		if testing.Short() {
+			t.Skip("the race detector needs several times the memory")
+		}
 		e := newEngine(t, Config{Hosts: 1})
 		for range 3 {
 			if _, err := e.Run(ctx, &Event{Name: "before_action", Scripts: source(LevelMethod, `function before_action() { new ArrayBuffer(250 * 1024 * 1024) }`)}); err != nil {

@@ -172,8 +172,10 @@ func TestForced_doNotPileUp(t *testing.T) {
 	}{"renewed": {0, 200, `{"access_token":"new-token"}`}, "refused": {0, 400, `{"error":"invalid_grant"}`}, "failing first": {2, 200, `{"access_token":"new-token"}`}} {
 		t.Run(name, func(t *testing.T) {
 			var requests atomic.Int64
+			asked := make(chan struct{}) // closed once all have asked: no answer comes before
 			h := newHouse(t, withConnector(t, renewable))
 			h.url = serve(t, func(w http.ResponseWriter, r *http.Request) {
+				<-asked
 				if requests.Add(1) <= answer.failures {
 					w.WriteHeader(503)
 					return
@@ -187,6 +189,7 @@ func TestForced_doNotPileUp(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
+			close(asked)
 			h.until("no request is left", func() bool {
 				queued, err := h.rdb.LLen(context.Background(), "asynq:{refresh}:pending").Result()
 				active, err2 := h.rdb.LLen(context.Background(), "asynq:{refresh}:active").Result()
