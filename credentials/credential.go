@@ -85,7 +85,10 @@ type Meta struct {
 	Tested bool
 	// Settings is what the connector and its settings were, in short, when the
 	// provider refused them.
-	Settings    string
+	Settings string
+	// MadeFor is the method whose refused executions asked for this version, as
+	// long as none of its calls has succeeded with it.
+	MadeFor     string
 	LastRefresh *LastRefresh
 	LastError   string // masked
 	Failures    int    // transient failures in a row, of this version

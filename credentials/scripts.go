@@ -12,7 +12,8 @@ import "github.com/redis/go-redis/v9"
 //
 // Fields of the hash: v version; connector, account_id, external_account_id;
 // state, since; sealed; expiry, issued of the token, s_expiry, s_issued of the
-// session (ms); refused (the version known refused), refused_kind; lr last
+// session (ms); refused (the version known refused), refused_kind, refused_method; made_for (the
+// method whose refusal asked for this version); lr last
 // refresh (JSON), saver its owner; err masked last error; fails, next (ms);
 // lease, lease_until; intent_v, intent_until, intent_n; no_key (the version
 // that no key opens); tested (the version that the test method has answered);
@@ -125,14 +126,14 @@ return 1
 // raises the version and then reads the set, so one of the two sees the other.
 //
 //	KEYS  credential, waiting set
-//	ARGV  execution, version used, refused (0/1), kind, mark
+//	ARGV  execution, version used, refused (0/1), kind, mark, method
 //	returns {'gone'}, {'newer', v} or {'parked', v, state, err, next, lease_until}
 var parkScript = redis.NewScript(`
 local h = redis.call('HMGET', KEYS[1], 'v', 'deleted', 'state', 'err', 'next', 'lease_until', 'refused')
 if not h[1] or h[2] then return {'gone'} end
 if tonumber(h[1]) > tonumber(ARGV[2]) then return {'newer', h[1]} end
 if ARGV[3] == '1' and h[7] ~= h[1] then
-  redis.call('HSET', KEYS[1], 'refused', h[1], 'refused_kind', ARGV[4])
+  redis.call('HSET', KEYS[1], 'refused', h[1], 'refused_kind', ARGV[4], 'refused_method', ARGV[6])
 end
 redis.call('ZADD', KEYS[2], ARGV[5], ARGV[1])
 return {'parked', h[1], h[3] or 'active', h[4] or '', h[5] or '0', h[6] or '0'}
@@ -191,6 +192,8 @@ if h[1] ~= ARGV[2] then
   return {'newer', h[1]}
 end
 local v = string.format('%d', tonumber(h[1]) + 1)
+redis.call('HSET', KEYS[1], 'made_for', redis.call('HGET', KEYS[1], 'refused_method') or '')
+redis.call('HDEL', KEYS[1], 'refused_method')
 redis.call('HSET', KEYS[1], 'v', v, 'sealed', ARGV[3], 'lr', ARGV[8], 'state', ARGV[10], 'saver', ARGV[1])
 redis.call('SET', KEYS[2], v)
 if ARGV[5] ~= '' then redis.call('HSET', KEYS[1], 'expiry', ARGV[4], 'issued', ARGV[5]) end

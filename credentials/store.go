@@ -216,7 +216,7 @@ func (s *Store) open(id string, h map[string]string, newest int64) (*Credential,
 
 func readMeta(h map[string]string) Meta {
 	m := Meta{
-		State: State(h["state"]), Since: parseMillis(h["since"]), Settings: h["settings"],
+		State: State(h["state"]), Since: parseMillis(h["since"]), Settings: h["settings"], MadeFor: h["made_for"],
 		Token:   Life{parseMillis(h["issued"]), parseMillis(h["expiry"])},
 		Session: Life{parseMillis(h["s_issued"]), parseMillis(h["s_expiry"])},
 		Refused: h["refused"] != "" && h["refused"] == h["v"], RefusedKind: Kind(h["refused_kind"]),
@@ -235,18 +235,23 @@ func readMeta(h map[string]string) Meta {
 	}
 	for k, v := range h {
 		if method, ok := strings.CutPrefix(k, "u:"); ok {
-			var u struct {
-				C, V, T, B int64
+			if m.Unhelped == nil {
+				m.Unhelped = map[string]Unhelped{}
 			}
-			if json.Unmarshal([]byte(v), &u) == nil {
-				if m.Unhelped == nil {
-					m.Unhelped = map[string]Unhelped{}
-				}
-				m.Unhelped[method] = Unhelped{int(u.C), u.V, fromMillis(u.T), int(u.B)}
-			}
+			m.Unhelped[method] = readUnhelped(v)
 		}
 	}
 	return m
+}
+
+func readUnhelped(text string) Unhelped {
+	var u struct {
+		C, V, T, B int64
+	}
+	if json.Unmarshal([]byte(text), &u) != nil {
+		return Unhelped{}
+	}
+	return Unhelped{int(u.C), u.V, fromMillis(u.T), int(u.B)}
 }
 
 // Margins of promise 6.
@@ -382,6 +387,7 @@ type ParkRequest struct {
 	Execution string
 	Version   int64 // that the attempt used
 	Kind      Kind  // of the refresh that it needs
+	Method    string
 	// Refused marks this version as one that cannot be used: others park
 	// without calling the API.
 	Refused bool
@@ -402,7 +408,7 @@ func (s *Store) Park(ctx context.Context, r ParkRequest) (Parked, error) {
 	if r.Refused {
 		refused = 1
 	}
-	out, err := parkScript.Run(ctx, s.rdb, []string{credKey(r.ID), waitingKey(r.ID)}, r.Execution, r.Version, refused, string(r.Kind), mark(r.Since)).StringSlice()
+	out, err := parkScript.Run(ctx, s.rdb, []string{credKey(r.ID), waitingKey(r.ID)}, r.Execution, r.Version, refused, string(r.Kind), mark(r.Since), r.Method).StringSlice()
 	if err != nil {
 		return Parked{}, err
 	}
@@ -547,9 +553,24 @@ func (s *Store) CountUnhelped(ctx context.Context, id, method string, version in
 	return Unhelped{int(out[0]), out[1], fromMillis(out[2]), int(out[3])}, nil
 }
 
+// Unhelped is that count as it is now, unless a version newer than the given
+// one is stored: that one may help.
+func (s *Store) Unhelped(ctx context.Context, id, method string, version int64) (Unhelped, error) {
+	f, err := s.rdb.HMGet(ctx, credKey(id), "v", "u:"+method).Result()
+	if err != nil {
+		return Unhelped{}, err
+	}
+	v, _ := f[0].(string)
+	count, _ := f[1].(string)
+	if num(v) > version {
+		return Unhelped{}, nil
+	}
+	return readUnhelped(count), nil
+}
+
 // Helped forgets the count: a call of the method succeeded.
 func (s *Store) Helped(ctx context.Context, id, method string) error {
-	return s.rdb.HDel(ctx, credKey(id), "u:"+method).Err()
+	return s.rdb.HDel(ctx, credKey(id), "u:"+method, "made_for").Err()
 }
 
 // What is known of the client authentication style of a connector's token

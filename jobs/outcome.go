@@ -143,7 +143,7 @@ func (a *attempt) ran(ran bool, logs []string) {
 
 func (a *attempt) succeed(ctx context.Context, ans *connectors.Answer) error {
 	a.ran(ans.Ran, ans.Logs)
-	if _, unhelped := a.cred.Meta.Unhelped[a.meth.Name]; unhelped || a.rec.refusals > 0 {
+	if _, unhelped := a.cred.Meta.Unhelped[a.meth.Name]; unhelped || a.rec.refusals > 0 || a.cred.Meta.MadeFor == a.meth.Name {
 		if err := a.p.cfg.Store.Helped(ctx, a.cred.ID, a.meth.Name); err != nil {
 			return a.p.workerFault("redis cannot be written")
 		}

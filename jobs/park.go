@@ -32,7 +32,8 @@ type refusal struct {
 	kind    credentials.Kind
 	version int64 // that this attempt used
 	text    string
-	refused bool // the API refused it, in this attempt
+	refused bool   // the API refused it, in this attempt
+	method  string // that was refused
 }
 
 // refused handles a credential that showed in this attempt that it is dead.
@@ -62,20 +63,24 @@ func (a *attempt) refused(ctx context.Context, e *connectors.AuthError) error {
 	if len(e.Session) > 0 && e.Kind == credentials.Session {
 		return a.adoptSession(ctx, e)
 	}
-	unhelped := a.cred.Meta.Unhelped[a.meth.Name]
-	if r.unhelpful > 0 {
-		u, err := p.cfg.Store.CountUnhelped(ctx, a.cred.ID, a.meth.Name, e.Version)
-		if err != nil {
-			return p.workerFault("redis cannot be written")
-		}
-		unhelped = u
+	// What others found out while this call was under way counts too.
+	// A version that was asked for by refused executions of this method and is
+	// refused to another one of it has not helped them either: they may stand
+	// far behind in the queue, and must not be waited for.
+	count := p.cfg.Store.Unhelped
+	if r.unhelpful > 0 || a.cred.Meta.MadeFor == a.meth.Name && a.cred.Version == e.Version {
+		count = p.cfg.Store.CountUnhelped
 	}
-	if a.at.Before(unhelped.Until) {
+	unhelped, err := count(ctx, a.cred.ID, a.meth.Name, e.Version)
+	if err != nil {
+		return p.workerFault("redis cannot be used")
+	}
+	if time.Now().Before(unhelped.Until) {
 		failure.Message = fmt.Sprintf("a renewed credential was refused again and again by method %q; until %s its refused executions fail at once: check the account's permissions",
 			a.meth.Name, unhelped.Until.UTC().Format(time.RFC3339))
 		return a.failCode(ctx, failure, e.Status)
 	}
-	return a.park(ctx, refusal{kind: e.Kind, version: e.Version, text: e.Text, refused: true})
+	return a.park(ctx, refusal{kind: e.Kind, version: e.Version, text: e.Text, refused: true, method: a.meth.Name})
 }
 
 // park joins the credential's waiting set, makes sure that a refresh is asked
@@ -88,7 +93,7 @@ func (a *attempt) park(ctx context.Context, ref refusal) error {
 	}
 	killpoint.KillPoint("before-park")
 	parked, err := p.cfg.Store.Park(ctx, credentials.ParkRequest{
-		ID: a.cred.ID, Execution: a.waiter(), Version: ref.version, Kind: ref.kind, Refused: true, Since: a.waitsSince(),
+		ID: a.cred.ID, Execution: a.waiter(), Version: ref.version, Kind: ref.kind, Refused: true, Since: a.waitsSince(), Method: ref.method,
 	})
 	if err != nil {
 		return p.workerFault("redis cannot be written")
