@@ -410,6 +410,7 @@ func TestRefresh_unknownOutcomeIsRepeatedOnce(t *testing.T) {
 func TestRefresh_saveSurvivesARestartOfRedis(t *testing.T) {
 	s, server := newStore(t)
 	put(t, s, oauthInput, false)
+	server.Flush()
 	restarted := make(chan struct{})
 	res, err := s.Refresh(ctx, RefreshRequest{ID: "c", Version: 1}, func(ctx context.Context, c *Credential) (*Renewal, error) {
 		server.Kill() // just after the provider rotated

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -63,6 +64,24 @@ func (s *Server) Client(t testing.TB) redis.UniversalClient {
 	c := redis.NewClient(&redis.Options{Addr: s.Addr})
 	t.Cleanup(func() { c.Close() })
 	return c
+}
+
+// Flush waits until what the server has acknowledged is in its file: while an
+// fsync takes long, Redis puts its writes off for up to two seconds.
+func (s *Server) Flush() {
+	s.t.Helper()
+	c := redis.NewClient(&redis.Options{Addr: s.Addr})
+	defer c.Close()
+	for deadline := time.Now().Add(10 * time.Second); ; {
+		info, err := c.Info(context.Background(), "persistence").Result()
+		if err == nil && strings.Contains(info, "aof_buffer_length:0") {
+			return
+		}
+		if time.Now().After(deadline) {
+			s.t.Fatalf("redis keeps its writes back: %v", err)
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
 }
 
 // Kill ends the server as kill -9 does.
