@@ -15,7 +15,7 @@ var importRules = map[string]struct {
 }{
 	"hooks":             {nil, "hooks knows JavaScript and nothing else: what runs strangers' code must not reach secrets or Redis"},
 	"credentials":       {[]string{"internal/killpoint", "internal/strictjson"}, "credentials knows what is stored and how it is renewed, not who asks"},
-	"connectors":        {[]string{"hooks", "credentials"}, "connectors decides how a method is called, never when: it must not know of jobs"},
+	"connectors":        {[]string{"hooks", "credentials", "internal/strictjson"}, "connectors decides how a method is called, never when: it must not know of jobs"},
 	"jobs":              {[]string{"connectors", "credentials", "internal/killpoint", "internal/strictjson"}, "jobs decides when; scripts are connectors' business"},
 	"cmd/enqueue":       {[]string{"jobs", "internal/cli"}, "enqueue needs no key and no connectors"},
 	"internal/cli":      {nil, "the command line's helpers serve both programs"},

@@ -12,7 +12,7 @@ import (
 	"sort"
 	"strings"
 
-	"github.com/agext/levenshtein"
+	"github.com/stepworker/stepworker/internal/strictjson"
 )
 
 // Catalog is the connectors of one folder.
@@ -40,17 +40,7 @@ func (d *Definition) Method(name string) (*Method, bool) { m, ok := d.Methods[na
 // NearestMethod is the method whose name is most like the given one, or "".
 func (d *Definition) NearestMethod(name string) string { return nearest(name, d.MethodNames) }
 
-func nearest(name string, known []string) string {
-	known = slices.Clone(known)
-	sort.Strings(known)
-	best, score := "", 0.55
-	for _, k := range known {
-		if s := levenshtein.Similarity(strings.ToLower(name), strings.ToLower(k), nil); s > score {
-			best, score = k, s
-		}
-	}
-	return best
-}
+func nearest(name string, known []string) string { return strictjson.Nearest(name, known) }
 
 // String is the finding as compilers write it.
 func (f Finding) String() string {

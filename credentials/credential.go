@@ -94,9 +94,6 @@ type Meta struct {
 	Failures    int    // transient failures in a row, of this version
 	NextTry     time.Time
 	LeaseUntil  time.Time
-	HeldUntil   time.Time
-	Waiting     int64
-	OldestWait  time.Time
 	// Unhelped is by method: refreshes in a row that did not help.
 	Unhelped map[string]Unhelped
 }

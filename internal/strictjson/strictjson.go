@@ -233,7 +233,7 @@ func at(path, text string) error {
 func Nearest(name string, known []string) string {
 	known = slices.Clone(known)
 	slices.Sort(known) // of equals always the same
-	best, score := "", 0.6
+	best, score := "", 0.55
 	for _, k := range known {
 		if s := levenshtein.Similarity(strings.ToLower(name), strings.ToLower(k), nil); s > score {
 			best, score = k, s
