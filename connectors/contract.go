@@ -129,6 +129,14 @@ type CallerConfig struct {
 	Logger *slog.Logger
 	// AuthStyles remembers what auth_style: auto learned; nil: in memory only.
 	AuthStyles AuthStyles
+	// Data keeps what scripts store; nil: storage functions throw.
+	Data ScriptData
+}
+
+// ScriptData keeps what scripts store durably: credentials.Store. A
+// *credentials.DataError is the script's own fault.
+type ScriptData interface {
+	ScriptData(ctx context.Context, r credentials.DataRequest) (json.RawMessage, error)
 }
 
 // AuthStyles keeps the client authentication style that worked for a

@@ -40,8 +40,14 @@ type Event struct {
 	Name    string
 	Scripts []Script
 	Globals []Global
+	// Inline makes it no event but one inline script: the only Script is an
+	// expression, or statements whose last value counts, and what it comes to
+	// is Outcome.Result. It has no handlers.
+	Inline bool
 	// Doer answers http_request; nil makes http_request throw.
 	Doer Doer
+	// Storage answers cyclr_storage_* and cycle_storage_*; nil makes them throw.
+	Storage Storage
 	// Urgent events (those around a refresh or a login) have hosts reserved.
 	Urgent bool
 }
@@ -88,6 +94,26 @@ type HTTPResponse struct {
 	Content    string          `json:"content"`
 	Request    json.RawMessage `json:"request"`
 }
+
+// Storage keeps what scripts store, in the parent process. A *StorageError is
+// thrown into the script as an Error; any other error ends the event with it.
+type Storage interface {
+	DoStorage(ctx context.Context, req StorageRequest) (json.RawMessage, error)
+}
+
+// StorageRequest is one call of a storage function.
+type StorageRequest struct {
+	Cycle  bool    `json:"cycle,omitempty"` // cycle_storage_*: only within the step's cycle
+	Op     string  `json:"op"`              // list_values list_keys get set append delete delete_all increment decrement
+	Key    string  `json:"key,omitempty"`
+	Value  string  `json:"value,omitempty"`  // set, append
+	Amount float64 `json:"amount,omitempty"` // increment, decrement
+}
+
+// StorageError is a storage function's complaint about what a script asked.
+type StorageError struct{ Text string }
+
+func (e *StorageError) Error() string { return e.Text }
 
 // Outcome is what an event left behind. It is returned beside an error too
 // whenever a script ran: action_data and session_properties survive a throw.
