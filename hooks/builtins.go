@@ -4,7 +4,6 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
-	"os"
 	"slices"
 	"strings"
 
@@ -45,6 +44,15 @@ func (r *run) builtins() {
 		return vm.ToValue(cs.decode(raw))
 	})
 	set("http_request", r.httpRequest)
+	set("cyclr_sign", r.cyclrSign)
+	set("cyclr_csv_parse", r.csvParse)
+	set("cyclr_xml_serialize", r.xmlSerialize)
+	set("cyclr_xml_deserialize", r.xmlDeserialize)
+	r.storage(set)
+	r.defineLibraries()
+	if r.uses("toLocaleString") {
+		r.localeNumbers()
+	}
 	if !r.uses("console") {
 		return
 	}
@@ -165,13 +173,7 @@ func (r *run) httpRequest(c goja.FunctionCall) goja.Value {
 	if err != nil {
 		r.throw("http_request: " + err.Error())
 	}
-	if err := writeFrame(os.Stdout, frameRequest, body); err != nil {
-		os.Exit(0)
-	}
-	kind, answer, err := readFrame(r.h.in)
-	if err != nil {
-		os.Exit(0)
-	}
+	kind, answer := r.ask(frameRequest, body)
 	if kind == frameFault {
 		o := r.makeError(string(answer))
 		r.faults = append(r.faults, o)

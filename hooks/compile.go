@@ -30,6 +30,8 @@ type program struct {
 	err     *verdict                 // it does not compile
 	inScope map[string]*goja.Program // by what it imports
 	uses    *mentions
+
+	inBrackets bool // an inline script, with a bracket before its first line
 }
 
 // parse is the only way to a syntax tree: with source maps on, a script's last
@@ -38,9 +40,17 @@ func parse(name, source string) (*ast.Program, error) {
 	return goja.Parse(name, source, parser.WithDisableSourceMaps)
 }
 
-func compile(source string, level Level) *program {
+// compile compiles a source; an inline script is an expression if it can be
+// one, else statements whose last value counts: so {a: 1} is an object.
+func compile(source string, level Level, inline bool) *program {
 	p := &program{level: level, source: source, uses: mentionsOf(source)}
 	tree, err := parse(string(level), source)
+	if inline {
+		if _, alone := parse("", "("+source+"\n)"); alone == nil && strings.HasPrefix(strings.TrimSpace(source), "{") {
+			tree, err = parse(string(level), "("+source+"\n)")
+			p.inBrackets = true
+		}
+	}
 	if err != nil {
 		p.err = syntaxVerdict(err)
 		return p

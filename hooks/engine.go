@@ -138,8 +138,8 @@ func (e *Engine) Close() error {
 }
 
 // Run runs one event. The error is an *Exception, a *ScriptError, a
-// *LimitError, ctx's error, or that no host could be started. An Outcome comes
-// beside the first two.
+// *LimitError, ctx's error, the Storage's, or that no host could be started.
+// An Outcome comes beside the first two.
 func (e *Engine) Run(ctx context.Context, ev *Event) (*Outcome, error) {
 	begun := time.Now()
 	if e.cfg.OnEvent != nil {
@@ -151,7 +151,11 @@ func (e *Engine) Run(ctx context.Context, ev *Event) (*Outcome, error) {
 		if err := e.screen(ev.Name, s); err != nil {
 			return nil, err
 		}
-		sums[i] = sha256.Sum256([]byte(string(s.Level) + "\x00" + s.Source))
+		kind := string(s.Level)
+		if ev.Inline {
+			kind += " inline"
+		}
+		sums[i] = sha256.Sum256([]byte(kind + "\x00" + s.Source))
 	}
 	e.mu.Lock()
 	for i := range sums {
@@ -422,7 +426,7 @@ type conversation struct {
 	h        *host
 
 	used     bool // the host has run other events before
-	asked    bool // an http_request was answered: the event cannot be run again
+	asked    bool // something left the host: the event cannot be run again
 	died     bool
 	slow     atomic.Bool
 	timedOut atomic.Bool
@@ -487,10 +491,13 @@ func (c *conversation) run(ctx context.Context) (out *Outcome, err error, alive 
 				return dead()
 			}
 			compiling = (*[32]byte)(body)
-		case frameRequest:
+		case frameRequest, frameStorage:
 			c.asked = true
 			c.turn.giveBack() // it only waits now: another may run
-			kind, answer := doRequest(ctx, c.deadline, ev.Doer, body)
+			kind, answer, err := c.answer(ctx, kind, body)
+			if err != nil {
+				return nil, err, false
+			}
 			if !c.slow.Load() {
 				if err := c.turn.take(ctx); err != nil {
 					return nil, err, false
@@ -501,7 +508,9 @@ func (c *conversation) run(ctx context.Context) (out *Outcome, err error, alive 
 			}
 		case frameOutcome:
 			for i := range c.sums {
-				h.known[c.sums[i]] = true
+				if !ev.Inline { // hardly ever the same text twice
+					h.known[c.sums[i]] = true
+				}
 			}
 			out, err, again := decodeOutcome(body, ev)
 			// A fresh host is cheaper than a shared idea of an LRU.
@@ -523,9 +532,18 @@ func (e *Engine) ban(sum [32]byte) {
 	e.banned[sum] = true
 }
 
-func doRequest(ctx context.Context, deadline time.Time, doer Doer, body []byte) (byte, []byte) {
-	ctx, cancel := context.WithDeadline(ctx, deadline)
+// answer does what a host asks for. An error is the worker's own.
+func (c *conversation) answer(ctx context.Context, kind byte, body []byte) (byte, []byte, error) {
+	ctx, cancel := context.WithDeadline(ctx, c.deadline)
 	defer cancel()
+	if kind == frameStorage {
+		return doStorage(ctx, c.ev.Storage, body)
+	}
+	kind, raw := doRequest(ctx, c.ev.Doer, body)
+	return kind, raw, nil
+}
+
+func doRequest(ctx context.Context, doer Doer, body []byte) (byte, []byte) {
 	if doer == nil {
 		return frameFault, []byte("http_request is not available in this event")
 	}
@@ -544,8 +562,28 @@ func doRequest(ctx context.Context, deadline time.Time, doer Doer, body []byte) 
 	return frameResponse, raw
 }
 
+func doStorage(ctx context.Context, storage Storage, body []byte) (byte, []byte, error) {
+	if storage == nil {
+		return frameFault, []byte("storage is not available in this event"), nil
+	}
+	var req StorageRequest
+	if err := json.Unmarshal(body, &req); err != nil {
+		return frameFault, []byte("its arguments cannot be read"), nil
+	}
+	raw, err := storage.DoStorage(ctx, req)
+	var complaint *StorageError
+	switch {
+	case errors.As(err, &complaint):
+		return frameFault, []byte(complaint.Text), nil
+	case err != nil:
+		return 0, nil, fmt.Errorf("script storage: %w", err)
+	}
+	return frameResponse, raw, nil
+}
+
 func encodeEvent(w *frameWriter, ev *Event, timeout, limit time.Duration, sums [][32]byte, uses []*mentions, known map[[32]byte]bool) {
 	w.text(ev.Name)
+	w.flag(ev.Inline)
 	w.num(int(timeout.Milliseconds()))
 	w.text(limit.String())
 	w.num(len(ev.Scripts))

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -36,10 +37,13 @@ func newEngine(t testing.TB, cfg Config) *Engine {
 }
 
 // A conformance case is a txtar file: connector.js, method.js, step.js (each
-// optional), event (name, globals, which of them are writable or headers) and
-// want (what came of it, as JSON).
+// optional), event (name, globals, which of them are writable or headers),
+// http (the requests that http_request makes, in order, and their answers),
+// storage (what is stored before) and want (what came of it, as JSON).
+// testdata/conformance/README.md is for those who write one.
 type conformanceEvent struct {
 	Event   string                     `json:"event"`
+	Inline  bool                       `json:"inline"`
 	Globals map[string]json.RawMessage `json:"globals"`
 	Write   []string                   `json:"write"`
 	Headers []string                   `json:"headers"`
@@ -54,7 +58,104 @@ type conformanceWant struct {
 	Error   string                     `json:"error,omitempty"` // kind: text
 	At      string                     `json:"at,omitempty"`
 	Level   Level                      `json:"level,omitempty"`
+	// Storage is what is stored afterwards, where the case has a storage file.
+	Storage map[string][][2]string `json:"storage,omitempty"`
 }
+
+// exchanges answers http_request as a case says, and notes what differs.
+type exchanges struct {
+	t    *testing.T
+	left []exchange
+}
+
+type exchange struct {
+	Request  HTTPRequest   `json:"request"`
+	Response *HTTPResponse `json:"response"`
+	Fault    string        `json:"fault"`
+}
+
+func (x *exchanges) DoHook(_ context.Context, r HTTPRequest) (*HTTPResponse, error) {
+	if len(x.left) == 0 {
+		x.t.Errorf("a request that the case does not expect: %s %s", r.Method, r.URL)
+		return nil, errors.New("unexpected")
+	}
+	next := x.left[0]
+	x.left = x.left[1:]
+	next.Request.HasData = r.HasData
+	if diff := cmp.Diff(next.Request, r, sameRaw); diff != "" {
+		x.t.Errorf("request (-want +got):\n%s", diff)
+	}
+	if next.Fault != "" {
+		return nil, errors.New(next.Fault)
+	}
+	return next.Response, nil
+}
+
+// shelf is a storage for cases: pairs in order.
+type shelf map[string][][2]string
+
+func (s shelf) DoStorage(_ context.Context, r StorageRequest) (json.RawMessage, error) {
+	family := "cyclr"
+	if r.Cycle {
+		family = "cycle"
+	}
+	at := slices.IndexFunc(s[family], func(p [2]string) bool { return p[0] == r.Key })
+	put := func(v string) {
+		if at >= 0 {
+			s[family][at][1] = v
+		} else {
+			s[family] = append(s[family], [2]string{r.Key, v})
+		}
+	}
+	old := ""
+	if at >= 0 {
+		old = s[family][at][1]
+	}
+	var out any
+	switch r.Op {
+	case "list_values", "list_keys":
+		list := []string{}
+		for _, p := range s[family] {
+			list = append(list, p[map[string]int{"list_keys": 0, "list_values": 1}[r.Op]])
+		}
+		out = list
+	case "get":
+		if at >= 0 {
+			out = old
+		}
+	case "set":
+		put(r.Value)
+	case "append":
+		put(old + r.Value)
+	case "delete":
+		if at >= 0 {
+			s[family] = slices.Delete(s[family], at, at+1)
+		}
+	case "delete_all":
+		delete(s, family)
+	case "increment", "decrement":
+		n := 0.0
+		if _, err := fmt.Sscan(old, &n); err != nil && old != "" {
+			return nil, &StorageError{"the stored value is no number"}
+		}
+		if r.Op == "decrement" {
+			r.Amount = -r.Amount
+		}
+		text := strconv.FormatFloat(n+r.Amount, 'f', -1, 64)
+		put(text)
+		out = text
+	}
+	return json.Marshal(out)
+}
+
+// sameRaw compares JSON white space aside.
+var sameRaw = cmp.Comparer(func(a, b json.RawMessage) bool {
+	var x, y bytes.Buffer
+	if json.Compact(&x, a) != nil || json.Compact(&y, b) != nil {
+		return bytes.Equal(a, b)
+	}
+	return bytes.Equal(x.Bytes(), y.Bytes())
+})
 
 func TestConformance(t *testing.T) {
 	e := newEngine(t, Config{})
@@ -71,6 +172,8 @@ func TestConformance(t *testing.T) {
 			var in conformanceEvent
 			var want conformanceWant
 			ev := &Event{}
+			doer := &exchanges{t: t}
+			var stored shelf
 			for _, f := range ar.Files {
 				var err error
 				switch f.Name {
@@ -78,6 +181,11 @@ func TestConformance(t *testing.T) {
 					err = json.Unmarshal(f.Data, &in)
 				case "want":
 					err = json.Unmarshal(f.Data, &want)
+				case "http":
+					err = json.Unmarshal(f.Data, &doer.left)
+				case "storage":
+					stored = shelf{}
+					err = json.Unmarshal(f.Data, &stored)
 				default:
 					level := Level(strings.TrimSuffix(f.Name, ".js"))
 					ev.Scripts = append(ev.Scripts, Script{Level: level, File: f.Name, Source: string(f.Data)})
@@ -86,7 +194,10 @@ func TestConformance(t *testing.T) {
 					t.Fatalf("%s: %v", f.Name, err)
 				}
 			}
-			ev.Name = in.Event
+			ev.Name, ev.Inline, ev.Doer = in.Event, in.Inline, doer
+			if stored != nil {
+				ev.Storage = stored
+			}
 			for name, raw := range in.Globals {
 				g := Global{Name: name, JSON: raw}
 				for _, w := range in.Write {
@@ -116,17 +227,14 @@ func TestConformance(t *testing.T) {
 			case err != nil:
 				t.Fatal(err)
 			}
+			if len(doer.left) > 0 {
+				t.Errorf("%d expected requests were not made", len(doer.left))
+			}
+			got.Storage = stored
 			if len(got.Changed) == 0 {
 				got.Changed = nil
 			}
-			opt := cmp.Comparer(func(a, b json.RawMessage) bool {
-				var x, y bytes.Buffer
-				if json.Compact(&x, a) != nil || json.Compact(&y, b) != nil {
-					return bytes.Equal(a, b)
-				}
-				return bytes.Equal(x.Bytes(), y.Bytes())
-			})
-			if diff := cmp.Diff(want, got, opt); diff != "" {
+			if diff := cmp.Diff(want, got, sameRaw); diff != "" {
 				t.Errorf("(-want +got):\n%s", diff)
 			}
 		})

@@ -44,6 +44,7 @@ func HostMain() {
 		os.Exit(3)
 	}
 	os.Clearenv()
+	time.Local = time.UTC                                        // where a worker stands is nobody's business
 	signal.Ignore(os.Interrupt, syscall.SIGTERM, syscall.SIGHUP) // the worker says when it is over
 	confine(memory)
 	debug.SetMemoryLimit(int64(memory) * 6 / 10)
@@ -70,6 +71,7 @@ type hostSide struct {
 	programs    map[[32]byte]*program
 	maxRequests int
 	maxHeap     uint64 // above it the host is replaced after an event
+	libs        libraries
 }
 
 // spent says that what earlier events left in this host's memory could be
@@ -82,6 +84,7 @@ func (h *hostSide) spent() bool {
 
 type eventSide struct {
 	name    string
+	inline  bool
 	timeout time.Duration // what is left
 	limit   string        // of the whole, for people
 	scripts []*program
@@ -103,7 +106,7 @@ type globalSide struct {
 // serve runs one event and encodes how it ended.
 func (h *hostSide) serve(body []byte) []byte {
 	r := frameReader{b: body}
-	ev := &eventSide{name: r.text(), timeout: time.Duration(r.num()) * time.Millisecond, limit: r.text()}
+	ev := &eventSide{name: r.text(), inline: r.flag(), timeout: time.Duration(r.num()) * time.Millisecond, limit: r.text()}
 	var v verdict
 	compiled := false
 	for n := r.num(); n > 0 && !r.bad; n-- {
@@ -114,10 +117,13 @@ func (h *hostSide) serve(body []byte) []byte {
 			if h.programs[sum] == nil {
 				compiled = true
 				_ = writeFrame(os.Stdout, frameCompile, sum[:])
-				h.programs[sum] = compile(source, level)
+				h.programs[sum] = compile(source, level, ev.inline)
 			}
 		}
 		ev.scripts, ev.levels = append(ev.scripts, h.programs[sum]), append(ev.levels, level)
+		if ev.inline {
+			delete(h.programs, sum)
+		}
 	}
 	if compiled {
 		_ = writeFrame(os.Stdout, frameHello, nil)
@@ -157,12 +163,15 @@ type run struct {
 	level    Level // whose code runs
 	exc      *exceptions
 	logs     []string
-	requests int
+	requests int // http_requests so far
+	stored   int // calls of storage functions so far
 	stringer goja.Callable
 	newError *goja.Object
 	logSize  int
-	faults   []*goja.Object // what http_request threw
-	scoped   bool           // each level has a scope of its own
+	faults   []*goja.Object          // what http_request threw
+	modules  map[string]*goja.Object // libraries' files that were loaded
+	crypto   *goja.Object
+	scoped   bool // each level has a scope of its own
 	// Where scoped: const, let and class that later levels see, on the global
 	// object, or where an earlier level's var or function has that name there,
 	// by import; and the vars and functions of the levels so far.
@@ -184,7 +193,11 @@ func (h *hostSide) run(ev *eventSide) (v verdict, changed map[string][]byte) {
 	timer := time.AfterFunc(ev.timeout, func() { r.vm.Interrupt(&limitSignal{fmt.Sprintf("%s ran longer than %s", ev.name, ev.limit)}) })
 	defer timer.Stop()
 	r.prepare()
-	v = r.handlers()
+	if ev.inline {
+		v = r.inline()
+	} else {
+		v = r.handlers()
+	}
 	v.Logs = r.logs
 	if v.Kind == "limit" {
 		v.Spent = true
@@ -350,8 +363,56 @@ func (r *run) handlers() verdict {
 		if v.Result, err = r.stringify(value); errors.As(err, &interrupted) {
 			return r.failure(err, h.level, v)
 		} // else what is no JSON counts as true: only false stops
+		if len(v.Result) > maxOutput {
+			return r.failure(&limitSignal{fmt.Sprintf("%s returned more than %d MiB", r.ev.name, maxOutput>>20)}, h.level, v)
+		}
 	}
 	return v
+}
+
+// inline evaluates an inline script. What is no JSON counts as no value.
+func (r *run) inline() verdict {
+	if len(r.ev.scripts) != 1 {
+		return verdict{Kind: "limit", Text: "one inline script is needed"}
+	}
+	p := r.ev.scripts[0]
+	r.level = r.ev.levels[0]
+	if p.err != nil {
+		v := *p.err
+		v.Level, v.AtLevel, v.Text = r.level, r.level, r.where(r.level)+": "+v.Text
+		return v
+	}
+	v := verdict{Ran: true, Level: r.level}
+	value, err := r.vm.RunProgram(p.plain)
+	if err == nil {
+		value, err = r.settle(value)
+	}
+	if err == nil {
+		v.Result, err = r.stringify(value)
+	}
+	if err == nil {
+		if n := depthOf(v.Result); n > maxJSONDepth {
+			err = &limitSignal{fmt.Sprintf("%s came to a value that is nested deeper than %d", r.ev.name, maxJSONDepth)}
+		} else if len(v.Result) > maxOutput {
+			err = &limitSignal{fmt.Sprintf("%s came to more than %d MiB", r.ev.name, maxOutput>>20)}
+		}
+	}
+	if err != nil {
+		v.Result = nil
+		v = r.failure(err, r.level, v)
+		if p.inBrackets && v.Line == 1 {
+			v.Column--
+		}
+	}
+	return v
+}
+
+// where names a script for people.
+func (r *run) where(level Level) string {
+	if r.ev.inline {
+		return "the inline script"
+	}
+	return fmt.Sprintf("%s at %s level", r.ev.name, level)
 }
 
 // beforeStep settles what a step's handler, if it is the next to run, may not change.
@@ -615,7 +676,7 @@ func (r *run) failure(err error, level Level, v verdict) verdict {
 		}
 		return v
 	case errors.As(err, &overflow):
-		v.Kind, v.Text = "limit", fmt.Sprintf("%s at %s level called itself deeper than %d", r.ev.name, level, maxDepth)
+		v.Kind, v.Text = "limit", fmt.Sprintf("%s called itself deeper than %d", r.where(level), maxDepth)
 		return v
 	case errors.As(err, &rejected):
 		return r.thrownValue(rejected.value, nil, level, v)
@@ -623,7 +684,7 @@ func (r *run) failure(err error, level Level, v verdict) verdict {
 		return r.thrownValue(thrown.Value(), thrown.Stack(), level, v)
 	}
 	// Nothing was thrown: how the script is written is at fault.
-	v.Kind, v.Engine, v.Text = "script", true, fmt.Sprintf("%s at %s level: %s", r.ev.name, level, clip(err.Error(), maxText))
+	v.Kind, v.Engine, v.Text = "script", true, r.where(level)+": "+clip(err.Error(), maxText)
 	return v
 }
 
@@ -656,7 +717,7 @@ func (r *run) thrownValue(value goja.Value, stack []goja.StackFrame, level Level
 	case "TypeError", "ReferenceError", "SyntaxError", "RangeError", "EvalError", "URIError":
 		v.Engine = true
 	}
-	v.Kind, v.Text = "script", fmt.Sprintf("%s at %s level: %s", r.ev.name, level, clip(text, maxText))
+	v.Kind, v.Text = "script", r.where(level)+": "+clip(text, maxText)
 	return v
 }
 

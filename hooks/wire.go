@@ -14,13 +14,14 @@ const (
 	frameEvent    = 'E' // worker → host: run an event
 	frameOutcome  = 'O' // host → worker: it ended
 	frameRequest  = 'H' // host → worker: http_request
-	frameResponse = 'h' // worker → host: its answer
+	frameStorage  = 'S' // host → worker: a storage function
+	frameResponse = 'h' // worker → host: the answer of either
 	frameFault    = 'f' // worker → host: its fault, as text
 	frameHello    = 'Y' // host → worker: ready, or done compiling
 	frameCompile  = 'C' // host → worker: compiling a source it did not know, with its hash
 )
 
-const maxFrame = 256 << 20
+const maxFrame = 64 << 20
 
 type frameWriter struct{ b []byte }
 
