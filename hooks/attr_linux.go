@@ -32,19 +32,49 @@ func confine(memory uint64) {
 	_ = os.WriteFile("/proc/self/oom_score_adj", []byte("1000"), 0)
 }
 
-// hostInput is standard input for a process whose only thread of work waits
-// for it. Under load the next event is there within milliseconds; waiting for
-// it in a call that the scheduler does not see saves giving the processor up
-// and taking it back, which costs more than many a handler. When idle it waits
-// as everybody does.
-func hostInput() io.Reader { return pollingInput{} }
+// hostInput and hostOutput are a host's pipes, for a process whose only thread
+// of work waits for the next event: under load it is there within
+// milliseconds. A call that the Go scheduler does not see saves giving the
+// processor up and taking it back on another thread, which costs more than
+// many a handler. When idle it waits as everybody does.
+func hostInput() io.Reader  { return rawPipe(0) }
+func hostOutput() io.Writer { return rawPipe(1) }
 
-type pollingInput struct{}
+type rawPipe int
 
-func (pollingInput) Read(p []byte) (int, error) {
-	fds := [1]unix.PollFd{{Fd: 0, Events: unix.POLLIN}}
+func (p rawPipe) Read(b []byte) (int, error) {
+	fds := [1]unix.PollFd{{Fd: int32(p), Events: unix.POLLIN}}
 	// Below the 10 ms after which the scheduler would interrupt it.
 	wait := unix.NsecToTimespec(int64(4 * time.Millisecond))
-	_, _, _ = unix.RawSyscall6(unix.SYS_PPOLL, uintptr(unsafe.Pointer(&fds[0])), 1, uintptr(unsafe.Pointer(&wait)), 0, 0, 0)
-	return os.Stdin.Read(p)
+	ready, _, _ := unix.RawSyscall6(unix.SYS_PPOLL, uintptr(unsafe.Pointer(&fds[0])), 1, uintptr(unsafe.Pointer(&wait)), 0, 0, 0)
+	if ready != 1 || len(b) == 0 {
+		return os.Stdin.Read(b)
+	}
+	n, _, errno := unix.RawSyscall(unix.SYS_READ, uintptr(p), uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)))
+	switch {
+	case errno == unix.EINTR || errno == unix.EAGAIN:
+		return os.Stdin.Read(b)
+	case errno != 0:
+		return 0, errno
+	case n == 0:
+		return 0, io.EOF
+	}
+	return int(n), nil
+}
+
+func (p rawPipe) Write(b []byte) (int, error) {
+	if len(b) > 4<<10 { // more than a pipe takes at once may have to wait
+		return os.Stdout.Write(b)
+	}
+	n, _, errno := unix.RawSyscall(unix.SYS_WRITE, uintptr(p), uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)))
+	switch {
+	case errno == unix.EINTR || errno == unix.EAGAIN:
+		return os.Stdout.Write(b)
+	case errno != 0:
+		return 0, errno
+	case int(n) < len(b):
+		more, err := os.Stdout.Write(b[n:])
+		return int(n) + more, err
+	}
+	return len(b), nil
 }

@@ -30,6 +30,8 @@ type program struct {
 	err     *verdict                 // it does not compile
 	inScope map[string]*goja.Program // by what it imports
 	uses    *mentions
+	events  []string // of EventNames, those that it may handle
+	looks   bool     // it changes no object that it did not make
 
 	inBrackets bool // an inline script, with a bracket before its first line
 }
@@ -56,6 +58,12 @@ func compile(source string, level Level, inline bool) *program {
 		return p
 	}
 	p.declarations(tree)
+	p.looks = onlyLooks(tree, p.uses)
+	for _, name := range EventNames {
+		if p.uses.has(name) {
+			p.events = append(p.events, name)
+		}
+	}
 	if p.plain, err = goja.CompileAST(tree, false); err != nil {
 		p.err = syntaxVerdict(err)
 	}

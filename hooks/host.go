@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
 	"regexp"
@@ -52,14 +53,14 @@ func HostMain() {
 	debug.SetGCPercent(400)
 	// A time-out of the regular expressions' own would be taken for "no match"
 	// and the script would go on with it: the event's time limit ends them.
-	h := &hostSide{in: bufio.NewReaderSize(hostInput(), 16<<10), programs: map[[32]byte]*program{}, maxRequests: requests, maxHeap: memory / 4}
-	_ = writeFrame(os.Stdout, frameHello, nil)
+	h := &hostSide{in: bufio.NewReaderSize(hostInput(), 16<<10), out: hostOutput(), programs: map[[32]byte]*program{}, maxRequests: requests, maxHeap: memory / 4}
+	_ = writeFrame(h.out, frameHello, nil)
 	for {
 		kind, body, err := readFrame(h.in)
 		if err != nil || kind != frameEvent {
 			os.Exit(0)
 		}
-		if err := writeFrame(os.Stdout, frameOutcome, h.serve(body)); err != nil {
+		if err := writeFrame(h.out, frameOutcome, h.serve(body)); err != nil {
 			os.Exit(0)
 		}
 	}
@@ -68,6 +69,7 @@ func HostMain() {
 // hostSide is the child's side of a hook host.
 type hostSide struct {
 	in          *bufio.Reader
+	out         io.Writer
 	programs    map[[32]byte]*program
 	maxRequests int
 	maxHeap     uint64 // above it the host is replaced after an event
@@ -98,8 +100,9 @@ type globalSide struct {
 	headersIn      string
 	notStep        bool
 	raw            []byte // nil: undefined
-	touched        bool
-	settled        bool // value is what counts, whatever comes later
+	touched        bool   // it is a plain value now
+	assigned       bool   // a script put another value there
+	settled        bool   // value is what counts, whatever comes later
 	value          []byte
 }
 
@@ -116,7 +119,7 @@ func (h *hostSide) serve(body []byte) []byte {
 			source := r.text()
 			if h.programs[sum] == nil {
 				compiled = true
-				_ = writeFrame(os.Stdout, frameCompile, sum[:])
+				_ = writeFrame(h.out, frameCompile, sum[:])
 				h.programs[sum] = compile(source, level, ev.inline)
 			}
 		}
@@ -126,7 +129,7 @@ func (h *hostSide) serve(body []byte) []byte {
 		}
 	}
 	if compiled {
-		_ = writeFrame(os.Stdout, frameHello, nil)
+		_ = writeFrame(h.out, frameHello, nil)
 	}
 	for n := r.num(); n > 0 && !r.bad; n-- {
 		ev.globals = append(ev.globals, &globalSide{name: r.text(), write: r.flag(), headers: r.flag(), headersIn: r.text(), notStep: r.flag(), raw: r.optional()})
@@ -247,11 +250,11 @@ func (r *run) uses(name string) bool {
 // define makes a global that is parsed when a script first touches it.
 func (r *run) define(g *globalSide) {
 	global := r.vm.GlobalObject()
-	g.touched = false
+	g.touched, g.assigned = false, false
 	if g.raw == nil {
 		// Undefined as long as nobody writes it.
 		_ = global.DefineDataProperty(g.name, goja.Undefined(), goja.FLAG_TRUE, goja.FLAG_TRUE, goja.FLAG_TRUE)
-		g.touched = true
+		g.touched, g.assigned = true, true
 		return
 	}
 	settle := func(v goja.Value) {
@@ -266,7 +269,11 @@ func (r *run) define(g *globalSide) {
 		settle(v)
 		return v
 	})
-	setter := r.vm.ToValue(func(c goja.FunctionCall) goja.Value { settle(c.Argument(0)); return goja.Undefined() })
+	setter := r.vm.ToValue(func(c goja.FunctionCall) goja.Value {
+		g.assigned = true
+		settle(c.Argument(0))
+		return goja.Undefined()
+	})
 	_ = global.DefineAccessorProperty(g.name, getter, setter, goja.FLAG_TRUE, goja.FLAG_TRUE)
 }
 
@@ -532,7 +539,7 @@ func (r *run) load(p *program) error {
 func (r *run) take(p *program) (goja.Callable, map[string]goja.Value) {
 	global := r.vm.GlobalObject()
 	all := map[string]goja.Value{}
-	for _, name := range EventNames {
+	for _, name := range p.events {
 		if v := global.Get(name); v != nil && !goja.IsUndefined(v) {
 			all[name] = v
 			_ = global.Set(name, goja.Undefined())
@@ -607,8 +614,9 @@ func (r *run) current(g *globalSide) ([]byte, error) {
 func (r *run) changes() (map[string][]byte, error) {
 	changed := map[string][]byte{}
 	total := 0
+	looks := !slices.ContainsFunc(r.ev.scripts, func(p *program) bool { return !p.looks })
 	for _, g := range r.ev.globals {
-		if !g.write || !g.touched && !g.settled {
+		if !g.write || !g.touched && !g.settled || looks && !g.assigned && !g.settled {
 			continue
 		}
 		raw := g.value
@@ -636,8 +644,12 @@ func (r *run) unchanged(raw []byte, g *globalSide) bool {
 	if (raw == nil) != (g.raw == nil) {
 		return false
 	}
-	if raw == nil || sameJSON(raw, g.raw) {
+	if raw == nil {
 		return true
+	}
+	same, certain := sameJSON(raw, g.raw)
+	if certain {
+		return same
 	}
 	pristine, err := parseJSON(r.vm, g.raw)
 	if err != nil {
@@ -645,15 +657,6 @@ func (r *run) unchanged(raw []byte, g *globalSide) bool {
 	}
 	again, err := r.stringify(pristine)
 	return err == nil && bytes.Equal(raw, again)
-}
-
-// sameJSON compares what JSON.stringify wrote with what came, white space aside.
-func sameJSON(written, given []byte) bool {
-	if bytes.Equal(written, given) {
-		return true
-	}
-	var compact bytes.Buffer
-	return json.Compact(&compact, given) == nil && bytes.Equal(written, compact.Bytes())
 }
 
 // failure turns what left a handler into a verdict. It reads thrown values,

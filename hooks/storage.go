@@ -12,40 +12,45 @@ import (
 // maxStorageCalls bounds the calls of storage functions in one event.
 const maxStorageCalls = 1000
 
-// storageOps are the functions behind cyclr_storage_ and cycle_storage_, and
-// how many arguments each takes.
-var storageOps = []struct {
-	name      string
-	arguments int
-}{
-	{"list_values", 0}, {"list_keys", 0}, {"get", 1}, {"set", 2}, {"append", 2}, {"delete", 1}, {"delete_all", 0}, {"increment", 2}, {"decrement", 2},
+// storageFunctions are those of both families.
+var storageFunctions = func() (all []storageFunction) {
+	for _, family := range []string{"cyclr", "cycle"} {
+		for _, op := range []string{"list_values", "list_keys", "get", "set", "append", "delete", "delete_all", "increment", "decrement"} {
+			all = append(all, storageFunction{name: family + "_storage_" + op, op: op, cycle: family == "cycle"})
+		}
+	}
+	return all
+}()
+
+type storageFunction struct {
+	name, op string
+	cycle    bool
 }
 
 // storage makes the storage functions. The worker, which has Redis, answers them.
 func (r *run) storage(set func(string, func(goja.FunctionCall) goja.Value)) {
-	for _, family := range []string{"cyclr", "cycle"} {
-		for _, op := range storageOps {
-			name := family + "_storage_" + op.name
-			set(name, func(c goja.FunctionCall) goja.Value {
-				req := StorageRequest{Cycle: family == "cycle", Op: op.name}
-				if op.arguments > 0 {
-					req.Key = r.storable(c.Argument(0))
+	for _, f := range storageFunctions {
+		set(f.name, func(c goja.FunctionCall) goja.Value {
+			req := StorageRequest{Cycle: f.cycle, Op: f.op}
+			switch f.op {
+			case "list_values", "list_keys", "delete_all":
+			default:
+				req.Key = r.storable(c.Argument(0))
+			}
+			switch f.op {
+			case "set", "append":
+				req.Value = r.storable(c.Argument(1))
+			case "increment", "decrement":
+				req.Amount = 1
+				if a := c.Argument(1); !goja.IsUndefined(a) && !goja.IsNull(a) {
+					req.Amount = a.ToFloat()
 				}
-				switch op.name {
-				case "set", "append":
-					req.Value = r.storable(c.Argument(1))
-				case "increment", "decrement":
-					req.Amount = 1
-					if a := c.Argument(1); !goja.IsUndefined(a) && !goja.IsNull(a) {
-						req.Amount = a.ToFloat()
-					}
-					if math.IsNaN(req.Amount) || math.IsInf(req.Amount, 0) {
-						r.throw(name + ": the amount is no number")
-					}
+				if math.IsNaN(req.Amount) || math.IsInf(req.Amount, 0) {
+					r.throw(f.name + ": the amount is no number")
 				}
-				return r.askStorage(name, req)
-			})
-		}
+			}
+			return r.askStorage(f.name, req)
+		})
 	}
 }
 
@@ -89,7 +94,7 @@ func (r *run) ask(kind byte, body []byte) (byte, []byte) {
 	if len(body) > maxOutput {
 		panic(&limitSignal{fmt.Sprintf("%s sent more than %d MiB", r.ev.name, maxOutput>>20)})
 	}
-	if err := writeFrame(os.Stdout, kind, body); err != nil {
+	if err := writeFrame(r.h.out, kind, body); err != nil {
 		os.Exit(0)
 	}
 	kind, answer, err := readFrame(r.h.in)

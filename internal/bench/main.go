@@ -3,7 +3,8 @@
 // scripts. Both run in one go, turn by turn, each in a process of its own, on
 // a redis-server of its own, because an absolute time means little on a shared
 // machine. It prints steps per second, CPU per step (user and system, hook
-// hosts included, the API's own left out) and the ratios.
+// hosts included, the API's own left out) and the ratios. Hooks are measured
+// against the bare engine that does the same in this process.
 package main
 
 import (
@@ -33,14 +34,18 @@ import (
 	"github.com/stepworker/stepworker/jobs"
 )
 
-const connectorYAML = `connector: bench
+// The connector, with a script and without. Its method and the step have a
+// script too: three levels, which look at the answer and change it.
+const (
+	connectorYAML = `connector: bench
 title: Bench
 base_url: "{{base}}"
 data_type: json
 auth: {type: api_key, name: Authorization, prefix: "Bearer "}
 parameters:
   - {name: base, target: merge_field, property: account}
-script: |
+`
+	connectorScript = `script: |
   function before_action() {
     method_request_headers['X-Request'] = 'bench';
     return true;
@@ -51,15 +56,25 @@ script: |
     }
     return true;
   }
-methods:
+`
+	connectorMethods = `methods:
   - method: get
     verb: GET
     endpoint: /item
 `
+	methodScript = `    script: |
+      function after_action() {
+        action_data.count = method_response.items.length;
+        return true;
+      }
+`
+	stepScript = `function after_action() { method_response.count = action_data.count; return true; }`
+)
 
 func main() {
 	hooks.HostMain()
-	role := flag.String("role", "", "internal: api, pool or handwritten")
+	role := flag.String("role", "", "internal: api, pool, no scripts or handwritten")
+	only := flag.String("only", "", "pool or hooks: that part alone")
 	steps := flag.Int("steps", 4000, "steps in each run")
 	rounds := flag.Int("rounds", 3, "runs of each contender")
 	concurrency := flag.Int("concurrency", 50, "steps at once")
@@ -71,11 +86,18 @@ func main() {
 	case "api":
 		err = serveAPI()
 	case "pool":
-		err = runPool(*redisAddr, *api, *steps, *concurrency)
+		err = runPool(*redisAddr, *api, *steps, *concurrency, true)
+	case "no scripts":
+		err = runPool(*redisAddr, *api, *steps, *concurrency, false)
 	case "handwritten":
 		err = runHandwritten(*redisAddr, *api, *steps, *concurrency)
 	default:
-		err = compare(*steps, *rounds, *concurrency)
+		if *only != "pool" {
+			err = compareHooks(*rounds)
+		}
+		if err == nil && *only != "hooks" {
+			err = compare(*steps, *rounds, *concurrency)
+		}
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
@@ -106,7 +128,7 @@ func compare(steps, rounds, concurrency int) error {
 	}
 	all := map[string][]figures{}
 	for i := range rounds {
-		for _, who := range []string{"handwritten", "pool"} {
+		for _, who := range []string{"handwritten", "no scripts", "pool"} {
 			f, err := run(self, who, url, steps, concurrency)
 			if err != nil {
 				return fmt.Errorf("%s: %w", who, err)
@@ -115,13 +137,16 @@ func compare(steps, rounds, concurrency int) error {
 			fmt.Printf("round %d  %-12s %7.0f steps/s  %6.0f µs CPU per step\n", i+1, who, f.PerSecond, f.CPUMicros)
 		}
 	}
-	var speed, cpu []float64
+	var speed, cpu, bare, share []float64
 	for i := range rounds {
 		speed = append(speed, all["pool"][i].PerSecond/all["handwritten"][i].PerSecond)
 		cpu = append(cpu, all["pool"][i].CPUMicros/all["handwritten"][i].CPUMicros)
+		bare = append(bare, all["no scripts"][i].CPUMicros/all["handwritten"][i].CPUMicros)
+		share = append(share, 1-all["no scripts"][i].CPUMicros/all["pool"][i].CPUMicros)
 	}
-	fmt.Printf("\npool / handwritten: steps per second %.2f (aim 1.0), CPU per step %.2f   (medians of %d pairs, %d steps each, 1 KB answers, before_action and after_action)\n",
-		median(speed), median(cpu), rounds, steps)
+	fmt.Printf("\npool / handwritten: steps per second %.2f (aim 1.0), CPU per step %.2f, without scripts %.2f\n", median(speed), median(cpu), median(bare))
+	fmt.Printf("hooks' share of a step's CPU: %.2f (aim 0.33): before_action and after_action at three levels\n", median(share))
+	fmt.Printf("(medians of %d rounds, %d steps each, 1 KB answers)\n", rounds, steps)
 	return nil
 }
 
@@ -188,7 +213,7 @@ func client(sock string, protocol int) redis.UniversalClient {
 	return redis.NewClient(&redis.Options{Network: "unix", Addr: sock, PoolSize: 64, Protocol: protocol})
 }
 
-func runPool(sock, api string, steps, concurrency int) error {
+func runPool(sock, api string, steps, concurrency int, scripts bool) error {
 	ctx := context.Background()
 	rdb := client(sock, 2) // as the worker's own
 	keys, err := credentials.ParseKeys(credentials.NewKey())
@@ -208,7 +233,11 @@ func runPool(sock, api string, steps, concurrency int) error {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	if err := os.WriteFile(filepath.Join(dir, "bench.yaml"), []byte(connectorYAML), 0o600); err != nil {
+	definition, script := connectorYAML+connectorMethods, ""
+	if scripts {
+		definition, script = connectorYAML+connectorScript+connectorMethods+methodScript, stepScript
+	}
+	if err := os.WriteFile(filepath.Join(dir, "bench.yaml"), []byte(definition), 0o600); err != nil {
 		return err
 	}
 	catalog, findings, err := connectors.Load(dir)
@@ -247,7 +276,7 @@ func runPool(sock, api string, steps, concurrency int) error {
 	}
 	batch := make([]*jobs.Step, steps)
 	for i := range batch {
-		batch[i] = &jobs.Step{CredentialID: "c", Method: "get"}
+		batch[i] = &jobs.Step{CredentialID: "c", Method: "get", Script: script}
 	}
 	for _, r := range jobs.NewClient(rdb).EnqueueBatch(ctx, batch) {
 		if r.Err != nil {
