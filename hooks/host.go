@@ -716,6 +716,10 @@ func (r *run) thrownValue(value goja.Value, stack []goja.StackFrame, level Level
 		v.Kind, v.Exception, v.Text, v.Seconds = "exception", kind.name, clip(kind.text, maxText), kind.seconds
 		return v
 	}
+	if name == "RangeError" && tooLarge.MatchString(text) {
+		v.Kind, v.Text = "limit", r.where(level)+": "+clip(text, maxText)
+		return v
+	}
 	switch name {
 	case "TypeError", "ReferenceError", "SyntaxError", "RangeError", "EvalError", "URIError":
 		v.Engine = true
@@ -723,6 +727,9 @@ func (r *run) thrownValue(value goja.Value, stack []goja.StackFrame, level Level
 	v.Kind, v.Text = "script", r.where(level)+": "+clip(text, maxText)
 	return v
 }
+
+// tooLarge are the engine's own words for what it refuses to make.
+var tooLarge = regexp.MustCompile(`^RangeError: (Buffer size is too large|Invalid (typed )?array length|Source is too large)`)
 
 var stackPlace = regexp.MustCompile(`\((connector|method|step):(\d+):(\d+)`)
 
