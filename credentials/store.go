@@ -35,6 +35,7 @@ type Store struct {
 
 	mu     sync.Mutex
 	opened map[string]openedSecrets // by id: the hot path opens a record once
+	naming []byte                   // names fields of scripts' data; nil: not read yet
 }
 
 type openedSecrets struct {
@@ -111,7 +112,7 @@ func (s *Store) Put(ctx context.Context, in *Input, merge bool) (version, waitin
 	}
 	for range 20 {
 		stored := int64(0)
-		fields, err := s.rdb.HMGet(ctx, credKey(in.CredentialID), "v", "deleted").Result()
+		fields, err := s.rdb.HMGet(ctx, credKey(in.CredentialID), "v", "deleted", "connector").Result()
 		if err != nil {
 			return 0, 0, err
 		}
@@ -134,6 +135,12 @@ func (s *Store) Put(ctx context.Context, in *Input, merge bool) (version, waitin
 		now := time.Now()
 		if err := in.apply(c, merge, now); err != nil {
 			return 0, 0, err
+		}
+		// What scripts stored belongs to one connector; a delete may have been cut off.
+		if stored > 0 && fields[2] != c.Connector {
+			if err := s.forgetData(ctx, c.ID); err != nil {
+				return 0, 0, err
+			}
 		}
 		plain, err := c.Secrets.encode()
 		if err != nil {
@@ -368,11 +375,16 @@ func (s *Store) List(ctx context.Context, f Filter, fn func(*Status) error) erro
 	return it.Err()
 }
 
-// Delete forgets a credential but for its version. Executions that wait for
-// it stay in its waiting set; resumed, they fail.
+// Delete forgets a credential but for its version, and what scripts stored
+// with it. Executions that wait for it stay in its waiting set; resumed, they
+// fail.
 func (s *Store) Delete(ctx context.Context, id string) error {
 	n, err := deleteScript.Run(ctx, s.rdb, []string{credKey(id)}).Int()
 	if err != nil {
+		return err
+	}
+	// Also of one that is gone: its delete may have been cut off here.
+	if err := s.forgetData(ctx, id); err != nil {
 		return err
 	}
 	if n == 0 {
