@@ -28,7 +28,8 @@ type tokenRequest struct {
 	c     *Caller
 	d     *Definition
 	cred  *credentials.Credential
-	event string // before_oauth2_refresh's "refresh", or "token"
+	event string     // before_oauth2_refresh's "refresh", or "token"
+	grant *codeGrant // nil: with what is stored
 
 	requests   int
 	fault      *fault
@@ -51,6 +52,12 @@ func (c *Caller) Refresh(ctx context.Context, d *Definition, cred *credentials.C
 	if d.Auth.Type != "oauth2" {
 		return nil, &credentials.RefreshError{Verdict: credentials.VerdictMisconfigured, Text: fmt.Sprintf("connector %q has no oauth2 authentication to refresh", d.Name)}
 	}
+	return c.obtainToken(ctx, d, cred, nil)
+}
+
+// obtainToken asks the token endpoint in the style that it takes, with a code
+// or with what is stored.
+func (c *Caller) obtainToken(ctx context.Context, d *Definition, cred *credentials.Credential, grant *codeGrant) (*credentials.Renewal, error) {
 	style := d.Auth.AuthStyle
 	if style == "auto" {
 		style = c.knownStyle(ctx, d.Name)
@@ -63,14 +70,17 @@ func (c *Caller) Refresh(ctx context.Context, d *Definition, cred *credentials.C
 			try = "params" // a public client has nothing to put into the header (RFC 6749 section 3.2.1)
 		}
 	}
-	t, err := c.requestToken(ctx, d, cred, try)
+	t, err := c.requestToken(ctx, d, cred, grant, try)
 	other := style != try && try == "header" && t.clientRefused() && t.fault == nil // it may be the other one
+	if other && grant != nil {
+		style = "" // a person waits for it, and a server that refuses the client has not spent the code
+	}
 	switch {
-	case other && style == credentials.StyleTrying, other && style == "" && !c.firstToTry(ctx, d.Name):
+	case other && grant == nil && (style == credentials.StyleTrying || style == "" && !c.firstToTry(ctx, d.Name)):
 		return nil, &credentials.RefreshError{Verdict: credentials.Transient, Status: t.status, RetryAfter: 2 * time.Second,
 			Text: "the token endpoint refused the client in the header; another request finds out whether it takes it in the body"}
 	case other && style == "":
-		t2, err2 := c.requestToken(ctx, d, cred, "params")
+		t2, err2 := c.requestToken(ctx, d, cred, grant, "params")
 		switch {
 		case t2.token != nil:
 			c.learnStyle(ctx, d.Name, "params")
@@ -132,8 +142,8 @@ func (c *Caller) learnStyle(ctx context.Context, connector, style string) {
 
 // requestToken makes exactly one request. The error is a verdict that stands
 // before or beside the answer's own.
-func (c *Caller) requestToken(ctx context.Context, d *Definition, cred *credentials.Credential, style string) (*tokenRequest, error) {
-	t := &tokenRequest{c: c, d: d, cred: cred, event: "token", actionData: json.RawMessage(`{}`)}
+func (c *Caller) requestToken(ctx context.Context, d *Definition, cred *credentials.Credential, grant *codeGrant, style string) (*tokenRequest, error) {
+	t := &tokenRequest{c: c, d: d, cred: cred, event: "token", grant: grant, actionData: json.RawMessage(`{}`)}
 	misconfigured := func(text string) (*tokenRequest, error) {
 		return t, &credentials.RefreshError{Verdict: credentials.VerdictMisconfigured, Text: text}
 	}
@@ -150,11 +160,14 @@ func (c *Caller) requestToken(ctx context.Context, d *Definition, cred *credenti
 		return misconfigured("there is no client_id: put one with the credential, or in the partner settings")
 	}
 	ctx = context.WithValue(ctx, oauth2.HTTPClient, &http.Client{Transport: t, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }})
-	switch d.Auth.Grant {
-	case "client_credentials":
+	switch {
+	case grant != nil:
+		t.actionData = grant.actionData
+		err = grant.exchange(ctx, conf)
+	case d.Auth.Grant == "client_credentials":
 		cc := clientcredentials.Config{ClientID: id, ClientSecret: secret, TokenURL: endpoint, Scopes: d.Auth.Scopes, AuthStyle: conf.Endpoint.AuthStyle}
 		_, err = cc.Token(ctx)
-	case "password":
+	case d.Auth.Grant == "password":
 		user, _ := c.property(d, cred, "account", "username")
 		pass, _ := c.property(d, cred, "account", "password")
 		u, ok1 := scalar(user)
@@ -469,6 +482,10 @@ func (t *tokenRequest) verdict() *credentials.RefreshError {
 	if said != "" {
 		said = " (" + said + ")"
 	}
+	again := "; it is asked again"
+	if t.grant != nil {
+		again = ""
+	}
 	switch {
 	case t.fault != nil && t.fault.refused != nil:
 		e.Verdict, e.Text = credentials.VerdictMisconfigured, "auth.token_url: "+t.fault.text
@@ -477,7 +494,7 @@ func (t *tokenRequest) verdict() *credentials.RefreshError {
 	case t.fault != nil:
 		e.Verdict, e.Text = credentials.Transient, "the token endpoint: "+t.fault.text
 	case temporary(t.status) || t.status == http.StatusConflict:
-		e.Verdict, e.Text, e.RetryAfter = credentials.Transient, fmt.Sprintf("the token endpoint answered %d%s; it is asked again", t.status, said), retryAfter(t.head)
+		e.Verdict, e.Text, e.RetryAfter = credentials.Transient, fmt.Sprintf("the token endpoint answered %d%s%s", t.status, said, again), retryAfter(t.head)
 	case slices.Contains(revokedCodes, code):
 		e.Verdict, e.Text = credentials.VerdictRevoked, "the provider refused the account"+said+": authorize it again and put the new credential"
 	case slices.Contains(clientCodes, code):
@@ -485,7 +502,7 @@ func (t *tokenRequest) verdict() *credentials.RefreshError {
 	case t.status == http.StatusNotFound, t.status == http.StatusMethodNotAllowed:
 		e.Verdict, e.Text = credentials.VerdictMisconfigured, fmt.Sprintf("the token endpoint answered %d: check auth.token_url", t.status)
 	default:
-		e.Verdict, e.Text, e.RetryAfter = credentials.Transient, fmt.Sprintf("the token endpoint answered %d%s; it is asked again", t.status, said), retryAfter(t.head)
+		e.Verdict, e.Text, e.RetryAfter = credentials.Transient, fmt.Sprintf("the token endpoint answered %d%s%s", t.status, said, again), retryAfter(t.head)
 	}
 	e.Text = t.c.redactorsOf(t.d, t.cred).text.String(e.Text)
 	return e

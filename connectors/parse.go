@@ -636,7 +636,7 @@ func (p *fileParser) scriptFindings(s *hooks.Script) {
 }
 
 // laterEvents are events that scripts may handle, and that do not happen yet.
-var laterEvents = []string{"before_webhook", "after_webhook", "before_oauth2_authorise"}
+var laterEvents = []string{"before_webhook", "after_webhook"}
 
 // nearestEvent is the event that a function's name was perhaps meant to be: a
 // misspelt one, or one in another's spelling (afterAction, After_Action).

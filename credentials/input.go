@@ -33,6 +33,9 @@ type Input struct {
 	OAuth1     json.RawMessage   `json:"oauth1"`
 	PrivateKey json.RawMessage   `json:"private_key"`
 	IfVersion  *int64            `json:"if_version"`
+	// Unopened says that the token is the account's first: the pool is to call
+	// the login and the test method before anybody else calls with it.
+	Unopened bool `json:"-"`
 }
 
 // TokenInput is a token endpoint's answer as it is (RFC 6749 section 5.1), or
@@ -215,7 +218,24 @@ func (in *Input) apply(c *Credential, merge bool, now time.Time) error {
 		}
 		s.OAuth2, s.TokenRaw = tok, t.raw
 		// A token that is put was obtained elsewhere: nothing is left to open.
-		s.Opened = !tok.AccessToken.Empty()
+		s.Opened = !tok.AccessToken.Empty() && !in.Unopened
 	}
 	return nil
+}
+
+// Over is a credential, or the beginning of one, with the input laid over it.
+// Nothing is stored.
+func (in *Input) Over(c *Credential) (*Credential, error) {
+	laid := *c
+	laid.ID, laid.Secrets = in.CredentialID, c.Secrets.clone()
+	if err := in.apply(&laid, true, time.Now()); err != nil {
+		return nil, err
+	}
+	return &laid, nil
+}
+
+// Input is what a token just obtained is put with.
+func (r *Renewal) Input() *TokenInput {
+	t := r.Token
+	return &TokenInput{AccessToken: t.AccessToken.Reveal(), RefreshToken: t.RefreshToken.Reveal(), TokenType: t.TokenType, Expiry: t.Expiry, raw: r.TokenRaw}
 }

@@ -147,8 +147,12 @@ func (s *Store) Put(ctx context.Context, in *Input, merge bool) (version, waitin
 			return 0, 0, err
 		}
 		sealed := s.keys.seal(sealPurpose(c.ID, c.Connector, stored+1), plain)
+		refused := Kind("")
+		if in.Unopened {
+			refused = Opening
+		}
 		done, err := putScript.Run(ctx, s.rdb, []string{credKey(c.ID), versionKey(c.ID)}, stored, c.Connector, c.AccountID, c.ExternalAccountID,
-			sealed, millis(c.Secrets.tokenExpiry()), millis(c.Secrets.sessionExpiry()), millis(now)).Int()
+			sealed, millis(c.Secrets.tokenExpiry()), millis(c.Secrets.sessionExpiry()), millis(now), string(refused)).Int()
 		if err != nil {
 			return 0, 0, err
 		}

@@ -1,0 +1,93 @@
+package connectors
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/url"
+
+	"golang.org/x/oauth2"
+
+	"github.com/stepworker/stepworker/credentials"
+	"github.com/stepworker/stepworker/hooks"
+)
+
+// Authorization is one person's way to the provider and back with a code (RFC
+// 6749 section 4.1), by PKCE bound to who asked for it (RFC 7636).
+type Authorization struct {
+	URL   string // for the person's browser
+	State string // comes back beside the code, or the answer is somebody else's
+
+	redirect, verifier string          // as the URL says; "" where it says nothing
+	actionData         json.RawMessage // from the hook before to those around the exchange
+}
+
+// Authorize begins an authorization that comes back to the redirect URL. The
+// error is a *credentials.RefreshError.
+func (c *Caller) Authorize(ctx context.Context, d *Definition, cred *credentials.Credential, redirect string) (*Authorization, error) {
+	misconfigured := func(format string, args ...any) (*Authorization, error) {
+		return nil, &credentials.RefreshError{Verdict: credentials.VerdictMisconfigured, Text: fmt.Sprintf(format, args...)}
+	}
+	endpoint, err := expandURL(d.Auth.AuthorizeURL, func(name string) (any, bool, bool) { return c.ownField(d, cred, name) })
+	if err != nil {
+		return misconfigured("auth.authorize_url: %v", err)
+	}
+	id, _ := c.clientOf(d, cred)
+	if id == "" {
+		return misconfigured("there is no client_id: put one with the credential, or in the partner settings")
+	}
+	a := &Authorization{State: rand.Text(), verifier: oauth2.GenerateVerifier()}
+	conf := &oauth2.Config{ClientID: id, RedirectURL: redirect, Scopes: d.Auth.Scopes, Endpoint: oauth2.Endpoint{AuthURL: endpoint}}
+	a.URL = conf.AuthCodeURL(a.State, oauth2.S256ChallengeOption(a.verifier))
+	t := &tokenRequest{c: c, d: d, cred: cred, actionData: json.RawMessage(`{}`)}
+	out, err := t.hook(ctx, "before_oauth2_authorise", hooks.Global{Name: "method_endpoint", JSON: quote(a.URL), Write: true})
+	var verdict *credentials.RefreshError
+	if errors.As(err, &verdict) {
+		return nil, verdict
+	} else if err != nil {
+		return nil, &credentials.RefreshError{Verdict: credentials.Transient, Text: "before_oauth2_authorise was not run to its end"}
+	}
+	a.actionData = t.actionData
+	a.URL = textOf(out.Value("method_endpoint", quote(a.URL)))
+	u, err := url.Parse(a.URL)
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.User != nil {
+		return misconfigured("before_oauth2_authorise left a method_endpoint that is no http or https URL")
+	}
+	query := u.Query()
+	if query.Get("state") != a.State { // without it anybody's answer would be taken
+		query.Set("state", a.State)
+		u.RawQuery = query.Encode()
+		a.URL = u.String()
+	}
+	// What the script took out for a provider that refuses it is missing from
+	// the exchange too.
+	a.redirect = query.Get("redirect_uri")
+	if query.Get("code_challenge") != oauth2.S256ChallengeFromVerifier(a.verifier) {
+		a.verifier = ""
+	}
+	return a, nil
+}
+
+// ExchangeCode gives the code that came back for the account's first token.
+// The error is a *credentials.RefreshError.
+func (c *Caller) ExchangeCode(ctx context.Context, d *Definition, cred *credentials.Credential, a *Authorization, code string) (*credentials.Renewal, error) {
+	return c.obtainToken(ctx, d, cred, &codeGrant{a, code})
+}
+
+// codeGrant is what a token request has in place of a refresh token.
+type codeGrant struct {
+	*Authorization
+	code string
+}
+
+func (g *codeGrant) exchange(ctx context.Context, conf *oauth2.Config) error {
+	conf.RedirectURL = g.redirect
+	var options []oauth2.AuthCodeOption
+	if g.verifier != "" {
+		options = append(options, oauth2.VerifierOption(g.verifier))
+	}
+	_, err := conf.Exchange(ctx, g.code, options...)
+	return err
+}
