@@ -271,8 +271,8 @@ func (cc *credentialCommand) open(cmd *cobra.Command, keys bool, check func(wron
 }
 
 func newCredential(log *cli.Log) *cobra.Command {
-	return group("credential", "Credentials: put, get, list, delete, refresh",
-		credentialPut(log), credentialGet(log), credentialList(log), credentialDelete(log), credentialRefresh(log), notYet("authorize"))
+	return group("credential", "Credentials: put, authorize, get, list, delete, refresh",
+		credentialPut(log), credentialAuthorize(log), credentialGet(log), credentialList(log), credentialDelete(log), credentialRefresh(log))
 }
 
 func credentialPut(log *cli.Log) *cobra.Command {
@@ -300,6 +300,14 @@ func credentialPut(log *cli.Log) *cobra.Command {
 		return putAll(cmd.Context(), cc.store, jobs.NewClient(cc.rdb), in, cmd.OutOrStdout(), merge)
 	}
 	return cmd
+}
+
+// storedLine tells of a credential that was put.
+type storedLine struct {
+	CredentialID string `json:"credential_id"`
+	Status       string `json:"status"`
+	Version      int64  `json:"version"`
+	Released     int64  `json:"released"` // executions asked to resume
 }
 
 func putAll(ctx context.Context, store *credentials.Store, client *jobs.Client, in io.Reader, out io.Writer, merge bool) error {
@@ -334,12 +342,7 @@ func putAll(ctx context.Context, store *credentials.Store, client *jobs.Client, 
 		if waiting > 0 {
 			_ = client.RequestResume(ctx, input.CredentialID) // a hint: the pool sweeps as well
 		}
-		return enc.Encode(struct {
-			CredentialID string `json:"credential_id"`
-			Status       string `json:"status"`
-			Version      int64  `json:"version"`
-			Released     int64  `json:"released"`
-		}{input.CredentialID, "stored", version, waiting})
+		return enc.Encode(storedLine{input.CredentialID, "stored", version, waiting})
 	})
 	if ctx.Err() != nil {
 		return cli.Failed("interrupted: what has no line here may not be stored")

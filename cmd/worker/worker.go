@@ -110,7 +110,7 @@ func (w *Worker) Open(ctx context.Context) error {
 	}
 	w.caller, err = connectors.NewCaller(connectors.CallerConfig{
 		Engine: w.engine, Partner: c.partner, AllowPrivate: c.private, AllowNetworks: c.allowed, Forbidden: forbidden,
-		MaxResponse: c.maxResponse, CallTimeout: c.callTimeout, AuthStyles: w.store, Logger: w.log,
+		MaxResponse: c.maxResponse, CallTimeout: c.callTimeout, AuthStyles: w.store, Data: w.store, Logger: w.log,
 	})
 	if err != nil {
 		return cli.Usage("%v", err)

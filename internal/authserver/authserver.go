@@ -26,8 +26,14 @@ const (
 	ClientSecret = "real-client-secret"
 )
 
+// Redirect is where the client's codes go: on a loopback address any port will
+// do (RFC 8252 section 7.3).
+const Redirect = "http://127.0.0.1/callback"
+
 // Server is the authorization server. As an http.Handler it serves
-// /oauth/token.
+// /oauth/token and /oauth/authorize, which wants PKCE. A person is signed in
+// there as the user of Basic authentication, and consents; who is not signed in
+// declines.
 type Server struct {
 	provider fosite.OAuth2Provider
 	store    *storage.MemoryStore
@@ -42,19 +48,20 @@ type Server struct {
 func New() (*Server, error) {
 	secret := make([]byte, 32)
 	_, _ = rand.Read(secret)
-	config := &fosite.Config{GlobalSecret: secret, AccessTokenLifespan: time.Hour, RefreshTokenLifespan: 24 * time.Hour, RefreshTokenScopes: []string{}}
+	config := &fosite.Config{GlobalSecret: secret, AccessTokenLifespan: time.Hour, RefreshTokenLifespan: 24 * time.Hour, RefreshTokenScopes: []string{}, EnforcePKCE: true}
 	hasher := &fosite.BCrypt{Config: config}
 	hashed, err := hasher.Hash(context.Background(), []byte(ClientSecret))
 	if err != nil {
 		return nil, err
 	}
 	store := storage.NewMemoryStore()
-	store.Clients[ClientID] = &fosite.DefaultClient{ID: ClientID, Secret: hashed, GrantTypes: []string{"password", "refresh_token", "client_credentials"}, Scopes: []string{"api"}}
+	store.Clients[ClientID] = &fosite.DefaultClient{ID: ClientID, Secret: hashed, Scopes: []string{"api"},
+		GrantTypes: []string{"authorization_code", "password", "refresh_token", "client_credentials"}, ResponseTypes: []string{"code"}, RedirectURIs: []string{Redirect}}
 	s := &Server{store: store, dead: map[string]bool{}}
 	// The password grant is only how this server is asked for first tokens.
 	passwordGrant := compose.OAuth2ResourceOwnerPasswordCredentialsFactory //nolint:staticcheck // SA1019: there is no shorter way to a first refresh token
 	s.provider = compose.Compose(config, store, &compose.CommonStrategy{CoreStrategy: compose.NewOAuth2HMACStrategy(config)},
-		passwordGrant, compose.OAuth2ClientCredentialsGrantFactory, compose.OAuth2RefreshTokenGrantFactory,
+		compose.OAuth2AuthorizeExplicitFactory, compose.OAuth2PKCEFactory, passwordGrant, compose.OAuth2ClientCredentialsGrantFactory, compose.OAuth2RefreshTokenGrantFactory,
 		compose.OAuth2TokenIntrospectionFactory)
 	return s, nil
 }
@@ -106,8 +113,12 @@ func (s *Server) Counts() (requests, granted int) {
 	return s.requests, s.granted
 }
 
-// ServeHTTP answers token requests.
+// ServeHTTP answers persons and token requests.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if r.URL.Path == "/oauth/authorize" {
+		s.authorize(w, r)
+		return
+	}
 	s.mu.Lock()
 	s.requests++
 	s.mu.Unlock()
@@ -116,6 +127,28 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		s.granted++
 		s.mu.Unlock()
 	}
+}
+
+func (s *Server) authorize(w http.ResponseWriter, r *http.Request) {
+	ctx := r.Context()
+	request, err := s.provider.NewAuthorizeRequest(ctx, r)
+	account, _, signedIn := r.BasicAuth()
+	if err == nil && !signedIn {
+		err = fosite.ErrAccessDenied.WithHint("The person declined.")
+	}
+	if err != nil {
+		s.provider.WriteAuthorizeError(ctx, w, request, err)
+		return
+	}
+	for _, scope := range request.GetRequestedScopes() {
+		request.GrantScope(scope)
+	}
+	response, err := s.provider.NewAuthorizeResponse(ctx, request, &fosite.DefaultSession{Subject: account})
+	if err != nil {
+		s.provider.WriteAuthorizeError(ctx, w, request, err)
+		return
+	}
+	s.provider.WriteAuthorizeResponse(ctx, w, request, response)
 }
 
 func (s *Server) serve(w http.ResponseWriter, r *http.Request) bool {
