@@ -17,6 +17,19 @@ func hostAttr() *syscall.SysProcAttr {
 	return &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
 }
 
+// pipeRoom is how much a pipe takes while nobody reads, in bytes.
+func pipeRoom(w io.Writer) int {
+	f, ok := w.(*os.File)
+	if !ok {
+		return 0
+	}
+	room := 0
+	if conn, err := f.SyscallConn(); err == nil {
+		_ = conn.Control(func(fd uintptr) { room, _ = unix.FcntlInt(fd, unix.F_GETPIPE_SZ, 0) })
+	}
+	return room
+}
+
 // yield gives a host, all threads of its process group, the lowest priority.
 func yield(pid int) { _ = unix.Setpriority(unix.PRIO_PGRP, pid, 19) }
 

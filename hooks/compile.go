@@ -322,14 +322,6 @@ func Declared(s *Script) []SyntaxFinding {
 	return all
 }
 
-// screen refuses a source that is not worth a parser's risk.
-func (e *Engine) screen(event string, s *Script) error {
-	if _, text := prescan(s.Source); text != "" {
-		return &LimitError{event, fmt.Sprintf("the script at %s level: %s", s.Level, text)}
-	}
-	return nil
-}
-
 // prescan is linear. It looks at size and bracket depth, outside of strings,
 // comments and regular expressions as far as can be told without a parser; what
 // it takes for one of these by mistake the hook host's own limits still stop.

@@ -41,16 +41,16 @@ const eventsPerHost = 5000
 
 // Engine is a pool of hook hosts. It is safe for concurrent use.
 type Engine struct {
-	cfg    Config
-	exe    string
-	slots  chan struct{} // events that use a processor
-	urgent chan struct{} // the same, reserved
-	hosts  chan struct{} // hosts alive
+	cfg   Config
+	exe   string
+	hosts chan struct{} // hosts alive
 
 	mu     sync.Mutex
+	line   line
 	idle   []*host
 	banned map[[32]byte]bool // sources that killed a host while they were compiled
-	known  map[[32]byte]*mentions
+	known  map[sourceKey]*scriptSource
+	seen   int // bytes of sources that are known
 	active map[*conversation]struct{}
 	closed bool
 	stop   chan struct{} // ends watch
@@ -92,9 +92,9 @@ func New(cfg Config) (*Engine, error) {
 		return nil, err
 	}
 	e := &Engine{
-		cfg: cfg, exe: exe, banned: map[[32]byte]bool{}, known: map[[32]byte]*mentions{},
+		cfg: cfg, exe: exe, banned: map[[32]byte]bool{}, known: map[sourceKey]*scriptSource{},
 		active: map[*conversation]struct{}{}, stop: make(chan struct{}), done: make(chan struct{}),
-		slots: make(chan struct{}, cfg.Hosts), urgent: make(chan struct{}, cfg.Reserved), hosts: make(chan struct{}, cfg.MaxHosts),
+		line: line{free: cfg.Hosts, reserved: cfg.Reserved}, hosts: make(chan struct{}, cfg.MaxHosts),
 	}
 	go e.watch()
 	for range cfg.Hosts {
@@ -145,39 +145,24 @@ func (e *Engine) Run(ctx context.Context, ev *Event) (*Outcome, error) {
 	if e.cfg.OnEvent != nil {
 		defer func() { e.cfg.OnEvent(ev.Name, time.Since(begun)) }()
 	}
-	sums := make([][32]byte, len(ev.Scripts))
+	sources := make([]*scriptSource, len(ev.Scripts))
 	for i := range ev.Scripts {
-		s := &ev.Scripts[i]
-		if err := e.screen(ev.Name, s); err != nil {
-			return nil, err
+		sources[i] = e.source(&ev.Scripts[i], ev.Inline)
+		if text := sources[i].wrong; text != "" {
+			return nil, &LimitError{ev.Name, fmt.Sprintf("the script at %s level: %s", ev.Scripts[i].Level, text)}
 		}
-		kind := string(s.Level)
-		if ev.Inline {
-			kind += " inline"
-		}
-		sums[i] = sha256.Sum256([]byte(kind + "\x00" + s.Source))
 	}
 	e.mu.Lock()
-	for i := range sums {
-		if e.banned[sums[i]] {
+	for i := range sources {
+		if e.banned[sources[i].sum] {
 			e.mu.Unlock()
 			return nil, &LimitError{ev.Name, fmt.Sprintf("the script at %s level has ended a hook host before, while it was compiled", ev.Scripts[i].Level)}
-		}
-	}
-	uses := make([]*mentions, len(sums))
-	for i := range sums {
-		if uses[i] = e.known[sums[i]]; uses[i] == nil {
-			if len(e.known) > 10_000 {
-				clear(e.known)
-			}
-			uses[i] = mentionsOf(ev.Scripts[i].Source)
-			e.known[sums[i]] = uses[i]
 		}
 	}
 	e.mu.Unlock()
 	var deadline time.Time // counts from the event's first turn
 	for {
-		out, c, err := e.attempt(ctx, ev, sums, uses, deadline)
+		out, c, err := e.attempt(ctx, ev, sources, deadline)
 		deadline = c.deadline
 		var limit *LimitError
 		if c.died && c.used && !c.asked && errors.As(err, &limit) && time.Now().Before(deadline) {
@@ -193,27 +178,73 @@ func (e *Engine) Run(ctx context.Context, ev *Event) (*Outcome, error) {
 	}
 }
 
+// scriptSource is what is known of a script's text before anybody compiles it.
+type scriptSource struct {
+	sum   [32]byte
+	uses  *mentions
+	wrong string // why nobody will
+}
+
+type sourceKey struct{ kind, text string }
+
+// maxKnown is how many bytes of sources an engine keeps in mind.
+const maxKnown = 16 << 20
+
+func (e *Engine) source(s *Script, inline bool) *scriptSource {
+	key := sourceKey{string(s.Level), s.Source}
+	if inline {
+		key.kind += " inline"
+	}
+	e.mu.Lock()
+	known := e.known[key]
+	e.mu.Unlock()
+	if known != nil {
+		return known
+	}
+	_, wrong := prescan(s.Source)
+	made := &scriptSource{sum: sha256.Sum256([]byte(key.kind + "\x00" + s.Source)), uses: mentionsOf(s.Source), wrong: wrong}
+	if wrong != "" || inline { // hardly ever the same text twice
+		return made
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.seen += len(s.Source); e.seen > maxKnown {
+		clear(e.known)
+		e.seen = len(s.Source)
+	}
+	e.known[key] = made
+	return made
+}
+
 // attempt runs an event on one host.
-func (e *Engine) attempt(ctx context.Context, ev *Event, sums [][32]byte, uses []*mentions, deadline time.Time) (*Outcome, *conversation, error) {
-	c := &conversation{e: e, ev: ev, sums: sums, uses: uses, deadline: deadline, turn: &turn{e: e, urgent: ev.Urgent}}
-	if err := c.turn.take(ctx); err != nil {
+func (e *Engine) attempt(ctx context.Context, ev *Event, sources []*scriptSource, deadline time.Time) (*Outcome, *conversation, error) {
+	c := &conversation{e: e, ev: ev, sources: sources, deadline: deadline, patient: patient(ev, sources), turn: make(chan turn, 2)}
+	t, err := e.enter(ctx, c)
+	if err == nil && t.behind != nil { // its event goes to a host on which another's still runs
+		t, err = c.runBehind(ctx, t.behind)
+	}
+	if err == nil && t.lost {
+		c.h, c.broken = nil, nil
+		err = e.regain(ctx, c)
+	}
+	if err != nil {
 		return nil, c, err
 	}
-	defer c.turn.giveBack()
 	if c.deadline.IsZero() {
 		c.deadline = time.Now().Add(e.cfg.Timeout)
 	}
-	var err error
-	if c.h, err = e.acquire(ctx); err != nil {
-		return nil, c, err
+	if c.h == nil {
+		if c.h, err = e.acquire(ctx); err != nil {
+			e.giveBack(c)
+			return nil, c, err
+		}
+		c.encode()
+		c.send()
 	}
 	c.used = c.h.events > 0
+	e.begin(c)
 	out, err, alive := c.run(ctx)
-	if alive && c.h.events < eventsPerHost {
-		e.release(c.h)
-	} else {
-		e.end(c.h)
-	}
+	e.finish(c, alive && c.h.events < eventsPerHost)
 	return out, c, err
 }
 
@@ -226,8 +257,9 @@ const (
 	watchTick = 50 * time.Millisecond
 )
 
-// watch kills events that are over their limit, and makes long ones yield: one
-// goroutine for all, because two timers an event cost more than many an event.
+// watch kills events that are over their limit, makes long ones yield, and
+// takes away from behind them who waits there: one goroutine for all, because
+// two timers an event cost more than many an event.
 func (e *Engine) watch() {
 	defer close(e.done)
 	tick := time.NewTicker(watchTick)
@@ -239,68 +271,22 @@ func (e *Engine) watch() {
 		case now := <-tick.C:
 			e.mu.Lock()
 			for c := range e.active {
+				if now.Sub(c.since) > watchTick {
+					e.unfollow(c.h)
+				}
 				switch {
 				case now.After(c.deadline.Add(killGrace)):
 					c.timedOut.Store(true)
 					_ = c.h.cmd.Process.Kill()
-				case c.turn.longer(now, longTurn) && c.turn.giveBack():
+				case c.holds != nothing && now.Sub(c.since) > longTurn:
 					c.slow.Store(true)
+					e.release(c)
 					yield(c.h.cmd.Process.Pid)
 				}
 			}
 			e.mu.Unlock()
 		}
 	}
-}
-
-// turn is an event's right to use a processor. An event that only waits, for
-// an answer to http_request, gives it back; one that goes on and on loses it,
-// so that no number of endless loops keeps others from running.
-type turn struct {
-	e      *Engine
-	urgent bool
-
-	mu    sync.Mutex
-	slot  chan struct{} // nil: given back
-	since time.Time
-}
-
-func (t *turn) take(ctx context.Context) error {
-	reserved := t.e.urgent
-	if !t.urgent {
-		reserved = nil // never ready
-	}
-	var slot chan struct{}
-	select {
-	case t.e.slots <- struct{}{}:
-		slot = t.e.slots
-	case reserved <- struct{}{}:
-		slot = t.e.urgent
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-	t.mu.Lock()
-	t.slot, t.since = slot, time.Now()
-	t.mu.Unlock()
-	return nil
-}
-
-func (t *turn) longer(now time.Time, d time.Duration) bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.slot != nil && now.Sub(t.since) > d
-}
-
-// giveBack says whether there was something to give back.
-func (t *turn) giveBack() bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.slot == nil {
-		return false
-	}
-	<-t.slot
-	t.slot = nil
-	return true
 }
 
 func (e *Engine) acquire(ctx context.Context) (*host, error) {
@@ -329,17 +315,6 @@ func (e *Engine) acquire(ctx context.Context) (*host, error) {
 	return h, nil
 }
 
-func (e *Engine) release(h *host) {
-	e.mu.Lock()
-	if !e.closed && len(e.idle) < e.cfg.Hosts+e.cfg.Reserved {
-		e.idle = append(e.idle, h)
-		e.mu.Unlock()
-		return
-	}
-	e.mu.Unlock()
-	e.end(h)
-}
-
 func (e *Engine) end(h *host) {
 	h.kill()
 	<-e.hosts
@@ -351,10 +326,17 @@ type host struct {
 	in     io.WriteCloser
 	out    *bufio.Reader
 	stderr *tail
-	known  map[[32]byte]bool // sources it has
 	events int
 	once   sync.Once
-	frame  frameWriter
+	room   int // of its input pipe, in bytes, less what an event's frame adds
+
+	mu    sync.Mutex
+	known map[[32]byte]bool // sources it has
+
+	// Of the engine's lock:
+	runner   *conversation
+	follower *conversation // its event is in the pipe already
+	tainted  bool          // what stands in its pipe is nobody's any more
 }
 
 // tail keeps the beginning of what a dying host says, to tell memory from stack.
@@ -394,7 +376,7 @@ func (e *Engine) spawn() (*host, error) {
 	if err != nil {
 		return nil, err
 	}
-	h.in, h.out = in, bufio.NewReaderSize(out, 16<<10)
+	h.in, h.out, h.room = in, bufio.NewReaderSize(out, 16<<10), pipeRoom(in)-64
 	if err := cmd.Start(); err != nil {
 		return nil, fmt.Errorf("a hook host cannot be started: %w", err)
 	}
@@ -419,31 +401,76 @@ func (h *host) kill() {
 type conversation struct {
 	e        *Engine
 	ev       *Event
-	sums     [][32]byte
-	uses     []*mentions
+	sources  []*scriptSource
 	deadline time.Time
-	turn     *turn
 	h        *host
+	frame    *frameWriter
+	broken   error // it could not be sent
 
 	used     bool // the host has run other events before
 	asked    bool // something left the host: the event cannot be run again
 	died     bool
 	slow     atomic.Bool
 	timedOut atomic.Bool
+
+	patient bool      // it may run behind another, and let another follow
+	turn    chan turn // what it is given when it waits
+	// Of the engine's lock:
+	holds   hold
+	since   time.Time // its turn began
+	written bool      // its event is in the pipe
 }
+
+// runBehind sends the event to a host on which another's still runs, and waits
+// for that one to end.
+func (c *conversation) runBehind(ctx context.Context, h *host) (turn, error) {
+	c.h = h
+	c.encode()
+	if len(c.frame.b) > min(maxBehind, h.room) {
+		if c.e.decline(c) {
+			return turn{lost: true}, nil
+		}
+		t := <-c.turn // that one has just ended
+		if !t.lost {
+			c.send()
+		}
+		return t, nil
+	}
+	c.send()
+	c.e.sent(c)
+	return c.e.wait(ctx, c)
+}
+
+// encode writes the event for its host.
+func (c *conversation) encode() {
+	c.frame = frames.Get().(*frameWriter)
+	c.frame.b = c.frame.b[:0]
+	timeout := c.e.cfg.Timeout
+	if !c.deadline.IsZero() {
+		timeout = max(time.Until(c.deadline), time.Millisecond)
+	}
+	c.h.mu.Lock()
+	defer c.h.mu.Unlock()
+	encodeEvent(c.frame, c.ev, timeout, c.e.cfg.Timeout, c.sources, c.h.known)
+}
+
+// send puts the event into its host's pipe.
+func (c *conversation) send() {
+	c.broken = writeFrame(c.h.in, frameEvent, c.frame.b)
+	if cap(c.frame.b) <= 1<<20 {
+		frames.Put(c.frame)
+	}
+	c.frame = nil
+}
+
+var frames = sync.Pool{New: func() any { return &frameWriter{} }}
 
 // run has the event run; alive says that the host can go on.
 func (c *conversation) run(ctx context.Context) (out *Outcome, err error, alive bool) {
 	e, h, ev := c.e, c.h, c.ev
 	h.events++
-	e.mu.Lock()
-	e.active[c] = struct{}{}
-	e.mu.Unlock()
 	stop := context.AfterFunc(ctx, func() { _ = h.cmd.Process.Kill() })
 	defer func() {
-		e.mu.Lock()
-		delete(e.active, c)
-		e.mu.Unlock()
 		if !stop() || c.slow.Load() || c.timedOut.Load() { // it is being killed, or has to yield for ever
 			alive = false
 		}
@@ -469,14 +496,8 @@ func (c *conversation) run(ctx context.Context) (out *Outcome, err error, alive 
 		}
 		return nil, &LimitError{ev.Name, ev.Name + " " + text}, false
 	}
-	w := &h.frame
-	w.b = w.b[:0]
-	encodeEvent(w, ev, max(time.Until(c.deadline), time.Millisecond), e.cfg.Timeout, c.sums, c.uses, h.known)
-	if err := writeFrame(h.in, frameEvent, w.b); err != nil {
+	if c.broken != nil {
 		return dead()
-	}
-	if cap(w.b) > 1<<20 {
-		w.b = nil
 	}
 	for {
 		kind, body, err := readFrame(h.out)
@@ -493,13 +514,13 @@ func (c *conversation) run(ctx context.Context) (out *Outcome, err error, alive 
 			compiling = (*[32]byte)(body)
 		case frameRequest, frameStorage:
 			c.asked = true
-			c.turn.giveBack() // it only waits now: another may run
+			e.pause(c) // it only waits now: another may run
 			kind, answer, err := c.answer(ctx, kind, body)
 			if err != nil {
 				return nil, err, false
 			}
 			if !c.slow.Load() {
-				if err := c.turn.take(ctx); err != nil {
+				if err := e.regain(ctx, c); err != nil {
 					return nil, err, false
 				}
 			}
@@ -507,14 +528,17 @@ func (c *conversation) run(ctx context.Context) (out *Outcome, err error, alive 
 				return dead()
 			}
 		case frameOutcome:
-			for i := range c.sums {
-				if !ev.Inline { // hardly ever the same text twice
-					h.known[c.sums[i]] = true
+			h.mu.Lock()
+			for _, s := range c.sources {
+				if !ev.Inline {
+					h.known[s.sum] = true
 				}
 			}
+			known := len(h.known)
+			h.mu.Unlock()
 			out, err, again := decodeOutcome(body, ev)
 			// A fresh host is cheaper than a shared idea of an LRU.
-			return out, err, again && len(h.known) <= maxPrograms
+			return out, err, again && known <= maxPrograms
 		default:
 			return dead()
 		}
@@ -581,7 +605,7 @@ func doStorage(ctx context.Context, storage Storage, body []byte) (byte, []byte,
 	return frameResponse, raw, nil
 }
 
-func encodeEvent(w *frameWriter, ev *Event, timeout, limit time.Duration, sums [][32]byte, uses []*mentions, known map[[32]byte]bool) {
+func encodeEvent(w *frameWriter, ev *Event, timeout, limit time.Duration, sources []*scriptSource, known map[[32]byte]bool) {
 	w.text(ev.Name)
 	w.flag(ev.Inline)
 	w.num(int(timeout.Milliseconds()))
@@ -590,16 +614,16 @@ func encodeEvent(w *frameWriter, ev *Event, timeout, limit time.Duration, sums [
 	for i := range ev.Scripts {
 		s := &ev.Scripts[i]
 		w.text(string(s.Level))
-		w.bytes(sums[i][:])
-		w.flag(!known[sums[i]])
-		if !known[sums[i]] {
+		w.bytes(sources[i].sum[:])
+		w.flag(!known[sources[i].sum])
+		if !known[sources[i].sum] {
 			w.text(s.Source)
 		}
 	}
 	needed := make([]*Global, 0, len(ev.Globals))
 	for i := range ev.Globals {
-		for _, u := range uses {
-			if u.has(ev.Globals[i].Name) {
+		for _, s := range sources {
+			if s.uses.has(ev.Globals[i].Name) {
 				needed = append(needed, &ev.Globals[i])
 				break
 			}

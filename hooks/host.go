@@ -56,7 +56,7 @@ func HostMain() {
 	h := &hostSide{in: bufio.NewReaderSize(hostInput(), 16<<10), out: hostOutput(), programs: map[[32]byte]*program{}, maxRequests: requests, maxHeap: memory / 4}
 	_ = writeFrame(h.out, frameHello, nil)
 	for {
-		kind, body, err := readFrame(h.in)
+		kind, body, err := h.event()
 		if err != nil || kind != frameEvent {
 			os.Exit(0)
 		}
@@ -74,6 +74,18 @@ type hostSide struct {
 	maxRequests int
 	maxHeap     uint64 // above it the host is replaced after an event
 	libs        libraries
+	ahead       [][]byte // events that came before their turn
+}
+
+// event is the next event: one that came while another waited for an answer, or
+// the next in the pipe.
+func (h *hostSide) event() (byte, []byte, error) {
+	if len(h.ahead) > 0 {
+		body := h.ahead[0]
+		h.ahead = h.ahead[1:]
+		return frameEvent, body, nil
+	}
+	return readFrame(h.in)
 }
 
 // spent says that what earlier events left in this host's memory could be

@@ -97,9 +97,15 @@ func (r *run) ask(kind byte, body []byte) (byte, []byte) {
 	if err := writeFrame(r.h.out, kind, body); err != nil {
 		os.Exit(0)
 	}
-	kind, answer, err := readFrame(r.h.in)
-	if err != nil {
-		os.Exit(0)
+	for {
+		kind, answer, err := readFrame(r.h.in)
+		switch {
+		case err != nil:
+			os.Exit(0)
+		case kind == frameEvent:
+			r.h.ahead = append(r.h.ahead, answer)
+		default:
+			return kind, answer
+		}
 	}
-	return kind, answer
 }

@@ -1,0 +1,89 @@
+package hooks
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// Events of every sort, side by side on few processors: each gets its own
+// outcome, whatever the ones before and behind it do, and at the end every
+// processor and host is where it was.
+func TestLine_everyEventGetsItsOwnOutcome(t *testing.T) {
+	e := newEngine(t, Config{Hosts: 2, Reserved: 1, Timeout: 3 * time.Second})
+	doer := doerFunc(func(ctx context.Context, r HTTPRequest) (*HTTPResponse, error) {
+		time.Sleep(time.Duration(rand.IntN(10)) * time.Millisecond) // a slow API
+		return &HTTPResponse{StatusCode: 200, Headers: json.RawMessage(`{}`), Content: r.URL, Request: json.RawMessage(`{}`)}, nil
+	})
+	long := "/*" + strings.Repeat(" long", 8000) + "*/"
+	kinds := map[string]struct {
+		js, text string // of the handler; a prefix of the error's text, "" for success
+		weight   int
+	}{
+		"patient":    {`return method_response.n`, "", 60},
+		"long":       {`return method_response.n` + long, "", 4},
+		"asks":       {`return +http_request({url: 'http://x/' + method_response.n}).content.slice(9)`, "", 10},
+		"slow":       {`var end = Date.now() + 80; while (Date.now() < end) {} return method_response.n`, "", 3},
+		"loops":      {`while (true) {}`, "after_action ran longer", 1},
+		"dies":       {`new ArrayBuffer(2**33)`, "after_action", 2},
+		"throws":     {`throw new Error('n' + method_response.n)`, "after_action at method level: n", 10},
+		"not at all": {`return (`, "the script at method level: syntax error", 3},
+	}
+	var names []string
+	for name, k := range kinds {
+		for range k.weight {
+			names = append(names, name)
+		}
+	}
+	var wg sync.WaitGroup
+	for range 24 {
+		wg.Go(func() {
+			for range 30 {
+				n, name := rand.IntN(1e6), names[rand.IntN(len(names))]
+				ctx, cancel := context.WithCancel(context.Background())
+				hasty := rand.IntN(12) == 0
+				if hasty {
+					time.AfterFunc(time.Duration(rand.IntN(3000))*time.Microsecond, cancel)
+				}
+				out, err := e.Run(ctx, &Event{Name: "after_action", Doer: doer, Urgent: rand.IntN(10) == 0,
+					Scripts: source(LevelMethod, "function after_action() { "+kinds[name].js+" }"),
+					Globals: []Global{{Name: "method_response", JSON: fmt.Appendf(nil, `{"n": %d}`, n), Write: true}}})
+				cancel()
+				text := kinds[name].text
+				switch {
+				case hasty && errors.Is(err, context.Canceled):
+				case text != "" && err != nil && strings.HasPrefix(err.Error(), text):
+				case text == "" && err == nil && string(out.Result) == fmt.Sprint(n):
+				default:
+					t.Errorf("%s %d: %+v, %v", name, n, out, err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	for range 200 { // hosts that are being ended
+		if s := e.Stats(); s.Live == s.Idle {
+			break
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.line.free != 2 || e.line.reserved != 1 || len(e.line.waiting)+len(e.line.urgent) != 0 || len(e.active) != 0 {
+		t.Errorf("left over: %+v, %d active", e.line, len(e.active))
+	}
+	if len(e.idle) != len(e.hosts) {
+		t.Errorf("%d hosts are idle, %d alive", len(e.idle), len(e.hosts))
+	}
+	for _, h := range e.idle {
+		if h.runner != nil || h.follower != nil || h.tainted {
+			t.Errorf("an idle host has %v, %v, %v", h.runner, h.follower, h.tainted)
+		}
+	}
+}
