@@ -15,7 +15,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/agext/levenshtein"
 	"go.yaml.in/yaml/v4"
 	"golang.org/x/net/http/httpguts"
 
@@ -65,6 +64,7 @@ func parseFile(file, folder string) (*Definition, []Finding) {
 		}
 		return (a.Line-b.Line)*10_000 + a.Column - b.Column
 	})
+	p.findings = slices.Compact(p.findings) // a script file that several methods share is read for each
 	return p.def, p.findings
 }
 
@@ -613,49 +613,6 @@ func (p *fileParser) external(n *yaml.Node, level hooks.Level, other *hooks.Scri
 	return s
 }
 
-func (p *fileParser) scriptFindings(s *hooks.Script) {
-	for _, f := range hooks.CheckSource(s) {
-		p.findings = append(p.findings, Finding{File: s.File, Line: f.Line, Column: f.Column, Text: f.Text})
-	}
-	for _, f := range hooks.Declared(s) {
-		var text string
-		switch name := f.Text; {
-		case slices.Contains(laterEvents, name):
-			text = name + " does not run yet in this version"
-		case slices.Contains(hooks.EventNames, name):
-			continue
-		default:
-			near := nearestEvent(name)
-			if near == "" {
-				continue
-			}
-			text = fmt.Sprintf("function %s handles no event; did you mean %s?", name, near)
-		}
-		p.findings = append(p.findings, Finding{File: s.File, Line: f.Line, Column: f.Column, Hint: true, Text: text})
-	}
-}
-
-// laterEvents are events that scripts may handle, and that do not happen yet.
-var laterEvents = []string{"before_webhook", "after_webhook"}
-
-// nearestEvent is the event that a function's name was perhaps meant to be: a
-// misspelt one, or one in another's spelling (afterAction, After_Action).
-func nearestEvent(name string) string {
-	for _, prefix := range []string{"before_", "after_", "action_"} {
-		if strings.HasPrefix(name, prefix) {
-			return nearest(name, hooks.EventNames)
-		}
-	}
-	plain := func(s string) string { return strings.ToLower(strings.ReplaceAll(s, "_", "")) }
-	best, score := "", 0.8
-	for _, event := range hooks.EventNames {
-		if s := levenshtein.Similarity(plain(name), plain(event), nil); s >= score && (best == "" || s > score) {
-			best, score = event, s
-		}
-	}
-	return best
-}
-
 // templatesIn notes every text of a tree.
 func (p *fileParser) templatesIn(n *yaml.Node, m *Method, where string) {
 	if n.Kind == yaml.ScalarNode {
@@ -694,6 +651,7 @@ func (p *fileParser) finish(n *yaml.Node) {
 	if d.LoginMethod == "" && len(d.SessionNames) > 0 {
 		p.hint(n, "session property %q: there is no login method to fill it (post_install.property_lookup_method)", d.SessionNames[0])
 	}
+	p.acrossLevels()
 	for _, t := range p.templates {
 		p.checkTemplate(t)
 	}

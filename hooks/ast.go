@@ -30,7 +30,7 @@ func walkValue(v reflect.Value, visit func(any) bool) {
 			return
 		}
 		for i := range v.NumField() {
-			// What a function or program declares stands in its body too.
+			// What a function hoists stands in its body too.
 			if f := v.Type().Field(i); f.IsExported() && f.Name != "DeclarationList" {
 				walkValue(v.Field(i), visit)
 			}

@@ -278,48 +278,11 @@ func CheckSource(s *Script) []SyntaxFinding {
 		return nil
 	}
 	line, col, text := syntaxPlace(err)
+	if told := unsupported(s.Source, line, col, text); told != "" {
+		text = told
+	}
 	l, c := s.place(line, col)
 	return []SyntaxFinding{{l, c, "syntax error: " + text}}
-}
-
-// Declared are the names of top-level functions of a script that parses, those
-// too that a variable holds from the beginning.
-func Declared(s *Script) []SyntaxFinding {
-	if _, text := prescan(s.Source); text != "" {
-		return nil
-	}
-	tree, err := parse("script", s.Source)
-	if err != nil {
-		return nil
-	}
-	var all []SyntaxFinding
-	add := func(name *ast.Identifier) {
-		pos := tree.File.Position(int(name.Idx) - tree.File.Base())
-		l, c := s.place(pos.Line, pos.Column)
-		all = append(all, SyntaxFinding{l, c, name.Name.String()})
-	}
-	variables := func(list []*ast.Binding) {
-		for _, b := range list {
-			name, ok := b.Target.(*ast.Identifier)
-			switch b.Initializer.(type) {
-			case *ast.FunctionLiteral, *ast.ArrowFunctionLiteral:
-				if ok {
-					add(name)
-				}
-			}
-		}
-	}
-	for _, st := range tree.Body {
-		switch d := st.(type) {
-		case *ast.FunctionDeclaration:
-			add(d.Function.Name)
-		case *ast.VariableStatement:
-			variables(d.List)
-		case *ast.LexicalDeclaration:
-			variables(d.List)
-		}
-	}
-	return all
 }
 
 // prescan is linear. It looks at size and bracket depth, outside of strings,

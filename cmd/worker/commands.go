@@ -17,7 +17,6 @@ import (
 	"github.com/redis/go-redis/v9"
 	"github.com/spf13/cobra"
 
-	"github.com/stepworker/stepworker/connectors"
 	"github.com/stepworker/stepworker/credentials"
 	"github.com/stepworker/stepworker/deploy"
 	"github.com/stepworker/stepworker/internal/cli"
@@ -153,35 +152,6 @@ func plain(cmd *cobra.Command, log *cli.Log) error {
 		return cli.Usage("%s", strings.Join(m, "\n"))
 	}
 	return nil
-}
-
-func newCheck(log *cli.Log) *cobra.Command {
-	var folder string
-	cmd := &cobra.Command{Use: "check [PATH…]", Short: "Read connector files and their scripts, and print every finding"}
-	cmd.Flags().StringVar(&folder, "connectors", "", "what to read if no PATH is given; default .")
-	cmd.RunE = func(cmd *cobra.Command, paths []string) error {
-		if err := plain(cmd, log); err != nil {
-			return err
-		}
-		if len(paths) == 0 {
-			paths = []string{"."}
-			if folder != "" {
-				paths = []string{folder}
-			}
-		}
-		findings, err := connectors.Check(paths)
-		if err != nil {
-			return cli.Usage("%v", err)
-		}
-		for _, f := range findings {
-			fmt.Fprintln(cmd.OutOrStdout(), f)
-		}
-		if len(findings) > 0 {
-			return &cli.Error{Code: cli.ExitFailed}
-		}
-		return nil
-	}
-	return cmd
 }
 
 func newKey(log *cli.Log) *cobra.Command {

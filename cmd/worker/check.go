@@ -1,0 +1,158 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"unicode"
+
+	"github.com/spf13/cobra"
+
+	"github.com/stepworker/stepworker/connectors"
+	"github.com/stepworker/stepworker/hooks"
+	"github.com/stepworker/stepworker/internal/cli"
+	"github.com/stepworker/stepworker/jobs"
+)
+
+func newCheck(log *cli.Log) *cobra.Command {
+	var folder string
+	cmd := &cobra.Command{Use: "check [PATH…]", Short: "Read connector files and scripts (*.js and *.json: of steps), and print every finding"}
+	cmd.Flags().StringVar(&folder, "connectors", "", "what to read if no PATH is given; default .")
+	cmd.RunE = func(cmd *cobra.Command, paths []string) error {
+		if err := plain(cmd, log); err != nil {
+			return err
+		}
+		if len(paths) == 0 {
+			paths = []string{"."}
+			if folder != "" {
+				paths = []string{folder}
+			}
+		}
+		findings, err := checkAll(cmd.Context(), paths)
+		if err != nil {
+			return cli.Usage("%v", err)
+		}
+		for _, f := range findings {
+			fmt.Fprintln(cmd.OutOrStdout(), f)
+			// Programs read the findings on stdout; people see the line as well.
+			if raw, err := os.ReadFile(f.File); err == nil {
+				fmt.Fprint(cmd.ErrOrStderr(), caret(string(raw), f.Line, f.Column))
+			}
+		}
+		if len(findings) > 0 {
+			return &cli.Error{Code: cli.ExitFailed}
+		}
+		return nil
+	}
+	return cmd
+}
+
+// checkAll reads connector files and folders, and beside them files of steps
+// and of steps' scripts.
+func checkAll(ctx context.Context, paths []string) ([]connectors.Finding, error) {
+	var others []string
+	var all []connectors.Finding
+	for _, path := range paths {
+		var found []connectors.Finding
+		var err error
+		switch filepath.Ext(path) {
+		case ".js":
+			found, err = checkScript(path)
+		case ".json", ".ndjson":
+			found, err = checkSteps(ctx, path)
+		default:
+			others = append(others, path)
+		}
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, found...)
+	}
+	if len(others) == 0 {
+		return all, nil
+	}
+	found, err := connectors.Check(others)
+	return append(found, all...), err
+}
+
+func checkScript(path string) ([]connectors.Finding, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	raw, err := io.ReadAll(io.LimitReader(f, hooks.MaxSource+1))
+	if err != nil {
+		return nil, err
+	}
+	return connectors.CheckStep(&hooks.Script{Level: hooks.LevelStep, File: path, Source: string(raw)}), nil
+}
+
+// checkSteps checks the scripts of a file of steps. Where a step's script
+// stands in JSON is nothing a person could point at: the finding is at the
+// step's line, and tells the place in the script as error.at would.
+func checkSteps(ctx context.Context, path string) ([]connectors.Finding, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	var all []connectors.Finding
+	err = cli.Values(ctx, f, func(v cli.Value) error {
+		err := v.Err
+		if err == nil {
+			_, err = jobs.DecodeStep(v.Raw)
+		}
+		if err != nil {
+			all = append(all, connectors.Finding{File: path, Line: v.Line, Column: 1, Text: err.Error()})
+		}
+		var step struct{ Script string }
+		if json.Unmarshal(v.Raw, &step) != nil {
+			return nil // the error above says so
+		}
+		for _, s := range connectors.CheckStep(&hooks.Script{Level: hooks.LevelStep, File: "step", Source: step.Script}) {
+			all = append(all, connectors.Finding{File: path, Line: v.Line, Column: 1, Text: fmt.Sprintf("step:%d:%d: %s", s.Line, s.Column, s.Text), Hint: s.Hint})
+		}
+		return nil
+	})
+	return all, err
+}
+
+// maxShown is how many characters of an author's line are shown.
+const maxShown = 160
+
+// caret is a line of a text with a caret under one of its characters; "" if
+// there is no such line.
+func caret(text string, line, col int) string {
+	lines := strings.Split(text, "\n")
+	if line < 1 || line > len(lines) || col < 1 {
+		return ""
+	}
+	shown := []rune(strings.TrimRight(lines[line-1], "\r"))
+	if len(shown) == 0 || col > len(shown)+1 {
+		return ""
+	}
+	if from := col - 1 - maxShown/2; from > 0 && len(shown) > maxShown {
+		shown, col = shown[from:], col-from
+	}
+	if len(shown) > maxShown {
+		shown = shown[:maxShown]
+	}
+	under := make([]rune, col-1)
+	for i := range under {
+		under[i] = ' '
+		if shown[i] == '\t' { // as wide as it is above
+			under[i] = '\t'
+		}
+	}
+	for i, r := range shown {
+		if r != '\t' && unicode.IsControl(r) {
+			shown[i] = '?' // nothing of a file moves the terminal's cursor
+		}
+	}
+	return fmt.Sprintf("    %s\n    %s^\n", string(shown), string(under))
+}

@@ -1,0 +1,158 @@
+package connectors
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/agext/levenshtein"
+
+	"github.com/stepworker/stepworker/hooks"
+)
+
+// scriptFindings are what one script shows by itself.
+func (p *fileParser) scriptFindings(s *hooks.Script) {
+	p.findings = append(p.findings, scriptFindings(s)...)
+}
+
+func scriptFindings(s *hooks.Script) []Finding {
+	var all []Finding
+	for _, f := range hooks.CheckSource(s) {
+		all = append(all, Finding{File: s.File, Line: f.Line, Column: f.Column, Text: f.Text})
+	}
+	in := hooks.Inspect(s)
+	if in == nil {
+		return all
+	}
+	for _, m := range in.Handlers {
+		switch near := nearestEvent(m.Name); {
+		case slices.Contains(laterEvents, m.Name):
+			all = append(all, hintAt(s, m, "%s does not run yet in this version", m.Name))
+		case s.Level == hooks.LevelStep && connectorsOnly(m.Name):
+			all = append(all, hintAt(s, m, "%s does not run in a step's script: it is for connector scripts", m.Name))
+		case !slices.Contains(hooks.EventNames, m.Name) && near != "":
+			all = append(all, hintAt(s, m, "function %s handles no event; did you mean %s?", m.Name, near))
+		}
+	}
+	for _, m := range in.Consts {
+		all = append(all, hintAt(s, m, "%s is a const: to assign to it throws a TypeError", m.Name))
+	}
+	return all
+}
+
+func hintAt(s *hooks.Script, m hooks.Mention, format string, args ...any) Finding {
+	return Finding{File: s.File, Line: m.Line, Column: m.Column, Hint: true, Text: fmt.Sprintf(format, args...)}
+}
+
+// laterEvents are events that scripts may handle, and that do not happen yet.
+var laterEvents = []string{"before_webhook", "after_webhook"}
+
+// connectorsOnly are the events that a step's script does not handle.
+func connectorsOnly(event string) bool {
+	return event == "action_condition" || slices.Contains(hooks.EventNames, event) && strings.Contains(event, "_oauth2_")
+}
+
+// nearestEvent is the event that a function's name was perhaps meant to be: a
+// misspelt one, or one in another's spelling (afterAction, on_error).
+func nearestEvent(name string) string {
+	for _, prefix := range []string{"before_", "after_", "action_"} {
+		if strings.HasPrefix(name, prefix) {
+			return nearest(name, hooks.EventNames)
+		}
+	}
+	plain := func(s string) string { return strings.ToLower(strings.ReplaceAll(s, "_", "")) }
+	written := []string{plain(name)}
+	if rest, ok := strings.CutPrefix(plain(name), "on"); ok { // as browsers name handlers
+		written = append(written, "after"+rest, rest)
+	}
+	best, score := "", 0.8
+	for _, event := range hooks.EventNames {
+		for _, w := range written {
+			if s := levenshtein.Similarity(w, plain(event), nil); s >= score && (best == "" || s > score) {
+				best, score = event, s
+			}
+		}
+	}
+	return best
+}
+
+// acrossLevels finds what shows only when the levels are seen together: calls
+// of functions that no level has, and const, let and class that each level has
+// for itself. A connector's script may call its methods' functions as well.
+func (p *fileParser) acrossLevels() {
+	var connector *hooks.Inspection
+	if p.def.Script != nil {
+		connector = hooks.Inspect(p.def.Script)
+	}
+	var methods []*hooks.Inspection
+	for _, name := range p.def.MethodNames {
+		s := p.def.Methods[name].Script
+		if s == nil {
+			continue
+		}
+		in := hooks.Inspect(s)
+		if in == nil {
+			continue
+		}
+		methods = append(methods, in)
+		if connector == nil {
+			p.missing(in)
+			continue
+		}
+		p.missing(in, connector)
+		p.clashes(in, connector)
+	}
+	if connector != nil {
+		p.missing(connector, methods...)
+	}
+}
+
+func (p *fileParser) missing(in *hooks.Inspection, beside ...*hooks.Inspection) {
+	known := slices.Clone(hooks.Names())
+	for _, other := range append(beside, in) {
+		for _, m := range other.Top {
+			known = append(known, m.Name)
+		}
+	}
+	for _, m := range in.Missing(beside...) {
+		text := fmt.Sprintf("function %s does not exist", m.Name)
+		if near := nearest(m.Name, known); near != "" {
+			text += "; did you mean " + near + "?"
+		}
+		p.findings = append(p.findings, hintAt(in.Script, m, "%s", text))
+	}
+}
+
+func (p *fileParser) clashes(in, connector *hooks.Inspection) {
+	for _, m := range in.Top {
+		i := slices.IndexFunc(connector.Top, func(c hooks.Mention) bool { return c.Name == m.Name })
+		if i < 0 || !in.Lexical[m.Name] && !connector.Lexical[m.Name] || slices.Contains(hooks.EventNames, m.Name) {
+			continue
+		}
+		c := connector.Top[i]
+		p.findings = append(p.findings, hintAt(in.Script, m, "%s is declared at connector level too (%s:%d:%d): as const, let or class each level sees its own",
+			m.Name, connector.Script.File, c.Line, c.Column))
+	}
+}
+
+// CheckStep reads a step's script. What the connector's own scripts declare is
+// not known here: of functions that do not exist only those are findings that
+// are almost one of ours.
+func CheckStep(s *hooks.Script) []Finding {
+	all := scriptFindings(s)
+	in := hooks.Inspect(s)
+	if in == nil {
+		return all
+	}
+	for _, m := range in.Missing() {
+		near := nearest(m.Name, hooks.Names())
+		if near != "" && levenshtein.Similarity(strings.ToLower(m.Name), strings.ToLower(near), nil) >= 0.8 {
+			all = append(all, hintAt(s, m, "function %s does not exist; did you mean %s?", m.Name, near))
+		}
+	}
+	for _, m := range in.Exceptions() {
+		all = append(all, hintAt(s, m, "%s is for connector scripts: thrown from a step's script it fails the execution", m.Name))
+	}
+	slices.SortStableFunc(all, func(a, b Finding) int { return (a.Line-b.Line)*10_000 + a.Column - b.Column })
+	return all
+}

@@ -1,0 +1,75 @@
+package connectors_test
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/stepworker/stepworker/connectors"
+	"github.com/stepworker/stepworker/hooks"
+)
+
+func TestCheck_acrossLevels(t *testing.T) {
+	got := check(t, `connector: acme
+base_url: https://acme.example
+script: |
+  const base = 1;
+  function helper() { return ofAMethod() + ofNobody(); }
+  function after_error() { return helper(); }
+methods:
+  - method: one
+    endpoint: /a
+    script: |
+      function ofAMethod() { return helper(); }
+      function after_error() { http_requst({}); }
+      let base = 2;
+      on_action = function() {};
+  - method: two
+    endpoint: /b
+    script: |
+      function helper() { ofAMethod() }
+      onlyOnce = function() {};
+`)
+	want := []string{
+		"5:44: function ofNobody does not exist (hint)",
+		"12:32: function http_requst does not exist; did you mean http_request? (hint)",
+		"13:11: base is declared at connector level too (FILE:4:9): as const, let or class each level sees its own (hint)",
+		"14:7: function on_action handles no event; did you mean after_action? (hint)",
+		"18:27: function ofAMethod does not exist (hint)",
+	}
+	for i := range got {
+		if from := strings.Index(got[i], "("); strings.HasPrefix(got[i], "13:") {
+			to := strings.Index(got[i], ":4:9)")
+			got[i] = got[i][:from+1] + "FILE" + got[i][to:]
+		}
+	}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Error(d)
+	}
+}
+
+func TestCheckStep(t *testing.T) {
+	cases := map[string]struct {
+		source string
+		want   []string
+	}{
+		"nothing":                     {"function before_action() { helperOfTheConnector(); return true; }", nil},
+		"almost one of ours":          {"htp_request({})", []string{"step:1:1: function htp_request does not exist; did you mean http_request?"}},
+		"an event of connectors":      {"function action_condition() {}\nfunction before_oauth2_token() {}", []string{"step:1:10: action_condition does not run in a step's script: it is for connector scripts", "step:2:10: before_oauth2_token does not run in a step's script: it is for connector scripts"}},
+		"an exception of connectors":  {"function after_error() {\n  throw new AuthRefreshException();\n}", []string{"step:2:13: AuthRefreshException is for connector scripts: thrown from a step's script it fails the execution"}},
+		"an event in another's words": {"beforeAction = () => true", []string{"step:1:1: function beforeAction handles no event; did you mean before_action?"}},
+		"what does not parse":         {"function (", []string{"step:1:10: syntax error: Unexpected token ("}},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			var got []string
+			for _, f := range connectors.CheckStep(&hooks.Script{Level: hooks.LevelStep, File: "step", Source: c.source}) {
+				got = append(got, f.String())
+			}
+			if d := cmp.Diff(c.want, got); d != "" {
+				t.Error(d)
+			}
+		})
+	}
+}

@@ -1,0 +1,322 @@
+package hooks
+
+import (
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/dop251/goja/ast"
+	"github.com/dop251/goja/token"
+)
+
+// Inspection is what a script's syntax tree tells without running it.
+type Inspection struct {
+	Script *Script
+	// Handlers are the names that hold a function from the beginning: top-level
+	// declarations, and assignments of a function to a plain name.
+	Handlers []Mention
+	// Top are the top-level declarations; Lexical those that are const, let or class.
+	Top     []Mention
+	Lexical map[string]bool
+	// Consts are assignments to a top-level const.
+	Consts []Mention
+
+	tree     *ast.Program
+	declared map[string]int  // every declaration, however deep, and assignments to plain names
+	assigned map[string]bool // these alone: globals for the other levels too
+	guarded  map[string]bool // tested with typeof
+	calls    []Mention
+	dynamic  bool // eval, Function or with: what it declares cannot be told
+}
+
+// Mention is a name at its place in its author's file.
+type Mention struct {
+	Line, Column int
+	Name         string
+}
+
+// Inspect reads a script; nil if it does not parse, which CheckSource tells.
+func Inspect(s *Script) *Inspection {
+	if _, text := prescan(s.Source); text != "" {
+		return nil
+	}
+	tree, err := parse("script", s.Source)
+	if err != nil {
+		return nil
+	}
+	in := &Inspection{Script: s, Lexical: map[string]bool{}, tree: tree, declared: map[string]int{}, assigned: map[string]bool{}, guarded: map[string]bool{}}
+	consts := map[string]bool{}
+	for _, st := range tree.Body {
+		in.topLevel(st, consts)
+	}
+	for _, d := range tree.DeclarationList { // vars, wherever they stand outside of functions
+		for _, b := range d.List {
+			for _, id := range boundNames(b.Target) {
+				in.Top = append(in.Top, in.mention(id))
+			}
+		}
+	}
+	var writes []*ast.Identifier
+	walk(tree.Body, func(n any) bool {
+		writes = append(writes, in.look(n)...)
+		return true
+	})
+	for _, id := range writes {
+		name := id.Name.String()
+		if consts[name] && in.declared[name] == 1 { // elsewhere it may be another one
+			in.Consts = append(in.Consts, in.mention(id))
+		}
+		if in.declared[name] == 0 {
+			in.assigned[name] = true
+		}
+	}
+	return in
+}
+
+func (in *Inspection) mention(id *ast.Identifier) Mention {
+	pos := in.tree.File.Position(int(id.Idx) - in.tree.File.Base())
+	line, col := in.Script.place(pos.Line, pos.Column)
+	return Mention{line, col, id.Name.String()}
+}
+
+func (in *Inspection) topLevel(st ast.Statement, consts map[string]bool) {
+	lexical := func(ids ...*ast.Identifier) {
+		for _, id := range ids {
+			in.Top = append(in.Top, in.mention(id))
+			in.Lexical[id.Name.String()] = true
+		}
+	}
+	variables := func(list []*ast.Binding) {
+		for _, b := range list {
+			if id, ok := b.Target.(*ast.Identifier); ok && isFunction(b.Initializer) {
+				in.Handlers = append(in.Handlers, in.mention(id))
+			}
+		}
+	}
+	switch d := st.(type) {
+	case *ast.FunctionDeclaration:
+		in.Handlers = append(in.Handlers, in.mention(d.Function.Name))
+		in.Top = append(in.Top, in.mention(d.Function.Name))
+	case *ast.ClassDeclaration:
+		lexical(d.Class.Name)
+	case *ast.LexicalDeclaration:
+		variables(d.List)
+		for _, b := range d.List {
+			ids := boundNames(b.Target)
+			lexical(ids...)
+			for _, id := range ids {
+				consts[id.Name.String()] = consts[id.Name.String()] || d.Token == token.CONST
+			}
+		}
+	case *ast.VariableStatement:
+		variables(d.List)
+	case *ast.ExpressionStatement:
+		if a, ok := d.Expression.(*ast.AssignExpression); ok && isFunction(a.Right) {
+			if id, ok := a.Left.(*ast.Identifier); ok {
+				in.Handlers = append(in.Handlers, in.mention(id))
+			}
+		}
+	}
+}
+
+func isFunction(e ast.Expression) bool {
+	switch e.(type) {
+	case *ast.FunctionLiteral, *ast.ArrowFunctionLiteral:
+		return true
+	}
+	return false
+}
+
+// look notes what one node declares, calls and tests, and returns the plain
+// names that it writes.
+func (in *Inspection) look(n any) (writes []*ast.Identifier) {
+	declare := func(ids ...*ast.Identifier) {
+		for _, id := range ids {
+			if id != nil {
+				in.declared[id.Name.String()]++
+			}
+		}
+	}
+	call := func(e ast.Expression) {
+		for {
+			switch o := e.(type) {
+			case *ast.OptionalChain:
+				e = o.Expression
+				continue
+			case *ast.Optional:
+				e = o.Expression
+				continue
+			}
+			break
+		}
+		if id, ok := e.(*ast.Identifier); ok {
+			name := id.Name.String()
+			in.calls = append(in.calls, in.mention(id))
+			in.dynamic = in.dynamic || name == "eval" || name == "Function"
+		}
+	}
+	switch d := n.(type) {
+	case *ast.Binding:
+		declare(boundNames(d.Target)...)
+	case *ast.ParameterList:
+		declare(boundOf(d.Rest)...)
+	case *ast.FunctionLiteral:
+		declare(d.Name)
+	case *ast.ClassLiteral:
+		declare(d.Name)
+		call(d.SuperClass)
+	case *ast.CatchStatement:
+		declare(boundNames(d.Parameter)...)
+	case *ast.ForDeclaration:
+		declare(boundNames(d.Target)...)
+	case *ast.ForIntoExpression:
+		writes = boundOf(d.Expression)
+	case *ast.AssignExpression:
+		writes = boundOf(d.Left)
+		if name := ownProperty(d.Left); name != "" {
+			in.assigned[name] = true
+		}
+	case *ast.UnaryExpression:
+		id, plain := d.Operand.(*ast.Identifier)
+		switch {
+		case !plain:
+		case d.Operator == token.TYPEOF:
+			in.guarded[id.Name.String()] = true
+		case d.Operator == token.INCREMENT || d.Operator == token.DECREMENT:
+			writes = []*ast.Identifier{id}
+		}
+	case *ast.BinaryExpression:
+		if d.Operator == token.INSTANCEOF {
+			call(d.Right)
+		}
+	case *ast.CallExpression:
+		call(d.Callee)
+	case *ast.NewExpression:
+		call(d.Callee)
+	case *ast.TemplateLiteral:
+		call(d.Tag)
+	case *ast.WithStatement:
+		in.dynamic = true
+	}
+	return writes
+}
+
+// ownProperty is the name that an assignment to a property of this or
+// globalThis gives a global.
+func ownProperty(e ast.Expression) string {
+	global := func(e ast.Expression) bool {
+		if id, ok := e.(*ast.Identifier); ok {
+			return id.Name == "globalThis"
+		}
+		_, ok := e.(*ast.ThisExpression)
+		return ok
+	}
+	switch d := e.(type) {
+	case *ast.DotExpression:
+		if global(d.Left) {
+			return d.Identifier.Name.String()
+		}
+	case *ast.BracketExpression:
+		if text, ok := d.Member.(*ast.StringLiteral); ok && global(d.Left) {
+			return text.Value.String()
+		}
+	}
+	return ""
+}
+
+// Missing are the calls of functions that nothing declares: neither the script
+// itself nor one of those beside it, and that no script is given. What the
+// script tests with typeof it knows to be perhaps not there.
+func (in *Inspection) Missing(beside ...*Inspection) []Mention {
+	if in.dynamic {
+		return nil
+	}
+	known := map[string]bool{"arguments": true, "undefined": true}
+	for _, n := range slices.Concat(Names(), EventNames) {
+		known[n] = true
+	}
+	for _, other := range beside {
+		if other.dynamic {
+			return nil
+		}
+		for _, m := range other.Top {
+			known[m.Name] = true
+		}
+		for n := range other.assigned {
+			known[n] = true
+		}
+	}
+	var missing []Mention
+	for _, m := range in.calls {
+		if !known[m.Name] && in.declared[m.Name] == 0 && !in.assigned[m.Name] && !in.guarded[m.Name] {
+			missing = append(missing, m)
+		}
+	}
+	return missing
+}
+
+// Exceptions are the places where a script makes, or compares with, one of the
+// exception classes.
+func (in *Inspection) Exceptions() []Mention {
+	return slices.DeleteFunc(slices.Clone(in.calls), func(m Mention) bool { return !slices.Contains(exceptionNames, m.Name) })
+}
+
+func boundNames(t ast.BindingTarget) []*ast.Identifier {
+	if t == nil {
+		return nil
+	}
+	return boundOf(t)
+}
+
+// boundOf are the identifiers that an assignment to e writes.
+func boundOf(e ast.Expression) (all []*ast.Identifier) {
+	switch b := e.(type) {
+	case *ast.Identifier:
+		return []*ast.Identifier{b}
+	case *ast.AssignExpression: // with a default
+		return boundOf(b.Left)
+	case *ast.ArrayPattern:
+		for _, e := range append(slices.Clone(b.Elements), b.Rest) {
+			all = append(all, boundOf(e)...)
+		}
+	case *ast.ObjectPattern:
+		for _, e := range b.Properties {
+			switch p := e.(type) {
+			case *ast.PropertyShort:
+				all = append(all, &p.Name)
+			case *ast.PropertyKeyed:
+				all = append(all, boundOf(p.Value)...)
+			}
+		}
+		all = append(all, boundOf(b.Rest)...)
+	}
+	return all
+}
+
+var (
+	moduleWord = regexp.MustCompile(`^(import|export)\b`)
+	awaitWord  = regexp.MustCompile(`\bawait\s*$`)
+	forAwait   = regexp.MustCompile(`\bfor\s*$`)
+	asyncStar  = regexp.MustCompile(`\basync\s*\*\s*$`) // the parser tells the place behind the star
+)
+
+// unsupported says of a place where a script does not parse that the language
+// has what stands there, and goja has not; or it is "".
+func unsupported(source string, line, col int, text string) string {
+	at, ok := nthLine(source, line)
+	if !ok || col < 1 || col-1 > len(at) {
+		return ""
+	}
+	before, after := at[:col-1], at[col-1:]
+	switch {
+	case moduleWord.MatchString(after):
+		return "there are no modules: " + moduleWord.FindString(after) + " does not exist in scripts; a later level sees an earlier one's functions by itself"
+	case forAwait.MatchString(before) && strings.HasPrefix(after, "await"):
+		return "for await does not exist in scripts: hooks are synchronous, so loop over the values themselves"
+	case strings.HasPrefix(text, "Async generators"), text == "Unexpected token *" && asyncStar.MatchString(before):
+		return "async generators (async function*) do not exist in scripts: hooks are synchronous"
+	case awaitWord.MatchString(before):
+		return "await stands outside of an async function: hooks are synchronous, http_request returns its answer without it"
+	}
+	return ""
+}

@@ -1,0 +1,119 @@
+package hooks
+
+import (
+	"encoding/json"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/tools/txtar"
+)
+
+func TestInspection_missing(t *testing.T) {
+	cases := map[string]struct {
+		source string
+		beside string
+		want   []string
+	}{
+		"a misspelt function":       {source: "function f() {\n  http_requst({}); }", want: []string{"2:3 http_requst"}},
+		"everywhere a name stands":  {source: "new Dat(); a?.(1); b`x`; class C extends D {}; x instanceof E; (() => [...f()])(g)", want: []string{"1:5 Dat", "1:12 a", "1:20 b", "1:42 D", "1:61 E", "1:75 f"}},
+		"ours and the language's":   {source: "http_request(btoa(JSON.stringify(1))); new AuthRefreshException(); parseInt('1'); method_request(); after_action()"},
+		"declared, however":         {source: "function a(b, {c, d: [e] = []}, ...f) { a(), b(), c(), e(), f(), g(), h(), i(), j(), k(), l() }\nvar g; let h; const i = class j {}; try {} catch (k) {} for (const l of []) {} k(); l()"},
+		"assigned, however":         {source: "a = () => 1; this.b = a; globalThis['c'] = a; for (d in {}) {} [e, {f}] = []; a(), b(), c(), d(), e(), f(), globalThis.g()"},
+		"tested first":              {source: "if (typeof helper === 'function') helper()"},
+		"what cannot be told":       {source: "eval('var f = 1'); f()"},
+		"a member is no function":   {source: "x.foo(); x['bar']()"},
+		"another level's functions": {source: "a(), b(), c(), d()", beside: "function a() { function d() {} } const b = 1; c = 2", want: []string{"1:16 d"}},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			in := Inspect(&Script{Source: c.source})
+			var got []string
+			for _, m := range in.Missing(Inspect(&Script{Source: c.beside})) {
+				got = append(got, fmt.Sprintf("%d:%d %s", m.Line, m.Column, m.Name))
+			}
+			if d := cmp.Diff(c.want, got); d != "" {
+				t.Error(d)
+			}
+		})
+	}
+}
+
+func TestInspection_assignmentsToConstants(t *testing.T) {
+	in := Inspect(&Script{Source: "const a = 1, b = 2, {c} = {};\nfunction f(b) { a = 2; b = 3; c++; [a] = [] }\nlet d = 1; d = 2"})
+	want := []Mention{{2, 17, "a"}, {2, 31, "c"}, {2, 37, "a"}}
+	if d := cmp.Diff(want, in.Consts); d != "" {
+		t.Error(d)
+	}
+}
+
+// What goja lacks is told as that.
+func TestCheckSource_syntax(t *testing.T) {
+	cases := map[string]struct{ source, want string }{
+		"import":                  {"\n  import x from 'y'", "2:3: syntax error: there are no modules: import does not exist"},
+		"export":                  {"export default 1", "1:1: syntax error: there are no modules: export does not exist"},
+		"an await outside":        {"function after_action() {\n  var a = await http_request({});\n}", "2:17: syntax error: await stands outside of an async function"},
+		"for await":               {"async function f() { for await (var x of y) {} }", "1:26: syntax error: for await does not exist"},
+		"an async generator":      {"async function* g() {}", "1:1: syntax error: async generators (async function*) do not exist"},
+		"one that is a method":    {"var o = {async *g() {}}", "1:17: syntax error: async generators (async function*) do not exist"},
+		"a name declared twice":   {"const a = 1;\nlet a = 2;", "2:5: syntax error: Identifier 'a' has already been declared"},
+		"a class and a function":  {"class A {}\nfunction A() {}", "1:7: syntax error: Identifier 'A' has already been declared"},
+		"another error says what": {"var a = ;", "1:9: syntax error: Unexpected token ;"},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			got := CheckSource(&Script{Source: c.source})
+			if len(got) != 1 || !strings.HasPrefix(fmt.Sprintf("%d:%d: %s", got[0].Line, got[0].Column, got[0].Text), c.want) {
+				t.Errorf("got %v, want %s…", got, c.want)
+			}
+		})
+	}
+}
+
+// No script of the conformance cases that works calls what is found missing.
+func TestInspection_findsNothingInScriptsThatWork(t *testing.T) {
+	files, err := filepath.Glob("testdata/conformance/*.txtar")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no conformance cases: %v", err)
+	}
+	for _, file := range files {
+		ar, err := txtar.ParseFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var levels []*Inspection
+		for _, f := range ar.Files {
+			if in := Inspect(&Script{Source: string(f.Data)}); filepath.Ext(f.Name) == ".js" && in != nil {
+				levels = append(levels, in)
+			}
+		}
+		for _, in := range levels {
+			if m := in.Missing(levels...); len(m) > 0 {
+				t.Errorf("%s: %v", file, m)
+			}
+		}
+	}
+}
+
+// Every name that scripts are told of is there in a hook host.
+func TestNames_areThere(t *testing.T) {
+	var source strings.Builder
+	source.WriteString("function after_action() { var all = []; ")
+	for _, n := range Names() {
+		fmt.Fprintf(&source, "if (typeof %s === 'undefined') all.push(%q); ", n, n)
+	}
+	source.WriteString("return all }")
+	ev := &Event{Name: "after_action", Scripts: []Script{{Level: LevelConnector, Source: source.String()}}}
+	for _, n := range dataNames {
+		ev.Globals = append(ev.Globals, Global{Name: n, JSON: json.RawMessage("1")})
+	}
+	out, err := newEngine(t, Config{Hosts: 1}).Run(t.Context(), ev)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff(`["undefined"]`, string(out.Result)); d != "" {
+		t.Error(d)
+	}
+}
