@@ -24,6 +24,8 @@ type Call struct {
 	// ActionData as the last attempt left it; nil is {}.
 	ActionData json.RawMessage
 	Timeout    time.Duration
+	// Context is script_execution_context; "" is RUNNING_TRANSACTION.
+	Context string
 	// Urgent calls (a login, a test) have hook hosts reserved.
 	Urgent bool
 }

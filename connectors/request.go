@@ -998,7 +998,11 @@ func (x *exchange) globals(event string) []hooks.Global {
 	text("transaction_id", cy.TransactionID, false)
 	text("cyclr_account_id", x.cred.AccountID, false)
 	text("external_account_id", x.cred.ExternalAccountID, false)
-	text("script_execution_context", executionContext, false)
+	execution := x.call.Context
+	if execution == "" {
+		execution = executionContext
+	}
+	text("script_execution_context", execution, false)
 	return g
 }
 
