@@ -48,9 +48,13 @@ func NewCaller(cfg CallerConfig) (*Caller, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
+	var guarded http.RoundTripper = transport{p.transport()}
+	if cfg.Transport != nil {
+		guarded = cfg.Transport(guarded)
+	}
 	return &Caller{
 		cfg: cfg, policy: p, redactors: map[string]*redactors{}, styles: map[string]string{},
-		client: &http.Client{Transport: transport{p.transport()}, CheckRedirect: checkRedirect},
+		client: &http.Client{Transport: guarded, CheckRedirect: checkRedirect},
 	}, nil
 }
 
@@ -248,13 +252,16 @@ func (x *exchange) event(ctx context.Context, event string) (*hooks.Outcome, err
 	if !handled(scripts, event) && (event != "before_action" || x.call.Script == "") {
 		return nil, nil
 	}
-	out, err := x.c.cfg.Engine.Run(ctx, &hooks.Event{
-		Name: event, Scripts: scripts, Globals: x.globals(event), Doer: &scriptDoer{x}, Urgent: x.call.Urgent,
-	})
+	ev := &hooks.Event{Name: event, Scripts: scripts, Globals: x.globals(event), Doer: &scriptDoer{x}, Urgent: x.call.Urgent}
+	out, err := x.c.cfg.Engine.Run(ctx, ev)
+	x.c.cfg.Trace.event(ev, out, err)
 	x.ran = x.ran || out == nil || out.Ran // a script that does not compile does not run
 	if out != nil {
 		x.logs = append(x.logs, out.Logs...)
 		x.take(out)
+		if x.c.cfg.Trace != nil {
+			x.c.cfg.Trace.secrets(x.changedSession())
+		}
 	}
 	var exc *hooks.Exception
 	var script *hooks.ScriptError

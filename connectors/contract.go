@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"log/slog"
+	"net/http"
 	"time"
 
 	"github.com/stepworker/stepworker/credentials"
@@ -131,6 +132,10 @@ type CallerConfig struct {
 	Logger *slog.Logger
 	// AuthStyles remembers what auth_style: auto learned; nil: in memory only.
 	AuthStyles AuthStyles
+	// Trace is told what scripts do, and Transport lies over the guarded one, so
+	// that every request passes by it: for `worker try`; nil: none.
+	Trace     *Trace
+	Transport func(http.RoundTripper) http.RoundTripper
 	// Data keeps what scripts store; nil: storage functions throw.
 	Data ScriptData
 }

@@ -253,7 +253,7 @@ func (t *tokenRequest) RoundTrip(req *http.Request) (*http.Response, error) {
 		t.hookErr = &credentials.RefreshError{Verdict: credentials.VerdictMisconfigured, Text: "before_oauth2_" + t.event + " left a method_request that is no object"}
 		return nil, t.hookErr
 	}
-	out, err := http.NewRequestWithContext(req.Context(), http.MethodPost, req.URL.String(), strings.NewReader(p.encode()))
+	out, err := http.NewRequestWithContext(withPurpose(req.Context(), "token request"), http.MethodPost, req.URL.String(), strings.NewReader(p.encode()))
 	if err != nil {
 		return nil, err
 	}
@@ -280,6 +280,7 @@ func (t *tokenRequest) RoundTrip(req *http.Request) (*http.Response, error) {
 		return nil, t.fault
 	}
 	t.answer = parseToken(t.body)
+	t.c.cfg.Trace.tokens(t.answer)
 	if res.StatusCode >= 200 && res.StatusCode <= 299 {
 		answer, err := marshal(t.answer)
 		if err != nil || t.answer == nil {
@@ -290,6 +291,7 @@ func (t *tokenRequest) RoundTrip(req *http.Request) (*http.Response, error) {
 		changed := t.answer
 		if v := after.Value("method_response", nil); v != nil {
 			changed = parseToken(parseLeftBytes(v))
+			t.c.cfg.Trace.tokens(changed)
 		}
 		switch {
 		case err == nil:
@@ -342,14 +344,16 @@ func (t *tokenRequest) hook(ctx context.Context, event string, globals ...hooks.
 		globals = append(globals, hooks.Global{Name: name, JSON: quote(value)})
 	}
 	x := &exchange{c: t.c, d: t.d, m: &Method{IgnoreAuth: true}, cred: t.cred}
-	out, err := t.c.cfg.Engine.Run(ctx, &hooks.Event{Name: event, Scripts: []hooks.Script{*s}, Globals: globals, Doer: &scriptDoer{x}, Urgent: true})
+	ev := &hooks.Event{Name: event, Scripts: []hooks.Script{*s}, Globals: globals, Doer: &scriptDoer{x}, Urgent: true}
+	out, err := t.c.cfg.Engine.Run(ctx, ev)
+	t.c.cfg.Trace.event(ev, out, err)
 	t.actionData = out.Value("action_data", t.actionData)
 	if err == nil && len(out.Logs) == 0 {
 		return out, nil
 	}
 	secrets := t.c.Secrets(t.d, t.cred)
 	for _, answer := range []map[string]json.RawMessage{t.answer, parseToken(parseLeftBytes(out.Value("method_response", nil)))} {
-		for _, k := range []string{"access_token", "refresh_token", "id_token"} {
+		for _, k := range tokenMembers {
 			secrets = append(secrets, textOf(answer[k]))
 		}
 	}

@@ -181,6 +181,7 @@ func (x *exchange) set(q *Parameter, v any) error {
 	x.params[q.Name] = v
 	if q.Sensitive && q.Property == "" { // a property's is masked with the credential
 		x.found = append(x.found, leaves(v)...)
+		x.c.cfg.Trace.secret(q.Name, leaves(v)...)
 	}
 	return nil
 }
@@ -689,7 +690,7 @@ func (x *exchange) request(ctx context.Context) (*http.Request, error) {
 	if x.m.Timeout > 0 {
 		timeout = x.m.Timeout
 	}
-	callCtx, cancel := context.WithTimeout(ctx, timeout)
+	callCtx, cancel := context.WithTimeout(withPurpose(ctx, "method "+x.m.Name), timeout)
 	x.cancel = cancel
 	var reader io.Reader
 	if body != nil {

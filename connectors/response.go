@@ -48,6 +48,9 @@ func (x *exchange) send(req *http.Request) *fault {
 	}
 	x.resBody = body
 	x.parseBody()
+	if x.m.IsLogin && x.c.cfg.Trace != nil {
+		x.c.cfg.Trace.secrets(x.foundSession())
+	}
 	return nil
 }
 
@@ -397,7 +400,7 @@ func (c *Caller) doHook(ctx context.Context, x *exchange, r hooks.HTTPRequest) (
 		}
 		u.RawQuery += p.encode()
 	}
-	ctx, cancel := context.WithTimeout(ctx, c.cfg.CallTimeout)
+	ctx, cancel := context.WithTimeout(withPurpose(ctx, "http_request"), c.cfg.CallTimeout)
 	defer cancel()
 	var body io.Reader
 	if r.HasData {

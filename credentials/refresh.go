@@ -144,22 +144,7 @@ func (s *Store) take(ctx context.Context, r RefreshRequest, owner string) (taken
 func (s *Store) save(ctx context.Context, r RefreshRequest, owner string, c *Credential, renewal *Renewal) (RefreshResult, error) {
 	ctx = context.WithoutCancel(ctx)
 	now := time.Now()
-	secrets := c.Secrets.clone()
-	if renewal.Token != nil {
-		old := secrets.OAuth2
-		t := *renewal.Token
-		if t.RefreshToken.Empty() && old != nil {
-			t.RefreshToken = old.RefreshToken
-		}
-		secrets.OAuth2, secrets.TokenRaw = &t, renewal.TokenRaw
-	}
-	if len(renewal.Session) > 0 {
-		if secrets.Session == nil {
-			secrets.Session = map[string]string{}
-		}
-		maps.Copy(secrets.Session, renewal.Session)
-	}
-	secrets.Opened = secrets.Opened || renewal.Opened
+	secrets := c.Secrets.renewed(renewal)
 	plain, err := secrets.encode()
 	if err != nil {
 		return RefreshResult{}, err

@@ -91,7 +91,7 @@ func (e *enqueue) command() *cobra.Command {
 	fs.StringVar(&e.credential, "credential", "", "one step without a file: its credential")
 	fs.StringVar(&e.method, "method", "", "its method")
 	fs.StringArrayVar(&e.parameters, "parameter", nil, "its parameters: k=text or k:=JSON")
-	fs.StringVar(&e.body, "body", "", "its body, JSON")
+	fs.StringVar(&e.body, "body", "", "its body: JSON, or @FILE")
 	cli.Later(fs, "cancel")
 	return cmd
 }
@@ -168,27 +168,12 @@ func (e *enqueue) run(cmd *cobra.Command, args []string) error {
 
 func (e *enqueue) single() (*jobs.Step, error) {
 	s := &jobs.Step{CredentialID: e.credential, Method: e.method}
-	for _, p := range e.parameters {
-		name, value, ok := strings.Cut(p, "=")
-		if !ok || name == "" || name == ":" {
-			return nil, fmt.Errorf("--parameter %q: k=text or k:=JSON is needed", p)
-		}
-		raw, _ := json.Marshal(value)
-		if typed, ok := strings.CutSuffix(name, ":"); ok {
-			if name, raw = typed, []byte(value); !json.Valid(raw) {
-				return nil, fmt.Errorf("--parameter %s: the value is no JSON", name)
-			}
-		}
-		if s.Parameters == nil {
-			s.Parameters = map[string]json.RawMessage{}
-		}
-		s.Parameters[name] = raw
+	var err error
+	if s.Parameters, err = cli.Parameters(e.parameters); err != nil {
+		return nil, err
 	}
-	if e.body != "" {
-		if !json.Valid([]byte(e.body)) {
-			return nil, errors.New("--body is no JSON")
-		}
-		s.Body = json.RawMessage(e.body)
+	if s.Body, err = cli.Body(e.body); err != nil {
+		return nil, err
 	}
 	if err := s.Validate(); err != nil {
 		return nil, fmt.Errorf("--credential and --method make no step: %w", err)

@@ -93,20 +93,25 @@ func (c *config) addConnectors(fs *pflag.FlagSet) {
 
 // add adds the options that run, dev and demo share.
 func (c *config) add(fs *pflag.FlagSet) {
-	fs.StringVar(&c.partnerFile, "partner-settings", "", "JSON file of client ids, secrets and properties by connector")
+	c.addCall(fs)
 	cli.Int(fs, &c.concurrency, "concurrency", 50, "steps at once in this process")
 	fs.StringVar(&c.queues, "queues", "steps=1", "queues of steps: name=weight,…")
 	fs.StringVar(&c.passwordFile, "dashboard-password-file", "", "file that holds the dashboard's password (or STEPWORKER_DASHBOARD_PASSWORD)")
 	cli.Duration(fs, &c.hold, "hold", 72*time.Hour, "how long an execution may wait for its credential")
-	fs.StringVar(&c.networks, "allow-network", "", "networks (CIDR,…) that APIs may be in, beside public ones")
 	cli.Int(fs, &c.hookHosts, "hook-hosts", runtime.NumCPU(), "hook hosts kept ready")
 	fs.StringVar(&c.stepScripts, "step-scripts", "allow", "allow or deny scripts that steps bring")
+	cli.Duration(fs, &c.shutdown, "shutdown-timeout", 25*time.Second, "how long running steps may take to end")
+	cli.Later(fs, "notify-url")
+}
+
+// addCall adds the options that calls are made by, wherever they are made.
+func (c *config) addCall(fs *pflag.FlagSet) {
+	fs.StringVar(&c.partnerFile, "partner-settings", "", "JSON file of client ids, secrets and properties by connector")
+	fs.StringVar(&c.networks, "allow-network", "", "networks (CIDR,…) that APIs may be in, beside public ones")
 	cli.Duration(fs, &c.timeout, "script-timeout", 60*time.Second, "time limit of one event's scripts")
 	byteSize(fs, &c.memory, "script-memory", 512<<20, "memory limit of one hook host")
 	byteSize(fs, &c.maxResponse, "max-response", 10<<20, "largest answer of an API")
 	cli.Duration(fs, &c.callTimeout, "call-timeout", 60*time.Second, "time limit of one API call; a method's timeout overrides it")
-	cli.Duration(fs, &c.shutdown, "shutdown-timeout", 25*time.Second, "how long running steps may take to end")
-	cli.Later(fs, "notify-url")
 }
 
 // addRun adds the options that only run has.

@@ -1,0 +1,162 @@
+package connectors_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/stepworker/stepworker/connectors"
+	"github.com/stepworker/stepworker/credentials"
+	"github.com/stepworker/stepworker/hooks"
+)
+
+type roundTrip func(*http.Request) (*http.Response, error)
+
+func (f roundTrip) RoundTrip(req *http.Request) (*http.Response, error) { return f(req) }
+
+// traced has a caller tell what it does, a line for each.
+func traced(lines *[]string) func(*connectors.CallerConfig) {
+	say := func(format string, args ...any) { *lines = append(*lines, fmt.Sprintf(format, args...)) }
+	return func(cfg *connectors.CallerConfig) {
+		cfg.Trace = &connectors.Trace{
+			Event: func(e connectors.TracedEvent) {
+				say("%s %v %s %v", e.Name, e.Levels, e.Result, e.Logs)
+				for _, c := range e.Changes {
+					say("  %s: %s -> %s", c.Name, c.Old, c.New)
+				}
+			},
+			Secret: func(s connectors.NamedSecret) { say("secret %s %s", s.Name, s.Value) },
+		}
+		cfg.Transport = func(guarded http.RoundTripper) http.RoundTripper {
+			return roundTrip(func(req *http.Request) (*http.Response, error) {
+				say("%s: %s %s", connectors.PurposeOf(req.Context()), req.Method, req.URL.Path)
+				return guarded.RoundTrip(req)
+			})
+		}
+	}
+}
+
+func TestTrace_tellsWhatACallDoes(t *testing.T) {
+	var lines []string
+	a := newAPI(t, `
+connector: acme
+base_url: BASE
+auth: {type: oauth2, token_url: BASE/token}
+post_install: {property_lookup_method: login}
+parameters:
+  - {name: sid, target: http_header, property: session, optional: true}
+  - {name: pin, target: query_string, sensitive: true, optional: true}
+script: |
+  function before_action() { console.log('hi'); method_request_parameters.x = 1; http_request({url: 'BASE/other'}); return method_name; }
+  function before_oauth2_refresh() { method_request.audience = 'a'; }
+methods:
+  - method: login
+    verb: POST
+    endpoint: /login
+    response: {fields: [{field: id, system: sid}]}
+  - method: get
+    endpoint: /things
+`, func(w http.ResponseWriter, r *http.Request) {
+		writeJSON(w, 200, map[string]string{"/token": `{"access_token":"second-token","refresh_token":"second-refresh"}`, "/login": `{"id":"session-1"}`, "/things": `{}`, "/other": `{}`}[r.URL.Path])
+	}, traced(&lines))
+	withToken(a.Cred, "first-token", "first-refresh")
+	a.Cred.Secrets.Session = map[string]string{"sid": "session-0"}
+	a.must("get", func(c *connectors.Call) {
+		c.Parameters = map[string]json.RawMessage{"pin": json.RawMessage(`"secret-pin"`)}
+	})
+	for _, kind := range []credentials.Kind{credentials.OAuth2, credentials.Session} {
+		if _, err := a.Caller.Refresh(t.Context(), a.Def, a.Cred, kind); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want := []string{
+		"secret pin secret-pin",
+		"http_request: GET /other",
+		`before_action [connector] "get" [hi]`,
+		`  method_request_parameters: {"pin":"secret-pin"} -> {"pin":"secret-pin","x":1}`,
+		"method get: GET /things",
+		"before_oauth2_refresh [connector]  []",
+		`  method_request: {"grant_type":"refresh_token","refresh_token":"first-refresh"} -> {"grant_type":"refresh_token","refresh_token":"first-refresh","audience":"a"}`,
+		"token request: POST /token",
+		"secret access_token second-token",
+		"secret refresh_token second-refresh",
+		"http_request: GET /other",
+		`before_action [connector] "login" [hi]`,
+		`  method_request_parameters: {} -> {"x":1}`,
+		"method login: POST /login",
+		"secret sid session-1",
+	}
+	if d := cmp.Diff(want, lines); d != "" {
+		t.Error(d)
+	}
+}
+
+// What an event's scripts see is told to authors: hooks.Names has all of it.
+func TestNames_haveEveryEventsData(t *testing.T) {
+	const script = `function before_action() { return Object.keys(globalThis) }
+  function after_action() { return Object.keys(globalThis) }
+  function after_error() { return Object.keys(globalThis) }
+  function before_oauth2_refresh() { return Object.keys(globalThis) }
+  function after_oauth2_refresh() { return Object.keys(globalThis) }`
+	status, seen := 200, map[string]bool{}
+	a := newAPI(t, `
+connector: acme
+base_url: BASE
+auth: {type: oauth2, token_url: BASE/token}
+script: |
+  `+script+`
+methods: [{method: get, endpoint: /things}]
+`, func(w http.ResponseWriter, r *http.Request) { writeJSON(w, status, `{"access_token":"another-token"}`) },
+		func(cfg *connectors.CallerConfig) {
+			cfg.Trace = &connectors.Trace{Secret: func(connectors.NamedSecret) {}, Event: func(e connectors.TracedEvent) {
+				var names []string
+				if err := json.Unmarshal(e.Result, &names); err != nil {
+					t.Errorf("%s: %v", e.Name, err)
+				}
+				for _, n := range names {
+					seen[n] = true
+					if !slices.Contains(hooks.Names(), n) && !strings.Contains(script, n) {
+						t.Errorf("%s: hooks.Names lacks %s", e.Name, n)
+					}
+				}
+			}}
+		})
+	withToken(a.Cred, "first-token", "first-refresh")
+	a.must("get")
+	if _, err := a.Caller.Refresh(t.Context(), a.Def, a.Cred, credentials.OAuth2); err != nil {
+		t.Fatal(err)
+	}
+	status = 500
+	a.fails("get")
+	for _, n := range []string{"method_request", "method_response", "method_error", "cycle_variables"} {
+		if !seen[n] {
+			t.Errorf("no event had %s", n)
+		}
+	}
+}
+
+func TestCaller_namesSecrets(t *testing.T) {
+	a := newAPI(t, `
+connector: acme
+base_url: BASE
+auth: {type: basic}
+parameters:
+  - {name: domain, target: merge_field, property: account}
+  - {name: app_key, target: http_header, property: account, sensitive: true}
+methods: [{method: get, endpoint: /things}]
+`, nil)
+	s := &a.Cred.Secrets
+	s.Username, s.Password, s.HasBasic = "ann", credentials.NewSecret("the-password"), true
+	s.Properties = map[string]json.RawMessage{"domain": json.RawMessage(`"eu1"`), "app_key": json.RawMessage(`"the-key"`)}
+	got := a.Caller.NamedSecrets(a.Def, a.Cred)
+	slices.SortFunc(got, func(a, b connectors.NamedSecret) int { return strings.Compare(a.Name, b.Name) })
+	got = slices.Compact(got)
+	if d := cmp.Diff([]connectors.NamedSecret{{Name: "app_key", Value: "the-key"}, {Name: "password", Value: "the-password"}}, got); d != "" {
+		t.Error(d)
+	}
+}
