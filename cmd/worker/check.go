@@ -111,9 +111,7 @@ func checkSteps(ctx context.Context, path string) ([]connectors.Finding, error) 
 			all = append(all, connectors.Finding{File: path, Line: v.Line, Column: 1, Text: err.Error()})
 		}
 		var step struct{ Script string }
-		if json.Unmarshal(v.Raw, &step) != nil {
-			return nil // the error above says so
-		}
+		_ = json.Unmarshal(v.Raw, &step) // if that is an error it is told already
 		for _, s := range connectors.CheckStep(&hooks.Script{Level: hooks.LevelStep, File: "step", Source: step.Script}) {
 			all = append(all, connectors.Finding{File: path, Line: v.Line, Column: 1, Text: fmt.Sprintf("step:%d:%d: %s", s.Line, s.Column, s.Text), Hint: s.Hint})
 		}

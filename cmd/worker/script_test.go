@@ -17,7 +17,8 @@ import (
 )
 
 // The files in testdata/script are the programs' behaviour, as a user sees it.
-// Each runs on a Redis of its own; $API is the sample provider.
+// Each runs on a Redis of its own; $API is the sample provider, which has
+// issued $DEAD_TOKEN, dead by now, and $REFRESH_TOKEN.
 func TestScript(t *testing.T) {
 	bin := t.TempDir()
 	exe, err := os.Executable()
@@ -39,12 +40,17 @@ func TestScript(t *testing.T) {
 		Dir: "testdata/script",
 		Setup: func(env *testscript.Env) error {
 			server := redistest.New(env.T().(testing.TB))
-			api := httptest.NewServer(sampleapi.New())
+			provider := sampleapi.New()
+			api := httptest.NewServer(provider)
 			env.Defer(api.Close)
 			env.Setenv("PATH", bin+string(os.PathListSeparator)+env.Getenv("PATH"))
 			env.Setenv("STEPWORKER_REDIS", server.URL)
 			env.Setenv("STEPWORKER_KEYS", credentials.NewKey())
 			env.Setenv("API", api.URL)
+			dead, refresh := provider.Issue("1")
+			provider.KillToken("1")
+			env.Setenv("DEAD_TOKEN", dead)
+			env.Setenv("REFRESH_TOKEN", refresh)
 			env.Setenv("SAMPLES", samples)
 			return nil
 		},

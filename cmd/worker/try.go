@@ -1,0 +1,475 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/stepworker/stepworker/connectors"
+	"github.com/stepworker/stepworker/credentials"
+	"github.com/stepworker/stepworker/hooks"
+	"github.com/stepworker/stepworker/internal/cli"
+	"github.com/stepworker/stepworker/jobs"
+)
+
+// maxRefreshes is how many refreshes the pool makes for one execution.
+const maxRefreshes = 2
+
+// try is one method call from the terminal, without a queue.
+type try struct {
+	cfg        *config
+	credential string
+	file       string
+	refresh    bool
+	parameters []string
+	body       string
+	scriptFile string
+	recordFile string
+	replayFile string
+
+	def     *connectors.Definition
+	method  *connectors.Method
+	input   recordedTry
+	script  string // the step's
+	account account
+	names   *secretNames
+	screen  *screen
+	wire    []*exchange
+	replay  *replay // nil: the real API is called
+	want    string
+	caller  *connectors.Caller
+	engine  *hooks.Engine
+	close   []func()
+}
+
+func newTry(log *cli.Log) *cobra.Command {
+	// What only a pool has is not asked for, but for options to be sound.
+	t := &try{cfg: &config{log: log, concurrency: 1, queues: "steps=1", hookHosts: 1, stepScripts: "allow", hold: time.Hour, shutdown: time.Second}}
+	cmd := &cobra.Command{Use: "try CONNECTOR METHOD", Short: "Call a method once, without a queue, and show requests, hooks and answers, secrets hidden", Args: cobra.MaximumNArgs(2)}
+	fs := cmd.Flags()
+	t.cfg.addConnectors(fs)
+	t.cfg.addCall(fs)
+	t.cfg.redis.Add(fs)
+	fs.StringVar(&t.cfg.keysFile, "keys-file", "", "file of sealing keys (or STEPWORKER_KEYS), for --credential")
+	cli.Bool(fs, &t.cfg.private, "allow-private-network", "let APIs be on loopback and private addresses")
+	fs.StringVar(&t.credential, "credential", "", "id of a credential in Redis; a refresh goes through the store")
+	fs.StringVar(&t.file, "credential-file", "", "file of one credential, as `credential put` reads it; nothing is refreshed without --refresh")
+	cli.Bool(fs, &t.refresh, "refresh", "with --credential-file: refresh, and write the new secrets back to the file")
+	fs.StringArrayVar(&t.parameters, "parameter", nil, "parameters: k=text or k:=JSON")
+	fs.StringVar(&t.body, "body", "", "body: JSON, or @FILE")
+	fs.StringVar(&t.scriptFile, "script", "", "file of a step's script")
+	fs.StringVar(&t.recordFile, "record", "", "write requests, answers and the result to this file, secrets as placeholders")
+	fs.StringVar(&t.replayFile, "replay", "", "take the answers from this file, without a network, and compare requests and the result")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		defer func() {
+			for i := len(t.close) - 1; i >= 0; i-- {
+				t.close[i]()
+			}
+		}()
+		if err := t.open(cmd, args); err != nil {
+			return err
+		}
+		return t.run(cmd.Context())
+	}
+	return cmd
+}
+
+// open reads what the command line names, and tells every mistake of it at once.
+func (t *try) open(cmd *cobra.Command, args []string) error {
+	fs := cmd.Flags()
+	fromRedis := fs.Changed("credential") || os.Getenv(cli.EnvName("credential")) != ""
+	mistakes := t.cfg.resolve(fs, fromRedis, true)
+	wrong := func(format string, args ...any) { mistakes = append(mistakes, fmt.Sprintf(format, args...)) }
+	t.names = newSecretNames()
+	recorded := &recording{}
+	var err error
+	if t.replayFile != "" {
+		if recorded, err = readRecording(t.replayFile); err != nil { // what else is wrong may be for want of it
+			return &cli.Error{Code: cli.ExitUsage, Text: joined(append(mistakes, "--replay: "+err.Error()))}
+		}
+	}
+	switch {
+	case t.recordFile != "" && t.replayFile != "":
+		wrong("--record and --replay: give one of them")
+	case t.replayFile != "" && fromRedis:
+		wrong("--replay touches no credential in Redis: leave --credential out")
+	case fromRedis && t.file != "":
+		wrong("--credential and --credential-file: give one of them")
+	case t.refresh && t.file == "":
+		wrong("--refresh has no meaning without --credential-file")
+	case t.refresh && t.replayFile != "":
+		wrong("--refresh writes to the credential's file, and --replay brings no new secrets for it")
+	}
+	if recorded.try != "" {
+		if err := json.Unmarshal([]byte(t.names.fill(recorded.try, jsonEscape)), &t.input); err != nil {
+			wrong("--replay: %s: section try: %v", t.replayFile, err)
+		}
+	}
+	if len(args) == 2 {
+		t.input.Connector, t.input.Method = args[0], args[1]
+	} else if len(args) == 1 || t.input.Connector == "" || t.input.Method == "" {
+		wrong("CONNECTOR and METHOD are needed")
+	}
+	if p, err := cli.Parameters(t.parameters); err != nil {
+		wrong("%v", err)
+	} else if p != nil {
+		t.input.Parameters = p
+	}
+	if b, err := cli.Body(t.body); err != nil {
+		wrong("%v", err)
+	} else if b != nil {
+		t.input.Body = b
+	}
+	t.script, t.want = recorded.script, recorded.want
+	if t.scriptFile != "" {
+		raw, err := os.ReadFile(t.scriptFile)
+		if t.script = string(raw); err != nil {
+			wrong("--script: %s cannot be read", t.scriptFile)
+		}
+	}
+	if t.file != "" {
+		if t.account.cred, err = readCredential(t.file); err != nil {
+			wrong("--credential-file: %v", err)
+		}
+		t.account.file = t.file
+		if !t.refresh {
+			t.account.file = ""
+		}
+	} else if recorded.credential != "" {
+		if t.account.cred, err = decodeCredential([]byte(t.names.fill(recorded.credential, jsonEscape))); err != nil {
+			wrong("--replay: %s: section credential: %v", t.replayFile, err)
+		}
+	}
+	if recorded.partner != "" && len(mistakes) == 0 {
+		one := fmt.Sprintf("{%s: %s}", compact(t.input.Connector), t.names.fill(recorded.partner, jsonEscape))
+		if t.cfg.partner, err = connectors.ParsePartnerSettings([]byte(one)); err != nil {
+			wrong("--replay: %s: section partner: %v", t.replayFile, err)
+		}
+	}
+	if len(mistakes) > 0 {
+		return &cli.Error{Code: cli.ExitUsage, Text: joined(mistakes)}
+	}
+	if err := t.definition(cmd); err != nil {
+		return err
+	}
+	return t.connect(cmd, fromRedis, recorded)
+}
+
+// definition finds connector and method.
+func (t *try) definition(cmd *cobra.Command) error {
+	catalog, findings, err := connectors.Load(t.cfg.connectors)
+	if err != nil {
+		return cli.Usage("--connectors: %v", err)
+	}
+	stop := false
+	for _, f := range findings {
+		if !f.Hint {
+			stop = true
+			fmt.Fprintln(cmd.ErrOrStderr(), f)
+		}
+	}
+	if stop {
+		return &cli.Error{Code: cli.ExitUsage}
+	}
+	meant := func(near string) string {
+		if near == "" {
+			return ""
+		}
+		return fmt.Sprintf("; did you mean %q?", near)
+	}
+	var ok bool
+	if t.def, ok = catalog.Get(t.input.Connector); !ok {
+		return cli.Usage("unknown connector %q%s", t.input.Connector, meant(catalog.Nearest(t.input.Connector)))
+	}
+	if t.method, ok = t.def.Method(t.input.Method); !ok {
+		return cli.Usage("unknown method %q of connector %q%s", t.input.Method, t.def.Name, meant(t.def.NearestMethod(t.input.Method)))
+	}
+	return nil
+}
+
+// connect makes what the call needs: the credential, hook hosts, the caller.
+func (t *try) connect(cmd *cobra.Command, fromRedis bool, recorded *recording) error {
+	c := t.cfg
+	cc := connectors.CallerConfig{Partner: c.partner, AllowPrivate: c.private, AllowNetworks: c.allowed, MaxResponse: c.maxResponse, CallTimeout: c.callTimeout}
+	if c.redisOptions.Network != "unix" {
+		cc.Forbidden = []string{c.redisOptions.Addr}
+	}
+	switch {
+	case fromRedis:
+		rdb, err := cli.Open(cmd.Context(), c.redisOptions)
+		if err != nil {
+			return err
+		}
+		t.close = append(t.close, func() { _ = rdb.Close() })
+		shared := &credentialCommand{rdb: rdb, store: credentials.NewStore(rdb, c.keys)}
+		if err := shared.store.VerifyKeys(cmd.Context()); err != nil {
+			return cli.Usage("redis: %v", err)
+		}
+		t.account.store, t.account.client, cc.AuthStyles = shared.store, jobs.NewClient(rdb), shared.store
+		if t.account.cred, err = shared.store.Get(cmd.Context(), t.credential); errors.Is(err, credentials.ErrNotFound) {
+			return shared.explain(cmd.Context(), t.credential, err)
+		} else if err != nil {
+			return cli.Failed("credential %q: %v", t.credential, err)
+		}
+	case t.account.cred == nil:
+		t.account.cred = &credentials.Credential{ID: "none", Connector: t.def.Name, Version: 1, Meta: credentials.Meta{State: credentials.Active}}
+		t.account.fixed = "there is no credential: give --credential or --credential-file"
+	case t.file != "" && !t.refresh:
+		t.account.fixed = "nothing of a --credential-file is refreshed without --refresh"
+	}
+	if t.replayFile != "" {
+		t.account.fixed = "" // what comes of it is kept nowhere
+		t.replay = &replay{exchanges: recorded.exchanges, names: t.names}
+	}
+	if got := t.account.cred.Connector; got != t.def.Name {
+		return cli.Usage("the credential is one of connector %q, not of %q", got, t.def.Name)
+	}
+	var err error
+	if t.engine, err = hooks.New(hooks.Config{Hosts: 1, Timeout: c.timeout, Memory: c.memory}); err != nil {
+		return cli.Failed("%v", err)
+	}
+	t.close = append(t.close, func() { _ = t.engine.Close() })
+	t.screen = &screen{out: cmd.OutOrStdout(), names: t.names, step: t.script, scriptFile: t.scriptFile}
+	cc.Engine = t.engine
+	cc.Trace = &connectors.Trace{Event: t.screen.event, Secret: func(n connectors.NamedSecret) { t.names.add(n) }}
+	cc.Transport = func(guarded http.RoundTripper) http.RoundTripper {
+		w := &wire{under: guarded, max: c.maxResponse + 1, seen: func(e *exchange) { t.wire = append(t.wire, e); t.screen.exchange(e) }}
+		if t.replay != nil {
+			w.under = t.replay
+		}
+		return w
+	}
+	if t.caller, err = connectors.NewCaller(cc); err != nil {
+		return cli.Usage("%v", err)
+	}
+	t.close = append(t.close, t.caller.Close)
+	t.names.add(t.caller.NamedSecrets(t.def, t.account.cred)...)
+	return nil
+}
+
+func (t *try) run(ctx context.Context) error {
+	first := asPut(t.account.cred) // as it was before any refresh
+	t.screen.say("try %s.%s", t.def.Name, t.method.Name)
+	out, err := t.attempts(ctx)
+	if err != nil {
+		return err
+	}
+	t.screen.result(out)
+	t.show()
+	t.shorten(out)
+	failed := out.Status == jobs.Failed
+	if t.recordFile != "" {
+		if err := t.record(first, out); err != nil {
+			return cli.Failed("--record: %s cannot be written: %v", t.recordFile, err)
+		}
+	}
+	if t.replay != nil {
+		if err := t.replay.rest(); err != nil {
+			return cli.Failed("%s: %v", t.replayFile, err)
+		}
+		if t.want != "" {
+			// What the recording expects has come, be it a failure.
+			if err := t.compareResult(out); err != nil {
+				return err
+			}
+			t.screen.tell("Requests and result are the recorded ones.")
+			return nil
+		}
+	}
+	if failed {
+		return &cli.Error{Code: cli.ExitFailed}
+	}
+	return nil
+}
+
+// shorten takes the connectors folder from the places in a result, so that a
+// recording is the same wherever the folder is.
+func (t *try) shorten(out *outcome) {
+	if out.Error != nil {
+		short := strings.NewReplacer(filepath.Clean(t.cfg.connectors)+string(filepath.Separator), "")
+		out.Error.At, out.Error.Message = short.Replace(out.Error.At), short.Replace(out.Error.Message)
+	}
+}
+
+// show prints what happened since the last time, now that all secrets of it
+// are known.
+func (t *try) show() {
+	t.names.add(t.caller.NamedSecrets(t.def, t.account.cred)...)
+	t.screen.flush()
+}
+
+// attempts calls the method, and again after each refresh that it asked for.
+func (t *try) attempts(ctx context.Context) (*outcome, error) {
+	out := &outcome{Status: jobs.Failed}
+	fail := func(kind, at, format string, args ...any) (*outcome, error) {
+		out.Error = &jobs.ResultError{Kind: kind, Message: fmt.Sprintf(format, args...), At: at}
+		return out, nil
+	}
+	if s := t.account.cred.Meta.State; s == credentials.Revoked || s == credentials.Misconfigured {
+		return fail(jobs.KindRevoked, "", "the credential is %s (%s), so the pool would hold the execution: put it again, or `worker credential refresh %s`", s, t.account.cred.Meta.LastError, t.account.cred.ID)
+	}
+	if kind, why := t.account.due(t.caller, t.def); kind != "" && t.account.fixed == "" {
+		t.screen.say("%s: the pool would renew it before the call", why)
+		if err := t.renew(ctx, kind, nil); err != nil {
+			return fail(jobs.KindAuth, "", "the credential could not be renewed: %v", err)
+		}
+		out.Refreshes++
+	}
+	call := &connectors.Call{Definition: t.def, Method: t.method, Parameters: t.input.Parameters, Body: t.input.Body, Script: t.script, Context: "CONNECTOR_TESTING"}
+	for {
+		call.Credential = t.account.cred
+		ans, err := t.caller.Call(ctx, call)
+		var auth *connectors.AuthError
+		var ce *connectors.CallError
+		switch {
+		case err == nil:
+			if out.Status = jobs.Succeeded; ans.Warning != "" {
+				out.Status, out.Error = jobs.Warning, &jobs.ResultError{Kind: jobs.KindHTTP, Message: ans.Warning}
+			}
+			if ans.Ran {
+				out.Attempts++
+			}
+			out.StatusCode, out.Exit, out.Content, out.ContentEncoding, out.Fields = ans.StatusCode, ans.Exit, ans.Content, ans.ContentEncoding, ans.Fields
+			return out, nil
+		case errors.As(err, &ce):
+			if ce.Ran {
+				out.Attempts++
+			}
+			out.StatusCode = ce.StatusCode
+			out.Error = &jobs.ResultError{Kind: ce.Kind, Message: ce.Message, Detail: ce.Detail, At: ce.At}
+			switch {
+			case ce.Defer && ce.RetryAfter > 0:
+				t.screen.say("The pool would put the execution off for %s.", ce.RetryAfter)
+			case ce.Defer:
+				t.screen.say("The pool would put the execution off for 60s, and longer if that happens again.")
+			case ce.Repeat:
+				t.screen.say("The pool would try again, with growing delays.")
+			}
+			return out, nil
+		case ctx.Err() != nil:
+			return nil, cli.Failed("interrupted: whether the API has done what it was asked is not known")
+		case !errors.As(err, &auth):
+			return nil, cli.Failed("%v", err)
+		}
+		if auth.Ran {
+			out.Attempts++
+		}
+		out.StatusCode, call.ActionData = auth.Status, auth.ActionData
+		t.screen.refused(auth)
+		switch {
+		case auth.NoRenewal:
+			return fail(jobs.KindAuth, auth.At, "%s", t.nothingToRenew(ctx, auth))
+		case out.Refreshes == maxRefreshes:
+			return fail(jobs.KindAuth, auth.At, "refused again after %d refreshes (%s), so the pool gives up", maxRefreshes, auth.Text)
+		case t.account.fixed != "":
+			t.screen.say("The pool would %s", t.wouldRenew(auth))
+			return fail(jobs.KindAuth, auth.At, "%s; %s", auth.Text, t.account.fixed)
+		}
+		t.screen.say("The pool would park the execution; now as it would then: %s", t.wouldRenew(auth))
+		if err := t.renew(ctx, auth.Kind, auth.Session); err != nil {
+			return fail(jobs.KindAuth, auth.At, "%s; the refresh failed: %v", auth.Text, err)
+		}
+		out.Refreshes++
+	}
+}
+
+// wouldRenew is what the pool does about a dead credential.
+func (t *try) wouldRenew(e *connectors.AuthError) string {
+	switch {
+	case e.Kind == credentials.OAuth2:
+		return "ask the token endpoint for a new token, once for all that wait, and call again."
+	case len(e.Session) > 0:
+		return "store the session that the script found, and call again."
+	}
+	return fmt.Sprintf("call login method %q, once for all that wait, and call again.", t.def.LoginMethod)
+}
+
+// renew renews the credential, with a session that was found or by asking.
+func (t *try) renew(ctx context.Context, kind credentials.Kind, found map[string]string) error {
+	t.show()
+	err := t.account.renew(ctx, t.caller, t.def, kind, func(ctx context.Context, c *credentials.Credential) (*credentials.Renewal, error) {
+		switch {
+		case len(found) > 0:
+			return &credentials.Renewal{Session: found, Opened: true}, nil
+		case kind == credentials.Opening:
+			return t.caller.Open(ctx, t.def, c)
+		case kind == credentials.Testing:
+			return &credentials.Renewal{Opened: true, Tested: true}, t.caller.Test(ctx, t.def, c)
+		}
+		return t.caller.Refresh(ctx, t.def, c, kind)
+	})
+	var verdict *credentials.RefreshError
+	if errors.As(err, &verdict) {
+		switch verdict.Verdict {
+		case credentials.VerdictRevoked:
+			t.screen.say("The pool would hold all executions of the credential until a person puts it again: it is revoked.")
+		case credentials.VerdictMisconfigured:
+			t.screen.say("The pool would hold all executions of the credential until the connector or its settings are mended: it is misconfigured.")
+		default:
+			t.screen.say("The pool would ask again, with growing delays, while executions stay parked.")
+		}
+	} else if err == nil {
+		t.screen.say("renewed (%s)", kind)
+	}
+	return err
+}
+
+// nothingToRenew says what comes of an exception where neither a token nor a
+// session can be renewed: the test method tells whether the key is dead.
+func (t *try) nothingToRenew(ctx context.Context, e *connectors.AuthError) string {
+	text := fmt.Sprintf("%s, and the connector cannot renew anything: it has no %s", e.Text, e.Missing)
+	if t.def.TestMethod == "" {
+		return text
+	}
+	t.screen.say("The pool would call test method %q once:", t.def.TestMethod)
+	if err := t.caller.Test(ctx, t.def, t.account.cred); err != nil {
+		return fmt.Sprintf("%s; %v", text, err)
+	}
+	return fmt.Sprintf("method %q was refused (%s) while the test method answers: check the account's permissions", t.method.Name, e.Text)
+}
+
+// record writes the recording.
+func (t *try) record(first json.RawMessage, out *outcome) error {
+	for _, e := range t.wire {
+		t.names.add(e.likelySecrets()...)
+	}
+	for _, name := range t.names.short {
+		t.screen.tell("%s has fewer than %d characters, so it is not hidden in the recording", name, minSecret)
+	}
+	hide := t.names.hide
+	section := func(v any) string { return hide(pretty(compact(v))) }
+	r := &recording{try: section(t.input), credential: section(first), script: hide(t.script), want: section(out)}
+	if p := partnerJSON(t.cfg.partner[t.def.Name]); p != nil {
+		r.partner = section(p)
+	}
+	for i, e := range t.wire {
+		r.exchanges = append(r.exchanges, e.record(i+1, hide))
+	}
+	return r.write(t.recordFile)
+}
+
+// compareResult compares with what the recording says the result is. Both
+// sides are masked alike: which secrets a result shows depends on their length.
+func (t *try) compareResult(out *outcome) error {
+	want := t.names.fill(t.want, jsonEscape)
+	if !json.Valid([]byte(want)) {
+		return cli.Failed("%s: section want is no JSON", t.replayFile)
+	}
+	r := t.names.redactor()
+	var text []string
+	for _, d := range differences("", r.JSON(json.RawMessage(want)), r.JSON(compact(out))) {
+		text = append(text, fmt.Sprintf("%s: the result is not the recorded one: %s", t.replayFile, d.of("recorded is")))
+	}
+	if len(text) > 0 {
+		return cli.Failed("%s", joined(text))
+	}
+	return nil
+}

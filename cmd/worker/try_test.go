@@ -1,0 +1,201 @@
+package main
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/stepworker/stepworker/connectors"
+	"github.com/stepworker/stepworker/credentials"
+)
+
+// replayed runs `worker try` on a recording.
+func replayed(t *testing.T, folder, recording string, more ...string) (code int, stdout, stderr string) {
+	t.Helper()
+	t.Setenv("STEPWORKER_REDIS", "redis://127.0.0.1:1") // nothing asks it
+	var out, log strings.Builder
+	code = run(context.Background(), append([]string{"try", "--connectors", folder, "--replay", recording}, more...), strings.NewReader(""), &out, &log)
+	return code, out.String(), log.String()
+}
+
+// The recordings are rehearsals that authors can copy; each comes out as it says.
+func TestTry_recordings(t *testing.T) {
+	for _, folder := range []string{"testdata/recordings", "../../deploy/connectors"} {
+		files, err := filepath.Glob(folder + "/*.txtar")
+		if err != nil || len(files) == 0 {
+			t.Fatalf("no recordings in %s: %v", folder, err)
+		}
+		for _, file := range files {
+			t.Run(strings.TrimSuffix(filepath.Base(file), ".txtar"), func(t *testing.T) {
+				code, stdout, stderr := replayed(t, folder, file)
+				if code != 0 || !strings.HasSuffix(stdout, "Requests and result are the recorded ones.\n") {
+					t.Errorf("exit %d\n%s\n%s", code, stdout, stderr)
+				}
+				if strings.Contains(stdout, "made-up-") {
+					t.Errorf("a secret is shown:\n%s", stdout)
+				}
+			})
+		}
+	}
+}
+
+// A request that is not the recorded one is told as what differs.
+func TestTry_replayTellsWhatDiffers(t *testing.T) {
+	whole, err := os.ReadFile("testdata/recordings/no_answer.txtar")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cases := map[string]struct{ old, new, want string }{
+		"a method":         {"POST https", "PUT https", "request 2 is not the recorded one: its method is POST, recorded is PUT"},
+		"a host":           {"GET https://acme.example", "GET https://acme.test", "request 1 is not the recorded one: its host is https://acme.example, recorded is https://acme.test"},
+		"a query":          {"currency=EUR", "currency=USD&x=1", `request 1 is not the recorded one: in its query currency[0] is "EUR", recorded is "USD"; in its query x is missing, recorded is ["1"]`},
+		"a header":         {"Content-Type: application/json", "Authorization: Bearer {{secret.other}}", `request 2 is not the recorded one: header Authorization is "Bearer {{secret.access_token}}", recorded is "Bearer {{secret.other}}"`},
+		"a body":           {`{"rate": 1.1, "name"`, `{"rate": 1.2, "name"`, "request 2 is not the recorded one: in its body rate is 1.1, recorded is 1.2"},
+		"one too few":      {"-- 2.request --\nPOST https://acme.example/api/things\nContent-Type: application/json\n\n{\"rate\": 1.1, \"name\": \"ball\"}\n-- 2.response --\nno answer: timeout\n", "", "the recording has no request 2: POST https://acme.example/api/things"},
+		"one too many":     {"-- want --", "-- 3.request --\nGET /more\n-- 3.response --\n200\n-- want --", "request 3 of the recording was not made: GET /more"},
+		"the result":       {`"attempts": 1`, `"attempts": 2`, "the result is not the recorded one: attempts is 1, recorded is 2"},
+		"a missing answer": {"-- 1.response --\n200\n{\"rate\": 1.1}\n", "", "section 1.response is missing"},
+		"a gap":            {"-- 1.request --\nGET https://acme.example/rates?currency=EUR\n-- 1.response --\n200\n{\"rate\": 1.1}\n", "", "section 1.request or 1.response is missing: exchanges are numbered from 1"},
+		"a status":         {"-- 1.response --\n200", "-- 1.response --\nfine", `section 1.response: its first line is "fine", and a status such as 200 OK, or no answer: REASON, is needed`},
+		"a first line":     {"GET https://acme.example/rates?currency=EUR", "https://acme.example/rates", `request 1 is not the recorded one: its first line is "https://acme.example/rates", and METHOD URL is needed`},
+		"a section":        {"-- want --", "-- hopes --", `unknown section "hopes"`},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			if strings.Count(string(whole), c.old) != 1 {
+				t.Fatalf("%q stands there %d times", c.old, strings.Count(string(whole), c.old))
+			}
+			file := filepath.Join(t.TempDir(), "r.txtar")
+			if err := os.WriteFile(file, []byte(strings.Replace(string(whole), c.old, c.new, 1)), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			code, _, stderr := replayed(t, "testdata/recordings", file)
+			if code == 0 || !strings.Contains(stderr, c.want) {
+				t.Errorf("exit %d: %s, want %s", code, stderr, c.want)
+			}
+		})
+	}
+}
+
+func TestPlaceholders(t *testing.T) {
+	s := newSecretNames()
+	s.add(connectors.NamedSecret{Name: "password", Value: "p&ss \"w/rd"}, connectors.NamedSecret{Name: "pin", Value: "12345678"},
+		connectors.NamedSecret{Name: "access_token", Value: "first-token"}, connectors.NamedSecret{Name: "access_token", Value: "second-token"},
+		connectors.NamedSecret{Name: "code", Value: "short"}, connectors.NamedSecret{Name: "word", Value: "access"})
+	cases := map[string]struct{ text, hidden string }{
+		"plain":              {`Bearer first-token`, `Bearer {{secret.access_token}}`},
+		"a second one":       {`second-token`, `{{secret.access_token.2}}`},
+		"in a query":         {`?a=p%26ss+%22w%2Frd&b=p%26ss%20%22w%2Frd`, `?a={{secret.password}}&b={{secret.password}}`},
+		"in JSON":            {`{"a": "p&ss \"w/rd", "b": 12345678}`, `{"a": "{{secret.password}}", "b": {{secret.pin.number}}}`},
+		"in base64":          {`Basic YW5uOmZpcnN0LXRva2Vu`, `Basic {{base64 ann:{{secret.access_token}}}}`},
+		"in base64 for URLs": {`YW5uYTpmaXJzdC10b2tlbg`, `{{base64url anna:{{secret.access_token}}}}`},
+		"a member's name":    {`{"access": ["second-token"], "first-token": 1}`, `{"access": ["{{secret.access_token.2}}"], "{{secret.access_token}}": 1}`},
+		"too short to hide":  {`a short text`, `a short text`},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			if d := cmp.Diff(c.hidden, s.hide(c.text)); d != "" {
+				t.Error(d)
+			}
+		})
+	}
+	if got := s.fill("Basic {{base64 ann:{{secret.access_token}}}} {{secret.password}}", asItIs); got != "Basic YW5uOmZpcnN0LXRva2Vu p&ss \"w/rd" {
+		t.Error(got)
+	}
+	if d := cmp.Diff([]string{"code"}, s.short); d != "" {
+		t.Error(d)
+	}
+	made := s.fill("{{secret.new}} {{secret.id.number}}", asItIs)
+	if s.hide(made) != "{{secret.new}} {{secret.id.number}}" || len(strings.Fields(made)[1]) != 15 {
+		t.Error(made)
+	}
+}
+
+// What a body cannot be written as, it is written as base64, and reads as it was.
+func TestRecording_bodies(t *testing.T) {
+	for name, body := range map[string]string{"none": "", "text": "a\nb", "an end of line": "a\n", "blank lines": "\n\na\n\n", "what looks like a section": "-- want --\n",
+		"no text": "\xff\x00\x01", "carriage returns": "a\r\nb", "what looks like a header": "X-A: b\n"} {
+		t.Run(name, func(t *testing.T) {
+			file := filepath.Join(t.TempDir(), "r.txtar")
+			e := &exchange{method: "PUT", url: "https://a.example/", status: 200, resBody: []byte(body)}
+			r := &recording{exchanges: []recordedExchange{e.record(1, asItIs)}}
+			if err := r.write(file); err != nil {
+				t.Fatal(err)
+			}
+			got, err := readRecording(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, rest, _ := strings.Cut(got.exchanges[0].response, "\n")
+			if _, read, _, err := parseMessage(rest); err != nil || read != body {
+				t.Errorf("%q, %v: %q", read, err, got.exchanges[0].response)
+			}
+		})
+	}
+}
+
+func TestWriteBack_keepsWhatItDoesNotKnow(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "c.json")
+	const before = `{"credential_id": "a", "oauth2": {"expires_in": 60, "access_token": "old", "scope": "all", "refresh_token": "r1"}, "connector": "acme", "properties": {"b": 1}}`
+	if err := os.WriteFile(file, []byte(before), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	c, err := readCredential(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &credentials.Renewal{Token: &credentials.Token{AccessToken: credentials.NewSecret("new")}, Session: map[string]string{"sid": "s1"}}
+	if err := writeBack(file, r, &c.Renewed(r).Secrets); err != nil {
+		t.Fatal(err)
+	}
+	got, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const want = `{
+  "credential_id": "a",
+  "oauth2": {
+    "access_token": "new",
+    "scope": "all",
+    "refresh_token": "r1"
+  },
+  "connector": "acme",
+  "properties": {
+    "b": 1,
+    "sid": "s1"
+  }
+}
+`
+	if d := cmp.Diff(want, string(got)); d != "" {
+		t.Error(d)
+	}
+	if info, err := os.Stat(file); err != nil || info.Mode().Perm() != 0o600 {
+		t.Error(info.Mode(), err)
+	}
+}
+
+func TestCaret(t *testing.T) {
+	cases := map[string]struct {
+		text      string
+		line, col int
+		want      string
+	}{
+		"tabs stay":       {"a\n\tb é c", 2, 6, "    \tb é c\n    \t    ^\n"},
+		"behind the end":  {"ab", 1, 3, "    ab\n      ^\n"},
+		"no such line":    {"ab", 2, 1, ""},
+		"no such column":  {"ab", 1, 9, ""},
+		"a cursor's code": {"a\x1b[2Jb", 1, 1, "    a?[2Jb\n    ^\n"},
+		"a long line":     {strings.Repeat("a", 200) + "B" + strings.Repeat("c", 200), 1, 201, "    " + strings.Repeat("a", 80) + "B" + strings.Repeat("c", 79) + "\n    " + strings.Repeat(" ", 80) + "^\n"},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			if d := cmp.Diff(c.want, caret(c.text, c.line, c.col)); d != "" {
+				t.Error(d)
+			}
+		})
+	}
+}
