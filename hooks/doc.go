@@ -9,6 +9,9 @@
 // runtime never lives longer than its event. A host that dies or breaks a
 // limit fails the event it ran with a [LimitError] and nobody else's.
 //
+// [CheckSource] and [Inspect] read scripts without running them; [Names] are
+// the globals that they find there.
+//
 // Every main function and TestMain of a program that uses an Engine calls
 // [HostMain] first.
 package hooks

@@ -143,7 +143,7 @@ func (e *exchange) record(number int, hide func(string) string) recordedExchange
 		r.response = "no answer: " + hide(faultText(e.fault))
 		return r
 	}
-	r.response = fmt.Sprintf("HTTP/1.1 %s\n", strings.TrimSpace(fmt.Sprintf("%d %s", e.status, http.StatusText(e.status)))) + message(e.resHeader, e.resBody, hide)
+	r.response = "HTTP/1.1 " + hide(e.status) + "\n" + message(e.resHeader, e.resBody, hide)
 	return r
 }
 

@@ -27,7 +27,7 @@ type exchange struct {
 	header    http.Header
 	body      []byte
 	fault     error
-	status    int
+	status    string // "200 OK", the server's own words
 	resHeader http.Header
 	resBody   []byte
 }
@@ -60,7 +60,7 @@ func (w *wire) RoundTrip(req *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	defer res.Body.Close()
-	e.status, e.resHeader = res.StatusCode, res.Header
+	e.status, e.resHeader = strings.TrimSpace(res.Status), res.Header
 	if e.resBody, err = io.ReadAll(io.LimitReader(res.Body, w.max)); err != nil {
 		e.fault = err
 		return nil, err

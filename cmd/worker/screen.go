@@ -154,7 +154,7 @@ func (s *screen) exchange(e *exchange) {
 			fmt.Fprintf(w, "no answer: %s\n\n", r.String(faultText(e.fault)))
 			return
 		}
-		fmt.Fprintf(w, "answer %d\n    %s\n", number, strings.TrimSpace(fmt.Sprintf("%d %s", e.status, http.StatusText(e.status))))
+		fmt.Fprintf(w, "answer %d\n    %s\n", number, r.String(e.status))
 		s.message(r, w, e.resHeader, e.resBody)
 		w.WriteByte('\n')
 	})

@@ -61,7 +61,7 @@ func newTry(log *cli.Log) *cobra.Command {
 	fs.StringVar(&t.cfg.keysFile, "keys-file", "", "file of sealing keys (or STEPWORKER_KEYS), for --credential")
 	cli.Bool(fs, &t.cfg.private, "allow-private-network", "let APIs be on loopback and private addresses")
 	fs.StringVar(&t.credential, "credential", "", "id of a credential in Redis; a refresh goes through the store")
-	fs.StringVar(&t.file, "credential-file", "", "file of one credential, as `credential put` reads it; nothing is refreshed without --refresh")
+	fs.StringVar(&t.file, "credential-file", "", "file of one credential, as credential put reads it; nothing is refreshed without --refresh")
 	cli.Bool(fs, &t.refresh, "refresh", "with --credential-file: refresh, and write the new secrets back to the file")
 	fs.StringArrayVar(&t.parameters, "parameter", nil, "parameters: k=text or k:=JSON")
 	fs.StringVar(&t.body, "body", "", "body: JSON, or @FILE")

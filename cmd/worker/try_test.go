@@ -121,7 +121,7 @@ func TestRecording_bodies(t *testing.T) {
 		"no text": "\xff\x00\x01", "carriage returns": "a\r\nb", "what looks like a header": "X-A: b\n"} {
 		t.Run(name, func(t *testing.T) {
 			file := filepath.Join(t.TempDir(), "r.txtar")
-			e := &exchange{method: "PUT", url: "https://a.example/", status: 200, resBody: []byte(body)}
+			e := &exchange{method: "PUT", url: "https://a.example/", status: "200 OK", resBody: []byte(body)}
 			r := &recording{exchanges: []recordedExchange{e.record(1, asItIs)}}
 			if err := r.write(file); err != nil {
 				t.Fatal(err)
