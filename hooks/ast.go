@@ -49,26 +49,40 @@ var astPackage = reflect.TypeFor[ast.Program]().PkgPath()
 var mutators = []string{"push", "pop", "shift", "unshift", "splice", "sort", "reverse", "fill", "copyWithin", "assign", "defineProperty",
 	"defineProperties", "setPrototypeOf", "Reflect", "Proxy", "call", "apply", "bind", "__proto__", "__defineGetter__", "__defineSetter__", "require"}
 
-// onlyLooks says of a script that it changes no object that it did not make:
-// then what it was given need not be written again to see what became of it.
-// It errs on the other side.
-func onlyLooks(tree *ast.Program, uses *mentions) bool {
+// onlyLooks says of a script that it changes no object that it did not make,
+// and which variables it writes: then of what it was given only these need be
+// written again, to see what became of it. It errs on the other side.
+func onlyLooks(tree *ast.Program, uses *mentions) (only bool, writes map[string]bool) {
 	if uses.all || slices.ContainsFunc(mutators, uses.has) {
-		return false
+		return false, nil
 	}
-	only := true
+	only, writes = true, map[string]bool{}
 	// What is written is a member unless it is a variable; a pattern may hold one.
-	member := func(e ast.Node) bool { _, variable := e.(*ast.Identifier); return !variable }
+	member := func(e ast.Node) bool {
+		variable, ok := e.(*ast.Identifier)
+		if ok {
+			writes[variable.Name.String()] = true
+		}
+		return !ok
+	}
 	walk(tree, func(n any) bool {
 		switch x := n.(type) {
 		case *ast.AssignExpression:
-			only = only && !member(x.Left)
+			only = !member(x.Left) && only
 		case *ast.UnaryExpression:
 			if x.Operator == token.INCREMENT || x.Operator == token.DECREMENT || x.Operator == token.DELETE {
-				only = only && !member(x.Operand)
+				only = !member(x.Operand) && only
+			}
+		case *ast.Binding: // a declaration
+			for _, n := range bound(x.Target) {
+				writes[n] = true
+			}
+		case *ast.FunctionLiteral:
+			if x.Name != nil {
+				writes[x.Name.Name.String()] = true
 			}
 		case *ast.ForIntoExpression:
-			only = only && !member(x.Expression)
+			only = !member(x.Expression) && only
 		// a[name] could be any of the mutators, called, or handed to what calls it.
 		case *ast.CallExpression:
 			only = only && !computed(x.Callee) && !slices.ContainsFunc(x.ArgumentList, computed)
@@ -77,7 +91,7 @@ func onlyLooks(tree *ast.Program, uses *mentions) bool {
 		}
 		return only
 	})
-	return only
+	return only, writes
 }
 
 // computed says that an expression is a member by a name that is computed.

@@ -32,6 +32,7 @@ type program struct {
 	uses    *mentions
 	events  []string // of EventNames, those that it may handle
 	looks   bool     // it changes no object that it did not make
+	writes  map[string]bool
 
 	inBrackets bool // an inline script, with a bracket before its first line
 }
@@ -58,7 +59,7 @@ func compile(source string, level Level, inline bool) *program {
 		return p
 	}
 	p.declarations(tree)
-	p.looks = onlyLooks(tree, p.uses)
+	p.looks, p.writes = onlyLooks(tree, p.uses)
 	for _, name := range EventNames {
 		if p.uses.has(name) {
 			p.events = append(p.events, name)

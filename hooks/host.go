@@ -262,11 +262,11 @@ func (r *run) uses(name string) bool {
 // define makes a global that is parsed when a script first touches it.
 func (r *run) define(g *globalSide) {
 	global := r.vm.GlobalObject()
-	g.touched, g.assigned = false, false
+	g.touched = false
 	if g.raw == nil {
 		// Undefined as long as nobody writes it.
 		_ = global.DefineDataProperty(g.name, goja.Undefined(), goja.FLAG_TRUE, goja.FLAG_TRUE, goja.FLAG_TRUE)
-		g.touched, g.assigned = true, true
+		g.touched = true
 		return
 	}
 	settle := func(v goja.Value) {
@@ -281,11 +281,7 @@ func (r *run) define(g *globalSide) {
 		settle(v)
 		return v
 	})
-	setter := r.vm.ToValue(func(c goja.FunctionCall) goja.Value {
-		g.assigned = true
-		settle(c.Argument(0))
-		return goja.Undefined()
-	})
+	setter := r.vm.ToValue(func(c goja.FunctionCall) goja.Value { settle(c.Argument(0)); return goja.Undefined() })
 	_ = global.DefineAccessorProperty(g.name, getter, setter, goja.FLAG_TRUE, goja.FLAG_TRUE)
 }
 
@@ -626,9 +622,8 @@ func (r *run) current(g *globalSide) ([]byte, error) {
 func (r *run) changes() (map[string][]byte, error) {
 	changed := map[string][]byte{}
 	total := 0
-	looks := !slices.ContainsFunc(r.ev.scripts, func(p *program) bool { return !p.looks })
 	for _, g := range r.ev.globals {
-		if !g.write || !g.touched && !g.settled || looks && !g.assigned && !g.settled {
+		if !g.write || !g.touched && !g.settled || !g.settled && r.onlyRead(g) {
 			continue
 		}
 		raw := g.value
@@ -647,6 +642,11 @@ func (r *run) changes() (map[string][]byte, error) {
 		}
 	}
 	return changed, nil
+}
+
+// onlyRead says that no script of the event can have changed a global.
+func (r *run) onlyRead(g *globalSide) bool {
+	return g.raw != nil && !slices.ContainsFunc(r.ev.scripts, func(p *program) bool { return !p.looks || p.writes[g.name] })
 }
 
 // unchanged says that a script has only looked. What JSON.stringify makes of
