@@ -33,6 +33,7 @@ type program struct {
 	events  []string // of EventNames, those that it may handle
 	looks   bool     // it changes no object that it did not make
 	writes  map[string]bool
+	inert   bool // to load it does nothing but declare functions
 
 	inBrackets bool // an inline script, with a bracket before its first line
 }
@@ -72,7 +73,13 @@ func compile(source string, level Level, inline bool) *program {
 }
 
 func (p *program) declarations(tree *ast.Program) {
+	p.inert = true
 	for _, s := range tree.Body {
+		switch s.(type) {
+		case *ast.FunctionDeclaration, *ast.EmptyStatement:
+		default:
+			p.inert = false
+		}
 		switch d := s.(type) {
 		case *ast.LexicalDeclaration:
 			for _, b := range d.List {
@@ -126,6 +133,22 @@ func boundExpr(e ast.Expression) []string {
 		return bound(t)
 	}
 	return nil
+}
+
+// needed are the programs that have to be loaded for an event: those that may
+// handle it, or do something by being loaded, and those that declare what one
+// that is needed names.
+func needed(event string, all []*program) []bool {
+	load := make([]bool, len(all))
+	for range all { // a helper may name another level's
+		for i, p := range all {
+			load[i] = load[i] || !p.inert || p.uses.has(event)
+			for j, other := range all {
+				load[i] = load[i] || load[j] && slices.ContainsFunc(p.names, other.uses.has)
+			}
+		}
+	}
+	return load
 }
 
 // clashes says that a name this program declares as const, let or class is

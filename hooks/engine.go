@@ -334,9 +334,9 @@ type host struct {
 	known map[[32]byte]bool // sources it has
 
 	// Of the engine's lock:
-	runner   *conversation
-	follower *conversation // its event is in the pipe already
-	tainted  bool          // what stands in its pipe is nobody's any more
+	runner    *conversation
+	followers []*conversation // their events are in the pipe already, or about to be
+	tainted   bool            // what stands in its pipe is nobody's any more
 }
 
 // tail keeps the beginning of what a dying host says, to tell memory from stack.

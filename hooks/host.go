@@ -318,8 +318,11 @@ func (r *run) handlers() verdict {
 		}
 		r.scoped = r.scoped || p.clashes(r.ev.scripts[:i])
 	}
+	load := needed(r.ev.name, r.ev.scripts)
 	for i, p := range r.ev.scripts {
-		r.level = r.ev.levels[i]
+		if r.level = r.ev.levels[i]; !load[i] {
+			continue
+		}
 		if err := r.load(p); err != nil {
 			return r.failure(err, r.level, verdict{})
 		}

@@ -34,9 +34,13 @@ type turn struct {
 	lost   bool
 }
 
-// maxBehind is the largest event that may be sent behind another, in bytes: a
-// pipe takes it at once, though nobody reads there yet.
-const maxBehind = 32 << 10
+const (
+	// maxFollowers is how many events may wait in one host's pipe.
+	maxFollowers = 4
+	// maxBehind is the largest event that may be sent behind another, in bytes:
+	// a pipe takes so many at once, though nobody reads there yet.
+	maxBehind = 12 << 10
+)
 
 // patient says that an event can run behind another and let one follow: it is
 // small, and asks nothing of the worker, so that it is over soon.
@@ -67,12 +71,16 @@ func (e *Engine) enter(ctx context.Context, c *conversation) (turn, error) {
 		return turn{}, nil
 	}
 	if c.patient && len(e.line.waiting) == 0 {
+		var best *host
 		for other := range e.active {
-			if h := other.h; e.canFollow(h) {
-				h.follower = c
-				e.mu.Unlock()
-				return turn{behind: h}, nil
+			if h := other.h; e.canFollow(h) && (best == nil || len(h.followers) < len(best.followers)) {
+				best = h
 			}
+		}
+		if best != nil {
+			best.followers = append(best.followers, c)
+			e.mu.Unlock()
+			return turn{behind: best}, nil
 		}
 	}
 	e.join(c, false)
@@ -133,27 +141,38 @@ func (e *Engine) release(c *conversation) {
 	next.turn <- turn{}
 }
 
-// canFollow says that an event may be sent to a host now.
+// canFollow says that an event may be sent to a host now: what was sent before
+// is in the pipe.
 func (e *Engine) canFollow(h *host) bool {
 	r := h.runner
-	return r != nil && r.patient && r.written && r.holds != nothing && h.follower == nil && !h.tainted
+	if r == nil || !r.patient || r.holds == nothing || h.tainted || len(h.followers) == maxFollowers {
+		return false
+	}
+	last := r
+	if n := len(h.followers); n > 0 {
+		last = h.followers[n-1]
+	}
+	return last.written
 }
 
-// follow sends the first in line behind the event that runs on a host.
+// follow sends the first in line behind the events of a host.
 func (e *Engine) follow(h *host) {
 	l := &e.line
 	if len(l.waiting) > 0 && l.waiting[0].patient && l.waiting[0].h == nil && e.canFollow(h) {
-		h.follower, l.waiting = l.waiting[0], l.waiting[1:]
-		h.follower.turn <- turn{behind: h}
+		c := l.waiting[0]
+		h.followers, l.waiting = append(h.followers, c), l.waiting[1:]
+		c.turn <- turn{behind: h}
 	}
 }
 
-// unfollow takes away who waits behind an event that goes on for long.
+// unfollow takes away who waits behind an event that goes on for long, or whose
+// outcome nobody will read: what they sent is void.
 func (e *Engine) unfollow(h *host) {
-	if f := h.follower; f != nil {
-		h.follower, h.tainted = nil, true
+	for _, f := range h.followers {
 		f.turn <- turn{lost: true}
 	}
+	h.tainted = h.tainted || len(h.followers) > 0
+	h.followers = nil
 }
 
 // wait waits for what c is given. An error is ctx's: c has no place any more.
@@ -176,14 +195,16 @@ func (e *Engine) wait(ctx context.Context, c *conversation) (turn, error) {
 	_, running := e.active[c]
 	switch {
 	case h == nil || running:
-	case h.follower == c:
-		h.follower, h.tainted = nil, h.tainted || sent
+	case slices.Contains(h.followers, c):
+		h.followers = slices.DeleteFunc(h.followers, gone)
+		if sent {
+			h.tainted = true
+			e.unfollow(h)
+		}
 		e.follow(h)
 	case h.runner == c: // what it has sent runs, and nobody will read what comes of it
-		if f := h.follower; f != nil {
-			f.turn <- turn{lost: true}
-		}
-		h.runner, h.follower, h.tainted = nil, nil, true
+		e.unfollow(h)
+		h.runner, h.tainted = nil, true
 		go e.end(h)
 	}
 	e.release(c)
@@ -194,10 +215,11 @@ func (e *Engine) wait(ctx context.Context, c *conversation) (turn, error) {
 func (e *Engine) decline(c *conversation) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if c.h.follower != c {
+	if !slices.Contains(c.h.followers, c) {
 		return false
 	}
-	c.h.follower, c.patient = nil, false
+	c.h.followers, c.patient = slices.DeleteFunc(c.h.followers, func(other *conversation) bool { return other == c }), false
+	e.follow(c.h)
 	return true
 }
 
@@ -236,9 +258,7 @@ func (e *Engine) sent(c *conversation) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	c.written = true
-	if c.h.runner == c {
-		e.follow(c.h)
-	}
+	e.follow(c.h)
 }
 
 // begin notes that an event runs on its host.
@@ -255,20 +275,20 @@ func (e *Engine) finish(c *conversation, alive bool) {
 	e.mu.Lock()
 	h := c.h
 	delete(e.active, c)
-	f := h.follower
-	h.follower, h.runner = nil, nil
+	h.runner = nil
 	alive = alive && !h.tainted
-	if f != nil {
+	if len(h.followers) > 0 {
 		// The processor goes with the host, or without it.
+		f := h.followers[0]
 		f.holds, f.since, c.holds = c.holds, time.Now(), nothing
 		if alive {
-			h.runner = f
+			h.runner, h.followers = f, h.followers[1:]
 			f.turn <- turn{}
 			e.follow(h)
 			e.mu.Unlock()
 			return
 		}
-		f.turn <- turn{lost: true}
+		e.unfollow(h)
 	}
 	e.release(c)
 	if alive && !e.closed && len(e.idle) < e.cfg.Hosts+e.cfg.Reserved {

@@ -82,8 +82,8 @@ func TestLine_everyEventGetsItsOwnOutcome(t *testing.T) {
 		t.Errorf("%d hosts are idle, %d alive", len(e.idle), len(e.hosts))
 	}
 	for _, h := range e.idle {
-		if h.runner != nil || h.follower != nil || h.tainted {
-			t.Errorf("an idle host has %v, %v, %v", h.runner, h.follower, h.tainted)
+		if h.runner != nil || len(h.followers) > 0 || h.tainted {
+			t.Errorf("an idle host has %v, %v, %v", h.runner, h.followers, h.tainted)
 		}
 	}
 }
