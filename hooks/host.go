@@ -373,7 +373,12 @@ func (r *run) handlers() verdict {
 		if err != nil {
 			return r.failure(err, h.level, v)
 		}
-		if value.StrictEquals(r.vm.ToValue(false)) && r.ev.name != "action_condition" && !strings.HasSuffix(r.ev.name, "_webhook") {
+		no := value.StrictEquals(r.vm.ToValue(false))
+		if no && strings.HasSuffix(r.ev.name, "_webhook") { // it is dropped: nobody else is asked
+			v.Result = json.RawMessage("false")
+			return v
+		}
+		if no && r.ev.name != "action_condition" {
 			v.Kind, v.False, v.Text = "script", true, fmt.Sprintf("%s at %s level returned false", r.ev.name, h.level)
 			return v
 		}
