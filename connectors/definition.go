@@ -29,6 +29,7 @@ type Definition struct {
 
 	line, column int      // where its name stands
 	digest       [32]byte // SHA-256 of its file
+	text         string   // the file itself, to show an author's line
 }
 
 // DataType of a request or response body.

@@ -56,7 +56,7 @@ func parseFile(file, folder string) (*Definition, []Finding) {
 	if err != nil || len(raw) > maxFile {
 		return nil, []Finding{{File: file, Line: 1, Column: 1, Text: fmt.Sprintf("the file cannot be read, or has more than %d bytes", maxFile)}}
 	}
-	p.def.digest = sha256.Sum256(raw)
+	p.def.digest, p.def.text = sha256.Sum256(raw), string(raw)
 	p.parse(raw)
 	slices.SortStableFunc(p.findings, func(a, b Finding) int {
 		if a.File != b.File {

@@ -59,7 +59,7 @@ type Result struct {
 type ResultError struct {
 	Kind    string `json:"kind"`
 	Message string `json:"message"`          // one sentence a person can act on
-	Detail  string `json:"detail,omitempty"` // the API's answer, capped and masked
+	Detail  string `json:"detail,omitempty"` // the API's answer, or a script's line with a caret; capped and masked
 	At      string `json:"at,omitempty"`     // file:line:col of a script
 }
 
