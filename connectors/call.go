@@ -252,7 +252,7 @@ func (x *exchange) event(ctx context.Context, event string) (*hooks.Outcome, err
 	if !handled(scripts, event) && (event != "before_action" || x.call.Script == "") {
 		return nil, nil
 	}
-	ev := &hooks.Event{Name: event, Scripts: scripts, Globals: x.globals(event), Doer: &scriptDoer{x}, Urgent: x.call.Urgent}
+	ev := &hooks.Event{Name: event, Scripts: scripts, Globals: x.globals(event), Doer: &scriptDoer{x}, Storage: &scriptStorage{x}, Urgent: x.call.Urgent}
 	out, err := x.c.cfg.Engine.Run(ctx, ev)
 	x.c.cfg.Trace.event(ev, out, err)
 	x.ran = x.ran || out == nil || out.Ran // a script that does not compile does not run
@@ -398,6 +398,9 @@ func (x *exchange) finish(ctx context.Context, err error) error {
 		ce = &CallError{Kind: "http", StatusCode: x.status, Message: "the answer cannot be used: " + err.Error()}
 	default:
 		ce = &CallError{Kind: "input", Message: "the request cannot be made: " + err.Error()}
+	}
+	if ce.Kind == "script" && ce.Detail == "" {
+		ce.Detail = x.excerpt(ce.At)
 	}
 	ce.ActionData, ce.Ran, ce.Logs = x.actionData, x.ran, x.maskLogs()
 	ce.Message, ce.Detail = r.Cut(ce.Message, maxText), r.String(ce.Detail)

@@ -1123,6 +1123,36 @@ methods:
 	sameJSON(t, "content", a.must("empty").Content, `{"auth":""}`)
 }
 
+func TestHTTPRequest_tellsWhatWasSentAndNoMore(t *testing.T) {
+	a := newAPI(t, `
+connector: acme
+base_url: BASE
+auth: {type: api_key, in: query, name: key}
+methods:
+  - method: m
+    endpoint: /a
+    script: |
+      function after_action() {
+        method_response = http_request({method: 'put', url: method_endpoint, parameters: {q: 'a b'}, headers: {'x-own': 'mine'}, data: 'text'}).request;
+      }
+`, nil)
+	a.Cred.Secrets.APIKey = credentials.NewSecret("short") // below what content masks
+	got := a.must("m")
+	seen := a.requests()
+	contains(t, "sent", seen[1].URI, "key=short")
+	sameJSON(t, "request", got.Content, fmt.Sprintf(`{"method":"PUT","url":"%s/a?q=a%%20b","headers":{"User-Agent":"stepworker","X-Own":"mine"},"data":"text"}`, a.URL))
+}
+
+func TestHTTPRequest_sendsNoMoreThanAnAnswerMayHold(t *testing.T) {
+	a := newAPI(t, oneMethod+"    script: |\n      function after_action() { http_request({method: 'POST', url: method_endpoint, data: '12345678901'}); }\n", nil,
+		func(c *connectors.CallerConfig) { c.MaxResponse = 10 })
+	e := a.fails("get")
+	contains(t, "message", e.Message, "data is larger than 10 bytes (--max-response)")
+	if n := len(a.requests()); n != 1 || e.Kind != "script" {
+		t.Errorf("%d requests, kind %s", n, e.Kind)
+	}
+}
+
 func TestHTTPRequest_setsNoHost(t *testing.T) {
 	a := newAPI(t, oneMethod+"    script: \"function before_action() { http_request({url: 'BASE/b', headers: {host: 'x'}}) }\"\n", nil)
 	e := a.fails("get")

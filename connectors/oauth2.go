@@ -343,8 +343,8 @@ func (t *tokenRequest) hook(ctx context.Context, event string, globals ...hooks.
 		"script_execution_context": executionContext, "transaction_id": "", "cycle_id": "", "cycle_step_id": ""} {
 		globals = append(globals, hooks.Global{Name: name, JSON: quote(value)})
 	}
-	x := &exchange{c: t.c, d: t.d, m: &Method{IgnoreAuth: true}, cred: t.cred}
-	ev := &hooks.Event{Name: event, Scripts: []hooks.Script{*s}, Globals: globals, Doer: &scriptDoer{x}, Urgent: true}
+	x := &exchange{c: t.c, d: t.d, m: &Method{IgnoreAuth: true}, cred: t.cred, call: &Call{}}
+	ev := &hooks.Event{Name: event, Scripts: []hooks.Script{*s}, Globals: globals, Doer: &scriptDoer{x}, Storage: &scriptStorage{x}, Urgent: true}
 	out, err := t.c.cfg.Engine.Run(ctx, ev)
 	t.c.cfg.Trace.event(ev, out, err)
 	t.actionData = out.Value("action_data", t.actionData)

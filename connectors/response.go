@@ -404,6 +404,9 @@ func (c *Caller) doHook(ctx context.Context, x *exchange, r hooks.HTTPRequest) (
 	defer cancel()
 	var body io.Reader
 	if r.HasData {
+		if int64(len(r.Data)) > c.cfg.MaxResponse {
+			return nil, fmt.Errorf("http_request: data is larger than %d bytes (--max-response)", c.cfg.MaxResponse)
+		}
 		body = strings.NewReader(r.Data)
 	}
 	req, err := http.NewRequestWithContext(ctx, r.Method, u.String(), body)
@@ -421,6 +424,10 @@ func (c *Caller) doHook(ctx context.Context, x *exchange, r hooks.HTTPRequest) (
 	if req.Header.Get("User-Agent") == "" {
 		req.Header.Set("User-Agent", "stepworker")
 	}
+	sent, err := sentRequest(r, u, req.Header)
+	if err != nil {
+		return nil, err
+	}
 	if !x.m.IgnoreAuth && x.mayReceive(u) {
 		_ = c.authenticate(x.d, x.cred, req) // without a token the request goes out bare
 	}
@@ -434,12 +441,21 @@ func (c *Caller) doHook(ctx context.Context, x *exchange, r hooks.HTTPRequest) (
 		return nil, fmt.Errorf("http_request: %s", describeFault(u.Host, true, err).text)
 	}
 	if int64(len(raw)) > c.cfg.MaxResponse {
-		return nil, fmt.Errorf("http_request: the answer is larger than %d bytes", c.cfg.MaxResponse)
-	}
-	sent, err := marshal(map[string]any{"method": r.Method, "url": u.String()})
-	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("http_request: the answer is larger than %d bytes (--max-response)", c.cfg.MaxResponse)
 	}
 	content, _ := decodeText(raw, res.Header.Get("Content-Type"))
 	return &hooks.HTTPResponse{StatusCode: res.StatusCode, Headers: headersJSON(res.Header), Content: content, Request: sent}, nil
+}
+
+// sentRequest is what a script is told of its request: as it made it, before
+// the connector's authentication joined.
+func sentRequest(r hooks.HTTPRequest, u *url.URL, h http.Header) (json.RawMessage, error) {
+	m := &OrderedMap{}
+	m.Set("method", r.Method)
+	m.Set("url", u.String())
+	m.Set("headers", headersJSON(h))
+	if r.HasData {
+		m.Set("data", r.Data)
+	}
+	return marshal(m)
 }
