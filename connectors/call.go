@@ -74,10 +74,11 @@ type exchange struct {
 	m    *Method
 	cred *credentials.Credential
 
-	params  map[string]any  // resolved values by parameter name
-	step    map[string]bool // of these, supplied by the step
-	wanted  *Parameter      // a session property that a template needs, and that has no value
-	missing []missing       // required ones without a value, which before_action may supply
+	given   map[string]json.RawMessage // the step's parameters
+	params  map[string]any             // resolved values by parameter name
+	step    map[string]bool            // of these, supplied by the step
+	wanted  *Parameter                 // a session property that a template needs, and that has no value
+	missing []missing                  // required ones without a value, which before_action may supply
 
 	template   string          // of the URL, the connector's own
 	endpoint   string          // the same, hooks may change it
@@ -104,6 +105,7 @@ type exchange struct {
 	faulted     bool // the request got no answer
 	faultSent   bool // though something was sent
 	methodError json.RawMessage
+	nextRun     time.Time // as after_action_paging left it
 	logs        []string
 	found       []string // secrets beside the credential's: a new session's, this call's sensitive values
 	masks       *redactors
@@ -112,11 +114,12 @@ type exchange struct {
 
 // Call makes one call of a method.
 func (c *Caller) Call(ctx context.Context, call *Call) (*Answer, error) {
-	x := &exchange{c: c, call: call, d: call.Definition, m: call.Method, cred: call.Credential}
+	x := &exchange{c: c, call: call, d: call.Definition, m: call.Method, cred: call.Credential, given: call.Parameters}
 	answer, err := x.run(ctx)
 	if err != nil {
 		return nil, x.finish(ctx, err)
 	}
+	answer.NextRun = x.nextRun
 	answer.Ran, answer.Logs = x.ran, x.maskLogs()
 	answer.Content, answer.Fields = x.redactors().content.JSON(answer.Content), x.redactors().content.JSON(answer.Fields)
 	return answer, nil
@@ -161,7 +164,7 @@ func (x *exchange) run(ctx context.Context) (*Answer, error) {
 	} else if err := x.hook(ctx, "after_action"); err != nil {
 		return nil, err
 	}
-	if err := x.hook(ctx, "after_action_paging"); err != nil {
+	if err := x.paging(ctx); err != nil {
 		return nil, err
 	}
 	if x.unparsed {
@@ -321,6 +324,26 @@ func (x *exchange) take(out *hooks.Outcome) {
 		x.content, x.binary = parseLeft(v, x.m.ResponseDT), false
 		x.unparsed = false
 	}
+}
+
+// paging runs after_action_paging, which may say what the step's next last
+// successful run date is to be.
+func (x *exchange) paging(ctx context.Context) error {
+	out, err := x.event(ctx, "after_action_paging")
+	if err != nil || out == nil {
+		return err
+	}
+	const name = "next_last_successful_run_date"
+	next := out.Value(name, nil)
+	if next == nil || string(next) == "null" {
+		return nil
+	}
+	ok := false
+	if x.nextRun, ok = readDate(next); !ok {
+		return &CallError{Kind: "script", StatusCode: x.status,
+			Message: fmt.Sprintf("after_action_paging left a %s that is no date: %s; a Date is needed, or text such as 2026-11-25T10:00:00Z", name, clip(string(next), 60))}
+	}
+	return nil
 }
 
 // exception is one of the three classes leaving a handler.

@@ -22,11 +22,16 @@ type Call struct {
 	Body        json.RawMessage            // the step's; nil: the method's
 	Script      string                     // the step's source; "" without
 	Cycle       Cycle
+	// FieldsInUse are the response fields, by their locations, that the flow
+	// goes on with.
+	FieldsInUse []string
+	// LastRun is the step's last successful run date; zero is the epoch.
+	LastRun time.Time
+	// Context is script_execution_context; "" is RUNNING_TRANSACTION.
+	Context string
 	// ActionData as the last attempt left it; nil is {}.
 	ActionData json.RawMessage
 	Timeout    time.Duration
-	// Context is script_execution_context; "" is RUNNING_TRANSACTION.
-	Context string
 	// Urgent calls (a login, a test) have hook hosts reserved.
 	Urgent bool
 }
@@ -48,8 +53,11 @@ type Answer struct {
 	Exit            *bool
 	Warning         string // set: status "warning"
 	Session         map[string]string
-	Ran             bool // a script ran or a request was sent
-	Logs            []string
+	// NextRun is what a script wants for the step's next last successful run
+	// date; zero: nothing.
+	NextRun time.Time
+	Ran     bool // a script ran or a request was sent
+	Logs    []string
 }
 
 // AuthError is a credential that shows that it is dead: the script threw

@@ -17,16 +17,9 @@ var (
 var credentialFields = []string{"username", "password", "api_key", "client_id", "client_secret", "access_token",
 	"Cyclr_Auth_ApiKey", "Cyclr_Auth_Username", "Cyclr_Auth_Password"}
 
-// laterField names the part of the reference that a merge field belongs to and
-// that does not work yet, or "".
-func laterField(name string) string {
-	for _, prefix := range []string{"CYCLR_PAGE_", "LastSuccessfulRunDate", "CyclrObjectName", "Cyclr_Webhook_"} {
-		if strings.HasPrefix(name, prefix) {
-			return prefix
-		}
-	}
-	return ""
-}
+// isLater says that a merge field belongs to a part of the reference that does
+// not work yet.
+func isLater(name string) bool { return strings.HasPrefix(name, "CYCLR_PAGE_") }
 
 // part is a piece of a template: text, or a merge field.
 type part struct {
@@ -57,7 +50,7 @@ func splitTemplate(s string) ([]part, error) {
 			parts = append(parts, part{text: head})
 		}
 		name := s[loc[4]:loc[5]]
-		if first, _, _ := strings.Cut(name, " "); !mergeFieldName.MatchString(name) && laterField(first) == "" {
+		if !mergeFieldName.MatchString(name) && !strings.HasPrefix(name, lastRunForm) {
 			return nil, &expandError{fmt.Sprintf("{{%s}} is no merge field: a name of A-Z a-z 0-9 _ . - is needed", name)}
 		}
 		parts = append(parts, part{name: name, raw: loc[2] != loc[3]})

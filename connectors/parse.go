@@ -685,7 +685,7 @@ func (p *fileParser) checkTemplate(t template) {
 			params = append(slices.Clone(params), m.Parameters...)
 		}
 	}
-	known := slices.Clone(credentialFields)
+	known := slices.Concat(credentialFields, accountFields, callFields, suppliedFields)
 	for _, q := range params {
 		known = append(known, q.Name, q.wire())
 	}
@@ -693,11 +693,11 @@ func (p *fileParser) checkTemplate(t template) {
 		if f.name == "" {
 			continue
 		}
-		if later := laterField(f.name); later != "" {
+		if isLater(f.name) {
 			p.find(t.node, "merge field {{%s}} is not supported yet", f.name)
 			continue
 		}
-		if slices.Contains(known, f.name) {
+		if slices.Contains(known, f.name) || strings.HasPrefix(f.name, lastRunForm) {
 			continue
 		}
 		if near := didYouMean(f.name, known); near != "" {

@@ -36,7 +36,7 @@ func (x *exchange) resolve() error {
 		}
 		var v any
 		given := false
-		switch raw, fromStep := x.call.Parameters[q.Name]; {
+		switch raw, fromStep := x.given[q.Name]; {
 		case q.Value == ignored:
 			continue
 		case q.HasValue:
@@ -80,8 +80,8 @@ func (x *exchange) resolve() error {
 			return err
 		}
 	}
-	for _, name := range slices.Sorted(maps.Keys(x.call.Parameters)) {
-		if !slices.Contains(declared, name) {
+	for _, name := range slices.Sorted(maps.Keys(x.given)) {
+		if !slices.Contains(declared, name) && !slices.Contains(suppliedFields, name) {
 			return &CallError{Kind: "input", Message: fmt.Sprintf("method %q has no parameter %q%s", x.m.Name, name, didYouMean(name, declared))}
 		}
 	}
@@ -328,6 +328,9 @@ func (x *exchange) look(name string) (v any, known, foreign bool) {
 	if x.m.IsLogin && slices.Contains(x.d.SessionNames, name) {
 		return nil, true, false
 	}
+	if v, known, foreign := x.system(name); known {
+		return v, true, foreign
+	}
 	return x.c.systemField(x.d, x.cred, name)
 }
 
@@ -336,8 +339,12 @@ func (x *exchange) look(name string) (v any, known, foreign bool) {
 func (c *Caller) systemField(d *Definition, cred *credentials.Credential, name string) (v any, known, foreign bool) {
 	s := &cred.Secrets
 	text := ""
-	known = slices.Contains(credentialFields, name)
+	known = slices.Contains(credentialFields, name) || slices.Contains(accountFields, name)
 	switch name {
+	case "AccountId":
+		text = cred.AccountID
+	case "AccountExternalId":
+		text = cred.ExternalAccountID
 	case "username", "Cyclr_Auth_Username":
 		text = s.Username
 	case "password", "Cyclr_Auth_Password":
@@ -461,6 +468,9 @@ func (x *exchange) prepare() error {
 			script.Set(q.wire(), v)
 		}
 	}
+	if v, known, _ := x.system(webhookID); known && v != nil && !x.queries(webhookID) {
+		query.Set(webhookID, v) // for scripts: request leaves it out
+	}
 	if x.body = x.call.Body; x.body == nil {
 		if x.body, err = x.ownBody(x.look); err != nil {
 			return err
@@ -472,6 +482,12 @@ func (x *exchange) prepare() error {
 		}
 	}
 	return nil
+}
+
+// queries says that a parameter of the method makes a query parameter of that
+// name.
+func (x *exchange) queries(name string) bool {
+	return slices.ContainsFunc(x.m.Parameters, func(q Parameter) bool { return q.Target == "query_string" && q.wire() == name })
 }
 
 // ownHeaders are the connector's and the method's, filled.
@@ -668,6 +684,9 @@ func (x *exchange) request(ctx context.Context) (*http.Request, error) {
 	query, err := formPairs(x.query)
 	if err != nil {
 		return nil, &CallError{Kind: "input", Message: "the query: " + err.Error()}
+	}
+	if !x.queries(webhookID) {
+		query = slices.DeleteFunc(query, func(p [2]string) bool { return p[0] == webhookID })
 	}
 	if len(query) > 0 {
 		if u.RawQuery != "" {
@@ -999,11 +1018,13 @@ func (x *exchange) globals(event string) []hooks.Global {
 	text("transaction_id", cy.TransactionID, false)
 	text("cyclr_account_id", x.cred.AccountID, false)
 	text("external_account_id", x.cred.ExternalAccountID, false)
-	execution := x.call.Context
-	if execution == "" {
-		execution = executionContext
+	text("script_execution_context", x.context(), false)
+	text("last_successful_run_date", dateText(x.lastRun()), false)
+	lazy("method_response_fields", false, x.responseFields)
+	lazy("method_response_fields_in_use", false, x.fieldsInUse)
+	if event == "after_action_paging" {
+		add("next_last_successful_run_date", nil, true)
 	}
-	text("script_execution_context", execution, false)
 	return g
 }
 
