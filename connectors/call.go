@@ -126,7 +126,7 @@ func (c *Caller) Call(ctx context.Context, call *Call) (*Answer, error) {
 }
 
 func (x *exchange) run(ctx context.Context) (*Answer, error) {
-	if err := x.resolve(); err != nil {
+	if err := x.resolve(ctx); err != nil {
 		return nil, err
 	}
 	err := x.prepare()
@@ -258,6 +258,11 @@ func (x *exchange) event(ctx context.Context, event string) (*hooks.Outcome, err
 	ev := &hooks.Event{Name: event, Scripts: scripts, Globals: x.globals(event), Doer: &scriptDoer{x}, Storage: &scriptStorage{x}, Urgent: x.call.Urgent}
 	out, err := x.c.cfg.Engine.Run(ctx, ev)
 	x.c.cfg.Trace.event(ev, out, err)
+	return x.ended(out, err)
+}
+
+// ended takes over what an event left, and says how the call goes on.
+func (x *exchange) ended(out *hooks.Outcome, err error) (*hooks.Outcome, error) {
 	x.ran = x.ran || out == nil || out.Ran // a script that does not compile does not run
 	if out != nil {
 		x.logs = append(x.logs, out.Logs...)
@@ -338,7 +343,7 @@ func (x *exchange) paging(ctx context.Context) error {
 	if next == nil || string(next) == "null" {
 		return nil
 	}
-	ok := false
+	var ok bool
 	if x.nextRun, ok = readDate(next); !ok {
 		return &CallError{Kind: "script", StatusCode: x.status,
 			Message: fmt.Sprintf("after_action_paging left a %s that is no date: %s; a Date is needed, or text such as 2026-11-25T10:00:00Z", name, clip(string(next), 60))}
@@ -501,7 +506,7 @@ func (c *Caller) Secrets(d *Definition, cred *credentials.Credential) []string {
 				secrets = append(secrets, s)
 			}
 		}
-		if s, ok := scalar(q.Value); ok && q.HasValue {
+		if s, ok := scalar(q.Value); ok && q.HasValue && !isInline(q.Value) { // what an inline script comes to is masked as it comes
 			secrets = append(secrets, s)
 		}
 	}

@@ -26,6 +26,8 @@ type part struct {
 	text string
 	name string // of the merge field, "" for text
 	raw  bool   // {{+name}}: slashes stay
+	// length is how much of the template it takes, in bytes.
+	length int
 }
 
 var errUnterminated = &expandError{"a merge field is not closed: {{ without }}"}
@@ -40,20 +42,20 @@ func splitTemplate(s string) ([]part, error) {
 			if strings.Contains(s, "{{") {
 				return nil, errUnterminated
 			}
-			return append(parts, part{text: s}), nil
+			return append(parts, part{text: s, length: len(s)}), nil
 		}
 		head := s[:loc[0]]
 		if strings.Contains(head, "{{") {
 			return nil, errUnterminated
 		}
 		if head != "" {
-			parts = append(parts, part{text: head})
+			parts = append(parts, part{text: head, length: len(head)})
 		}
 		name := s[loc[4]:loc[5]]
 		if !mergeFieldName.MatchString(name) && !strings.HasPrefix(name, lastRunForm) {
 			return nil, &expandError{fmt.Sprintf("{{%s}} is no merge field: a name of A-Z a-z 0-9 _ . - is needed", name)}
 		}
-		parts = append(parts, part{name: name, raw: loc[2] != loc[3]})
+		parts = append(parts, part{name: name, raw: loc[2] != loc[3], length: loc[1] - loc[0]})
 		s = s[loc[1]:]
 	}
 	return parts, nil

@@ -202,16 +202,24 @@ func (c *Caller) ownField(d *Definition, cred *credentials.Credential, name stri
 	for i := range d.Parameters {
 		if q := &d.Parameters[i]; q.Name == name || q.wire() == name {
 			if q.HasValue {
-				return q.Value, true, false
+				return unlessInline(q.Value), true, false
 			}
 			v, _ := c.property(d, cred, q.Property, q.Name)
 			if v == nil && q.HasDef {
-				v = q.Default
+				v = unlessInline(q.Default)
 			}
 			return v, true, false
 		}
 	}
 	return c.systemField(d, cred, name)
+}
+
+// unlessInline is a value that needs no script to be known.
+func unlessInline(v any) any {
+	if isInline(v) {
+		return nil
+	}
+	return v
 }
 
 // RoundTrip implements http.RoundTripper for golang.org/x/oauth2.
@@ -336,14 +344,18 @@ func (t *tokenRequest) hook(ctx context.Context, event string, globals ...hooks.
 	if s == nil || !strings.Contains(s.Source, event) {
 		return nil, nil
 	}
+	x := &exchange{c: t.c, d: t.d, m: &Method{IgnoreAuth: true}, cred: t.cred, call: &Call{Urgent: true}}
+	parameters, err := t.scriptParameters(ctx, x)
+	if err != nil {
+		return nil, inlineVerdict(x.finish(ctx, err))
+	}
 	globals = append(globals, hooks.Global{Name: "action_data", JSON: t.actionData, Write: true},
-		hooks.Global{Name: "script_parameters", JSON: t.scriptParameters()}, hooks.Global{Name: "cycle_variables", JSON: json.RawMessage(`{}`)},
+		hooks.Global{Name: "script_parameters", JSON: parameters}, hooks.Global{Name: "cycle_variables", JSON: json.RawMessage(`{}`)},
 		hooks.Global{Name: "method_auth_value", JSON: t.c.authValue(t.d, t.cred)})
 	for name, value := range map[string]string{"cyclr_account_id": t.cred.AccountID, "external_account_id": t.cred.ExternalAccountID,
 		"script_execution_context": executionContext, "transaction_id": "", "cycle_id": "", "cycle_step_id": ""} {
 		globals = append(globals, hooks.Global{Name: name, JSON: quote(value)})
 	}
-	x := &exchange{c: t.c, d: t.d, m: &Method{IgnoreAuth: true}, cred: t.cred, call: &Call{}}
 	ev := &hooks.Event{Name: event, Scripts: []hooks.Script{*s}, Globals: globals, Doer: &scriptDoer{x}, Storage: &scriptStorage{x}, Urgent: true}
 	out, err := t.c.cfg.Engine.Run(ctx, ev)
 	t.c.cfg.Trace.event(ev, out, err)
@@ -370,17 +382,30 @@ func (t *tokenRequest) hook(ctx context.Context, event string, globals ...hooks.
 	return out, err
 }
 
-func (t *tokenRequest) scriptParameters() json.RawMessage {
+func (t *tokenRequest) scriptParameters(ctx context.Context, x *exchange) (json.RawMessage, error) {
+	look := func(name string) (any, bool, bool) { return t.c.ownField(t.d, t.cred, name) }
 	m := &OrderedMap{}
 	for i := range t.d.Parameters {
-		if q := &t.d.Parameters[i]; q.Target == "script" {
-			if v, known, _ := t.c.ownField(t.d, t.cred, q.Name); known && v != nil {
-				m.Set(q.wire(), v)
+		q := &t.d.Parameters[i]
+		if q.Target != "script" {
+			continue
+		}
+		v, _, _ := look(q.Name)
+		in, ok := q.Value.(*inline)
+		if !ok && v == nil {
+			in, ok = q.Default.(*inline)
+		}
+		if ok {
+			var err error
+			if v, _, err = x.evaluate(ctx, in, look); err != nil {
+				return nil, err
 			}
 		}
+		if v != nil {
+			m.Set(q.wire(), v)
+		}
 	}
-	raw, _ := marshal(m)
-	return raw
+	return marshal(m)
 }
 
 // hookVerdict reads the failure of a hook around a refresh (promise 7).
@@ -402,6 +427,20 @@ func hookVerdict(event string, err error, r *credentials.Redactor) error {
 		return verdict(credentials.Transient, at(script.Message, script.At), 0)
 	case errors.As(err, &limit):
 		return verdict(credentials.VerdictMisconfigured, limit.Message, 0)
+	}
+	return err
+}
+
+// inlineVerdict reads the failure of inline script that a hook around a
+// refresh needs: what a connector says there is its author's to put right.
+func inlineVerdict(err error) error {
+	var auth *AuthError
+	var ce *CallError
+	switch {
+	case errors.As(err, &ce):
+		return &credentials.RefreshError{Verdict: credentials.VerdictMisconfigured, Text: at(ce.Message, ce.At)}
+	case errors.As(err, &auth):
+		return &credentials.RefreshError{Verdict: credentials.VerdictMisconfigured, Text: at(auth.Text, auth.At)}
 	}
 	return err
 }

@@ -385,7 +385,7 @@ func (p *fileParser) parameters(n *yaml.Node, m *Method) []Parameter {
 			return func(n *yaml.Node) {
 				v := p.free(n)
 				if s, ok := v.(string); ok && strings.HasPrefix(s, "=") {
-					p.find(n, "inline script (a value that begins with =) is not supported yet")
+					v = p.inlineValue(n, s, m)
 				}
 				p.templatesIn(n, m, "value")
 				*into, *has, valueNode = v, true, n
@@ -575,6 +575,42 @@ func (p *fileParser) inline(n *yaml.Node, level hooks.Level, other *hooks.Script
 	}
 	p.scriptFindings(s)
 	return s
+}
+
+// inlineValue reads a parameter's value that is JavaScript.
+func (p *fileParser) inlineValue(n *yaml.Node, text string, m *Method) any {
+	level := hooks.LevelMethod
+	if m == nil {
+		level = hooks.LevelConnector
+	}
+	in, err := newInline(level, p.file, text, p.textPlaces(n))
+	if err != nil {
+		if _, split := splitTemplate(text); split == nil { // else checkTemplate says so
+			p.find(n, "%v", err)
+		}
+		return text
+	}
+	s := in.script()
+	for _, f := range hooks.CheckSource(&s) {
+		p.findings = append(p.findings, Finding{File: p.file, Line: f.Line, Column: f.Column, Text: f.Text})
+	}
+	return in
+}
+
+// textPlaces says where a scalar's characters stand in the file.
+func (p *fileParser) textPlaces(n *yaml.Node) func(line, column int) (int, int) {
+	begin := func(int, int) (int, int) { return n.Line, n.Column }
+	switch {
+	case n.Style&yaml.LiteralStyle != 0:
+		indent := blockIndent(p.lines, n)
+		return func(line, column int) (int, int) { return n.Line + line, column + indent }
+	case n.Style&yaml.FoldedStyle != 0: // it joins lines
+		return begin
+	}
+	if places := scalarPlaces(p.lines, n); places != nil {
+		return places
+	}
+	return begin
 }
 
 // external reads a script file, which must lie in the connectors folder.

@@ -22,7 +22,7 @@ import (
 
 // resolve finds each parameter's value: fixed, the credential's or partner
 // settings', the step's, the default.
-func (x *exchange) resolve() error {
+func (x *exchange) resolve(ctx context.Context) error {
 	x.params, x.step = map[string]any{}, map[string]bool{}
 	declared := make([]string, 0, len(x.m.Parameters))
 	written := map[string]bool{} // by the connector: only there merge fields mean something
@@ -85,7 +85,7 @@ func (x *exchange) resolve() error {
 			return &CallError{Kind: "input", Message: fmt.Sprintf("method %q has no parameter %q%s", x.m.Name, name, didYouMean(name, declared))}
 		}
 	}
-	return x.fill(written)
+	return x.fill(ctx, written)
 }
 
 // missing is a required parameter that has no value.
@@ -208,7 +208,7 @@ func leaves(v any) (all []string) {
 // fill replaces the merge fields of parameters that the connector wrote. One
 // may be built from others; one built from what has no value is left out, and
 // one built from a step's is as foreign as the step's.
-func (x *exchange) fill(written map[string]bool) error {
+func (x *exchange) fill(ctx context.Context, written map[string]bool) error {
 	begun := map[string]bool{}
 	var fill func(q *Parameter) error
 	fill = func(q *Parameter) error {
@@ -221,7 +221,7 @@ func (x *exchange) fill(written map[string]bool) error {
 		}
 		begun[q.Name] = true
 		var inner error
-		v, ok, err := expandTree(v, func(name string) (any, bool, bool) {
+		look := func(name string) (any, bool, bool) {
 			if other := x.parameter(name); other != nil && inner == nil {
 				inner = fill(other)
 			}
@@ -230,7 +230,8 @@ func (x *exchange) fill(written map[string]bool) error {
 				x.step[q.Name] = true
 			}
 			return value, known, foreign
-		})
+		}
+		v, ok, err := x.expand(ctx, v, look)
 		if inner != nil || err != nil {
 			return errors.Join(inner, err)
 		}
@@ -251,6 +252,16 @@ func (x *exchange) fill(written map[string]bool) error {
 		}
 	}
 	return nil
+}
+
+// expand fills a parameter's value: a template, or inline script.
+func (x *exchange) expand(ctx context.Context, v any, look lookup) (any, bool, error) {
+	in, ok := v.(*inline)
+	if !ok {
+		return expandTree(v, look)
+	}
+	v, ok, err := x.evaluate(ctx, in, look)
+	return v, ok && v != nil, err
 }
 
 // at is a method's i-th parameter; those that it leaves out come last.
@@ -1006,24 +1017,30 @@ func (x *exchange) globals(event string) []hooks.Global {
 		status = strconv.AppendInt(nil, int64(x.status), 10)
 	}
 	add("statusCode", status, false)
-	cy := &x.call.Cycle
 	lazy("cycle_variables", false, func() json.RawMessage {
-		if variables, err := marshal(cy.Variables); err == nil && cy.Variables != nil {
-			return variables
+		variables := x.call.Cycle.Variables
+		if raw, err := marshal(variables); err == nil && variables != nil {
+			return raw
 		}
 		return json.RawMessage(`{}`)
 	})
-	text("cycle_id", cy.CycleID, false)
-	text("cycle_step_id", cy.CycleStepID, false)
-	text("transaction_id", cy.TransactionID, false)
-	text("cyclr_account_id", x.cred.AccountID, false)
-	text("external_account_id", x.cred.ExternalAccountID, false)
-	text("script_execution_context", x.context(), false)
-	text("last_successful_run_date", dateText(x.lastRun()), false)
-	lazy("method_response_fields", false, x.responseFields)
-	lazy("method_response_fields_in_use", false, x.fieldsInUse)
+	g = append(g, x.placeGlobals()...)
 	if event == "after_action_paging" {
 		add("next_last_successful_run_date", nil, true)
+	}
+	return g
+}
+
+// placeGlobals say where in the world a script runs.
+func (x *exchange) placeGlobals() []hooks.Global {
+	cy := &x.call.Cycle
+	g := []hooks.Global{{Name: "method_response_fields", Make: x.responseFields}, {Name: "method_response_fields_in_use", Make: x.fieldsInUse}}
+	for _, t := range [][2]string{
+		{"cycle_id", cy.CycleID}, {"cycle_step_id", cy.CycleStepID}, {"transaction_id", cy.TransactionID},
+		{"cyclr_account_id", x.cred.AccountID}, {"external_account_id", x.cred.ExternalAccountID},
+		{"script_execution_context", x.context()}, {"last_successful_run_date", dateText(x.lastRun())},
+	} {
+		g = append(g, hooks.Global{Name: t[0], Make: func() json.RawMessage { return quote(t[1]) }})
 	}
 	return g
 }

@@ -30,7 +30,7 @@ const webhookID = "Cyclr_Webhook_Id"
 // credential's own secrets and properties supply.
 func (x *exchange) system(name string) (v any, known, foreign bool) {
 	form, formatted := strings.CutPrefix(name, lastRunForm)
-	text := ""
+	var text string
 	switch {
 	case formatted:
 		return formatDate(x.lastRun(), strings.TrimSpace(form)), true, false
