@@ -75,6 +75,7 @@ type exchange struct {
 	cred *credentials.Credential
 
 	given   map[string]json.RawMessage // the step's parameters
+	mapped  []mapped                   // what its mappings make of its body
 	params  map[string]any             // resolved values by parameter name
 	step    map[string]bool            // of these, supplied by the step
 	wanted  *Parameter                 // a session property that a template needs, and that has no value
@@ -126,6 +127,9 @@ func (c *Caller) Call(ctx context.Context, call *Call) (*Answer, error) {
 }
 
 func (x *exchange) run(ctx context.Context) (*Answer, error) {
+	if err := x.mapStep(ctx); err != nil {
+		return nil, err
+	}
 	if err := x.resolve(ctx); err != nil {
 		return nil, err
 	}

@@ -22,6 +22,9 @@ type Call struct {
 	Body        json.RawMessage            // the step's; nil: the method's
 	Script      string                     // the step's source; "" without
 	Cycle       Cycle
+	// Mappings are the step's: a place of its input, and a template or inline
+	// script.
+	Mappings map[string]string
 	// FieldsInUse are the response fields, by their locations, that the flow
 	// goes on with.
 	FieldsInUse []string

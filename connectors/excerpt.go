@@ -58,6 +58,9 @@ func (x *exchange) source(file string) string {
 	if file == "step" {
 		return x.call.Script
 	}
+	if path, ok := strings.CutPrefix(file, "mappings "); ok {
+		return x.call.Mappings[path]
+	}
 	if file == x.d.File {
 		return x.d.text
 	}

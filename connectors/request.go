@@ -24,13 +24,9 @@ import (
 // settings', the step's, the default.
 func (x *exchange) resolve(ctx context.Context) error {
 	x.params, x.step = map[string]any{}, map[string]bool{}
-	declared := make([]string, 0, len(x.m.Parameters))
 	written := map[string]bool{} // by the connector: only there merge fields mean something
 	for i := range len(x.m.Parameters) + len(x.m.dropped) {
 		q, dropped := x.m.at(i), i >= len(x.m.Parameters)
-		if !dropped {
-			declared = append(declared, q.Name)
-		}
 		if q.Property == "session" && x.m.IsLogin {
 			continue // the login goes out without the old session
 		}
@@ -81,8 +77,8 @@ func (x *exchange) resolve(ctx context.Context) error {
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(x.given)) {
-		if !slices.Contains(declared, name) && !slices.Contains(suppliedFields, name) {
-			return &CallError{Kind: "input", Message: fmt.Sprintf("method %q has no parameter %q%s", x.m.Name, name, didYouMean(name, declared))}
+		if err := x.declares(name); err != nil {
+			return err
 		}
 	}
 	return x.fill(ctx, written)
@@ -134,7 +130,7 @@ func (x *exchange) refill(headers, body, merge json.RawMessage) error {
 		return err
 	}
 	if x.call.Body == nil && bytes.Equal(x.body, body) {
-		if x.body, err = x.ownBody(look); err != nil {
+		if x.body, err = x.pristineBody(look); err != nil {
 			return err
 		}
 	}
@@ -482,10 +478,8 @@ func (x *exchange) prepare() error {
 	if v, known, _ := x.system(webhookID); known && v != nil && !x.queries(webhookID) {
 		query.Set(webhookID, v) // for scripts: request leaves it out
 	}
-	if x.body = x.call.Body; x.body == nil {
-		if x.body, err = x.ownBody(x.look); err != nil {
-			return err
-		}
+	if x.body, err = x.pristineBody(x.look); err != nil {
+		return err
 	}
 	for into, m := range map[*json.RawMessage]*OrderedMap{&x.headers: headers, &x.query: query, &x.scriptPar: script, &x.merge: x.mergeFields(), &x.session: session} {
 		if *into, err = marshal(m); err != nil {

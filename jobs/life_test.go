@@ -203,12 +203,14 @@ func TestInput_namesTheNearest(t *testing.T) {
 
 func TestDecodeStep_saysWhatIsWrong(t *testing.T) {
 	for raw, want := range map[string]string{
-		`{"credential_id":"c","metod":"m"}`:                   `unknown member "metod"; did you mean "method"?`,
-		`{"credential_id":"c",`:                               "malformed JSON at line 1",
-		`{"credential_id":"c","method":"m","mappings":{}}`:    "not supported yet",
-		`{"credential_id":"c c","method":"m"}`:                "credential_id",
-		`{"credential_id":"c","method":"m","timeout":"1.5s"}`: "whole seconds",
-		`{"credential_id":"c","method":"m","timeout":5}`:      "duration",
+		`{"credential_id":"c","metod":"m"}`:                           `unknown member "metod"; did you mean "method"?`,
+		`{"credential_id":"c",`:                                       "malformed JSON at line 1",
+		`{"credential_id":"c","method":"m","mappings":{"b":"x"}}`:     `mapping "b": its place is`,
+		`{"credential_id":"c","method":"m","mappings":{"body":1}}`:    "mappings.body: a number is not allowed here",
+		`{"credential_id":"c","method":"m","fields_in_use":"[a].id"}`: "fields_in_use: a string is not allowed here",
+		`{"credential_id":"c c","method":"m"}`:                        "credential_id",
+		`{"credential_id":"c","method":"m","timeout":"1.5s"}`:         "whole seconds",
+		`{"credential_id":"c","method":"m","timeout":5}`:              "duration",
 		`[]`: "a step is a JSON object",
 	} {
 		s, err := jobs.DecodeStep([]byte(raw))

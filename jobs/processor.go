@@ -199,6 +199,8 @@ func (a *attempt) admit(ctx context.Context, opened error) (*ResultError, func()
 		return input("the step's account_id is %q, but credential %q belongs to another account", s.AccountID, c.ID), nil
 	case s.Script != "" && p.cfg.DenyStepScripts:
 		return input("steps may bring no script here (--step-scripts=deny)"), nil
+	case p.cfg.DenyStepScripts && s.inlineScript() != "":
+		return input("steps may bring no script here (--step-scripts=deny), and mapping %q is one", s.inlineScript()), nil
 	}
 	if r := s.ReplyTo; r != nil {
 		if _, ours := p.cfg.Queues[r.Queue]; ours {
@@ -254,6 +256,7 @@ func (a *attempt) call(ctx context.Context) error {
 	call := &connectors.Call{
 		Definition: a.def, Method: a.meth, Credential: a.cred, ExecutionID: a.id,
 		Parameters: a.step.Parameters, Body: a.step.Body, Script: a.step.Script, ActionData: data,
+		Mappings: a.step.Mappings, FieldsInUse: a.step.FieldsInUse,
 	}
 	if c := a.step.Cycle; c != nil {
 		call.Cycle = connectors.Cycle(*c)

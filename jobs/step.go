@@ -5,10 +5,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
+	"github.com/stepworker/stepworker/connectors"
 	"github.com/stepworker/stepworker/internal/strictjson"
 )
 
@@ -92,8 +95,11 @@ type Step struct {
 	Retention Duration `json:"retention,omitempty"`
 	ReplyTo   *ReplyTo `json:"reply_to,omitempty"`
 
-	Mappings    json.RawMessage `json:"mappings,omitempty"`
-	FieldsInUse json.RawMessage `json:"fields_in_use,omitempty"`
+	// Mappings compute parts of the input: by place, as parameters.since or
+	// body.total, a template or, with a leading =, inline script.
+	Mappings map[string]string `json:"mappings,omitempty"`
+	// FieldsInUse are the locations of response fields that the flow goes on with.
+	FieldsInUse []string        `json:"fields_in_use,omitempty"`
 	Webhook     json.RawMessage `json:"webhook,omitempty"`
 }
 
@@ -200,12 +206,13 @@ func (s *Step) Validate() error {
 		return fmt.Errorf("timeout is %s; whole seconds, at least one, are allowed", time.Duration(s.Timeout))
 	case s.Retention < 0 || s.Retention != 0 && time.Duration(s.Retention) < time.Second:
 		return fmt.Errorf("retention is %s; at least 1s is needed", time.Duration(s.Retention))
-	case given(s.Mappings):
-		return errors.New("mappings is not supported yet")
-	case given(s.FieldsInUse):
-		return errors.New("fields_in_use is not supported yet")
 	case given(s.Webhook):
 		return errors.New("webhook is not supported yet")
+	}
+	for _, path := range slices.Sorted(maps.Keys(s.Mappings)) {
+		if err := connectors.CheckMapping(path, s.Mappings[path]); err != nil {
+			return err
+		}
 	}
 	if r := s.ReplyTo; r != nil {
 		switch {
@@ -224,6 +231,16 @@ func (s *Step) Validate() error {
 
 // given says that a member is there; null counts as absent.
 func given(raw json.RawMessage) bool { return len(raw) > 0 && string(raw) != "null" }
+
+// inlineScript is the first mapping that is JavaScript, "" without.
+func (s *Step) inlineScript() string {
+	for _, path := range slices.Sorted(maps.Keys(s.Mappings)) {
+		if connectors.IsInlineScript(s.Mappings[path]) {
+			return path
+		}
+	}
+	return ""
+}
 
 func (s *Step) queue() string {
 	if s.Queue == "" {
