@@ -121,6 +121,9 @@ func (c *Caller) Call(ctx context.Context, call *Call) (*Answer, error) {
 		return nil, x.finish(ctx, err)
 	}
 	answer.NextRun = x.nextRun
+	if w := answer.Webhook; w != nil && w.Reply != nil {
+		w.Reply.Headers, w.Reply.Content = x.redactors().content.JSON(w.Reply.Headers), x.redactors().content.JSON(w.Reply.Content)
+	}
 	answer.Ran, answer.Logs = x.ran, x.maskLogs()
 	answer.Content, answer.Fields = x.redactors().content.JSON(answer.Content), x.redactors().content.JSON(answer.Fields)
 	return answer, nil
@@ -128,6 +131,9 @@ func (c *Caller) Call(ctx context.Context, call *Call) (*Answer, error) {
 
 func (x *exchange) run(ctx context.Context) (*Answer, error) {
 	if err := x.mapStep(ctx); err != nil {
+		return nil, err
+	}
+	if err := x.suits(); err != nil {
 		return nil, err
 	}
 	if err := x.resolve(ctx); err != nil {
@@ -140,12 +146,18 @@ func (x *exchange) run(ctx context.Context) (*Answer, error) {
 	if err != nil {
 		return nil, err
 	}
+	if x.m.Type == TypeWebhook {
+		return x.receive(ctx)
+	}
 	headers, body, merge := x.headers, x.body, x.merge
 	if err := x.hook(ctx, "before_action"); err != nil {
 		return nil, err
 	}
 	if err := x.supplied(); err != nil {
 		return nil, err
+	}
+	if x.m.Type == TypeScript {
+		return x.scripted(ctx)
 	}
 	if err := x.refill(headers, body, merge); err != nil {
 		return nil, err
@@ -256,7 +268,7 @@ func (x *exchange) hook(ctx context.Context, event string) error {
 func (x *exchange) event(ctx context.Context, event string) (*hooks.Outcome, error) {
 	scripts := x.scripts(event)
 	// A step's script must compile before anything is sent.
-	if !handled(scripts, event) && (event != "before_action" || x.call.Script == "") {
+	if !handled(scripts, event) && (event != "before_action" && event != "before_webhook" || x.call.Script == "") {
 		return nil, nil
 	}
 	ev := &hooks.Event{Name: event, Scripts: scripts, Globals: x.globals(event), Doer: &scriptDoer{x}, Storage: &scriptStorage{x}, Urgent: x.call.Urgent}

@@ -26,8 +26,6 @@ func scriptFindings(s *hooks.Script) []Finding {
 	}
 	for _, m := range in.Handlers {
 		switch near := nearestEvent(m.Name); {
-		case slices.Contains(laterEvents, m.Name):
-			all = append(all, hintAt(s, m, "%s does not run yet in this version", m.Name))
 		case s.Level == hooks.LevelStep && connectorsOnly(m.Name):
 			all = append(all, hintAt(s, m, "%s does not run in a step's script: it is for connector scripts", m.Name))
 		case !slices.Contains(hooks.EventNames, m.Name) && near != "":
@@ -43,9 +41,6 @@ func scriptFindings(s *hooks.Script) []Finding {
 func hintAt(s *hooks.Script, m hooks.Mention, format string, args ...any) Finding {
 	return Finding{File: s.File, Line: m.Line, Column: m.Column, Hint: true, Text: fmt.Sprintf(format, args...)}
 }
-
-// laterEvents are events that scripts may handle, and that do not happen yet.
-var laterEvents = []string{"before_webhook", "after_webhook"}
 
 // connectorsOnly are the events that a step's script does not handle.
 func connectorsOnly(event string) bool {

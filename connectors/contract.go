@@ -22,6 +22,8 @@ type Call struct {
 	Body        json.RawMessage            // the step's; nil: the method's
 	Script      string                     // the step's source; "" without
 	Cycle       Cycle
+	// Webhook is the request that came, for a method of type webhook.
+	Webhook *Webhook
 	// Mappings are the step's: a place of its input, and a template or inline
 	// script.
 	Mappings map[string]string
@@ -55,6 +57,7 @@ type Answer struct {
 	Fields          json.RawMessage // object, nil without response fields
 	Exit            *bool
 	Warning         string // set: status "warning"
+	Webhook         *WebhookAnswer
 	Session         map[string]string
 	// NextRun is what a script wants for the step's next last successful run
 	// date; zero: nothing.

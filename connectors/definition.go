@@ -75,6 +75,7 @@ type Parameter struct {
 // Method is one callable operation.
 type Method struct {
 	Name        string
+	Type        MethodType
 	Verb        string
 	Endpoint    string
 	DataType    DataType
@@ -94,6 +95,17 @@ type Method struct {
 
 	dropped []Parameter // the connector's that the method leaves out: templates may name them
 }
+
+// MethodType says what a method does: call the API, run script alone, or judge
+// a request that somebody sent.
+type MethodType string
+
+// The types of methods.
+const (
+	TypeAction  MethodType = "action"
+	TypeScript  MethodType = "script"
+	TypeWebhook MethodType = "webhook"
+)
 
 // mayRepeat says that a call may be made again though it may have reached the
 // server.

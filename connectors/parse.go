@@ -437,14 +437,14 @@ func (q *Parameter) wire() string {
 }
 
 func (p *fileParser) method(n *yaml.Node) {
-	m := &Method{Verb: "GET", Retry: "safe", IgnoreAuth: p.def.IgnoreAuth}
+	m := &Method{Type: TypeAction, Verb: "GET", Retry: "safe", IgnoreAuth: p.def.IgnoreAuth}
 	var script *hooks.Script
 	var own []Parameter
 	var nameNode *yaml.Node
-	kind := "action"
+	kind := string(TypeAction)
 	got := p.mapping(n, "a method", keys{
 		"method":       func(n *yaml.Node) { nameNode = n; p.text(&m.Name)(n) },
-		"type":         p.enum(&kind, []string{"action"}, "script", "webhook"),
+		"type":         p.enum(&kind, []string{string(TypeAction), string(TypeScript), string(TypeWebhook)}),
 		"verb":         p.enum(&m.Verb, []string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}),
 		"endpoint":     p.template(&m.Endpoint, "url", m),
 		"data_type":    p.dataType(&m.DataType),
@@ -474,8 +474,14 @@ func (p *fileParser) method(n *yaml.Node) {
 		p.find(n, "a method needs a name: key \"method\"")
 		return
 	}
-	if got["endpoint"] == nil {
+	m.Type = MethodType(kind)
+	if got["endpoint"] == nil && m.Type == TypeAction {
 		p.find(n, "method %q: key \"endpoint\" is missing", m.Name)
+	}
+	for _, k := range meaningless[m.Type] {
+		if got[k] != nil {
+			p.find(got[k], "%s has no meaning for a method of type %s", k, m.Type)
+		}
 	}
 	if m.DataType == "" {
 		m.DataType = p.def.DataType
@@ -498,6 +504,13 @@ func (p *fileParser) method(n *yaml.Node) {
 	}
 	p.def.Methods[m.Name] = m
 	p.def.MethodNames = append(p.def.MethodNames, m.Name)
+}
+
+// meaningless are the keys that only a request that is sent has a use for. An
+// endpoint is no mistake at a webhook: it may be there for people.
+var meaningless = map[MethodType][]string{
+	TypeScript:  {"endpoint", "verb", "headers", "content_type", "timeout", "retry", "idempotency_header"},
+	TypeWebhook: {"verb", "headers", "content_type", "timeout", "retry", "idempotency_header", "body"},
 }
 
 // ignored is the value by which a method leaves a connector's parameter out.
@@ -680,6 +693,8 @@ func (p *fileParser) finish(n *yaml.Node) {
 		name := *named
 		if m, ok := d.Methods[name]; name != "" && !ok {
 			p.find(p.places[named], "post_install.%s names method %q, which does not exist%s", key, name, didYouMean(name, d.MethodNames))
+		} else if ok && m.Type == TypeWebhook {
+			p.find(p.places[named], "post_install.%s names method %q, which is a webhook", key, name)
 		} else if ok && key == "property_lookup_method" {
 			m.IsLogin = true
 		}

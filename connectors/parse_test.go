@@ -53,7 +53,7 @@ func TestCheck_findings(t *testing.T) {
 			[]string{`3:7: auth: key "name" is missing: which member of the body is the key?`}},
 		"handlers": {head + "script: |\n  function before_webhook() {}\n  function after_action() {}\n  function after_acton() {}\n  var afterAction = function() {}\n  let Before_Action = () => 1\n  const AFTER_ERROR = async function() {}\n  const after_error = 1\n  function helper() {}\n  function inside() { function afterError() {} }\n  var x = 1, actionCondition = () => true\nmethods: [{method: m, endpoint: /a}]\n",
 			[]string{
-				"4:12: before_webhook does not run yet in this version (hint)", "6:12: function after_acton handles no event; did you mean after_action? (hint)",
+				"6:12: function after_acton handles no event; did you mean after_action? (hint)",
 				"7:7: function afterAction handles no event; did you mean after_action? (hint)", "8:7: function Before_Action handles no event; did you mean before_action? (hint)",
 				"9:9: function AFTER_ERROR handles no event; did you mean after_error? (hint)", "13:14: function actionCondition handles no event; did you mean action_condition? (hint)",
 			}},

@@ -58,6 +58,7 @@ func (x *exchange) resolve(ctx context.Context) error {
 				if q.Target != "merge_field" && x.needs(q) {
 					return x.noSession(q)
 				}
+			case x.m.Type == TypeWebhook && q.Target != "script": // nothing is sent
 			case !q.Optional:
 				gap := missing{q, fmt.Sprintf("parameter %q is missing", q.Name)}
 				if q.Property != "" {
@@ -280,7 +281,7 @@ func (x *exchange) parameter(name string) *Parameter {
 // needs says that a request waits for a session property: a login itself does
 // not, and without a login method only what is required is missed.
 func (x *exchange) needs(q *Parameter) bool {
-	return !x.m.IsLogin && (x.d.LoginMethod != "" || !q.Optional)
+	return !x.m.IsLogin && x.m.Type != TypeWebhook && (x.d.LoginMethod != "" || !q.Optional)
 }
 
 func (x *exchange) noSession(q *Parameter) error {
@@ -434,16 +435,18 @@ func (x *exchange) prepare() error {
 	if len(x.actionData) == 0 || string(x.actionData) == "null" {
 		x.actionData = json.RawMessage(`{}`)
 	}
-	x.template = joinURL(x.d.BaseURL, x.m.Endpoint, x.look)
-	x.endpoint = x.template
-	home, err := x.originOf(x.template)
-	if err != nil {
-		if len(x.missing) > 0 { // which no script can put into a host
-			return x.missing[0].error()
+	if x.m.Type == TypeAction {
+		x.template = joinURL(x.d.BaseURL, x.m.Endpoint, x.look)
+		x.endpoint = x.template
+		home, err := x.originOf(x.template)
+		if err != nil {
+			if len(x.missing) > 0 { // which no script can put into a host
+				return x.missing[0].error()
+			}
+			return err
 		}
-		return err
+		x.homes = []string{home}
 	}
-	x.homes = []string{home}
 	wanted := x.wanted
 	if base, err := x.originOf(x.d.BaseURL); err == nil {
 		x.homes = append(x.homes, base)
@@ -485,6 +488,9 @@ func (x *exchange) prepare() error {
 		if *into, err = marshal(m); err != nil {
 			return err
 		}
+	}
+	if x.m.Type == TypeWebhook {
+		return x.inbound()
 	}
 	return nil
 }
@@ -1019,6 +1025,9 @@ func (x *exchange) globals(event string) []hooks.Global {
 		return json.RawMessage(`{}`)
 	})
 	g = append(g, x.placeGlobals()...)
+	if x.m.Type == TypeWebhook {
+		g = append(g, x.webhookGlobals(event)...)
+	}
 	if event == "after_action_paging" {
 		add("next_last_successful_run_date", nil, true)
 	}

@@ -260,7 +260,7 @@ func (x *exchange) collect(a *Answer) error {
 	}
 	if x.binary {
 		a.ContentEncoding = "base64"
-	} else if content != nil && content[0] == '"' && x.m.ResponseDT == JSON {
+	} else if content != nil && content[0] == '"' && x.m.ResponseDT == JSON && x.m.Type == TypeAction {
 		return &CallError{Kind: "http", StatusCode: x.status, Detail: x.detail(textOf(content)),
 			Message: "the answer is text, though response.data_type says json"}
 	}

@@ -155,6 +155,7 @@ func (a *attempt) succeed(ctx context.Context, ans *connectors.Answer) error {
 	}
 	res.StatusCode, res.Exit = ans.StatusCode, ans.Exit
 	res.Content, res.ContentEncoding, res.Fields = ans.Content, ans.ContentEncoding, ans.Fields
+	res.Webhook = webhookResult(ans.Webhook)
 	if ans.StatusCode != 0 {
 		res.Pages = 1
 	}
@@ -235,7 +236,7 @@ func (a *attempt) overtaken() error {
 func (p *Pool) storeResult(ctx context.Context, rec *record, res *Result, reply *ReplyTo, retention time.Duration) error {
 	raw, err := encode(res)
 	if err != nil { // what a hook or an API left cannot be written
-		res.Status, res.Content, res.ContentEncoding, res.Fields = Failed, nil, "", nil
+		res.Status, res.Content, res.ContentEncoding, res.Fields, res.Webhook = Failed, nil, "", nil, nil
 		res.Error = &ResultError{Kind: KindLimit, Message: "the result cannot be written as JSON: " + clip(err.Error(), 200)}
 		if raw, err = encode(res); err != nil {
 			return err

@@ -208,6 +208,9 @@ func (a *attempt) admit(ctx context.Context, opened error) (*ResultError, func()
 			return input("reply_to.queue %q is one of Stepworker's own; results need a queue of the flow's", r.Queue), nil
 		}
 	}
+	if a.meth.Type == connectors.TypeWebhook {
+		return nil, nil // no call is made, so the credential need not be usable
+	}
 	waited := a.countRefresh()
 	switch c.Meta.State {
 	case credentials.Revoked, credentials.Misconfigured:
@@ -257,6 +260,9 @@ func (a *attempt) call(ctx context.Context) error {
 		Definition: a.def, Method: a.meth, Credential: a.cred, ExecutionID: a.id,
 		Parameters: a.step.Parameters, Body: a.step.Body, Script: a.step.Script, ActionData: data,
 		Mappings: a.step.Mappings, FieldsInUse: a.step.FieldsInUse,
+	}
+	if w := a.step.Webhook; w != nil {
+		call.Webhook = (*connectors.Webhook)(w)
 	}
 	if c := a.step.Cycle; c != nil {
 		call.Cycle = connectors.Cycle(*c)

@@ -3,6 +3,8 @@ package jobs
 import (
 	"encoding/json"
 	"time"
+
+	"github.com/stepworker/stepworker/connectors"
 )
 
 // Status of a result.
@@ -44,6 +46,7 @@ type Result struct {
 	ContentOmitted  bool            `json:"content_omitted,omitempty"`  // in reply_to tasks, above 256 KiB
 	Fields          json.RawMessage `json:"fields,omitempty"`
 	Pages           int             `json:"pages,omitempty"` // answered page requests
+	Webhook         *WebhookResult  `json:"webhook,omitempty"`
 	Tag             string          `json:"tag,omitempty"`
 	Cycle           *Cycle          `json:"cycle,omitempty"`
 	// Attempts counts tries that ran a script or sent a request; Refreshes
@@ -53,6 +56,30 @@ type Result struct {
 	EnqueuedAt *Time        `json:"enqueued_at,omitempty"`
 	FinishedAt *Time        `json:"finished_at,omitempty"`
 	Error      *ResultError `json:"error,omitempty"`
+}
+
+// WebhookResult is what a webhook's hooks decided. Where they did not accept
+// it, nothing is to be started.
+type WebhookResult struct {
+	Accepted bool          `json:"accepted"`
+	Reply    *WebhookReply `json:"reply,omitempty"`
+}
+
+// WebhookReply is what they want answered to whoever called.
+type WebhookReply struct {
+	Headers json.RawMessage `json:"headers"` // an object: text, or a list of texts
+	Content json.RawMessage `json:"content,omitempty"`
+}
+
+func webhookResult(w *connectors.WebhookAnswer) *WebhookResult {
+	if w == nil {
+		return nil
+	}
+	r := &WebhookResult{Accepted: w.Accepted}
+	if w.Reply != nil {
+		r.Reply = &WebhookReply{Headers: w.Reply.Headers, Content: w.Reply.Content}
+	}
+	return r
 }
 
 // ResultError says why an execution did not succeed.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/url"
 	"regexp"
 	"slices"
 	"strings"
@@ -41,6 +42,7 @@ const payloadVersion = 1
 
 var (
 	executionID  = regexp.MustCompile(`^[A-Za-z0-9_.:-]{1,128}$`)
+	httpMethod   = regexp.MustCompile(`^[A-Za-z]{1,32}$`)
 	credentialID = regexp.MustCompile(`^[A-Za-z0-9_.:@-]{1,128}$`)
 )
 
@@ -99,8 +101,9 @@ type Step struct {
 	// body.total, a template or, with a leading =, inline script.
 	Mappings map[string]string `json:"mappings,omitempty"`
 	// FieldsInUse are the locations of response fields that the flow goes on with.
-	FieldsInUse []string        `json:"fields_in_use,omitempty"`
-	Webhook     json.RawMessage `json:"webhook,omitempty"`
+	FieldsInUse []string `json:"fields_in_use,omitempty"`
+	// Webhook is the request that came, for a method of type webhook.
+	Webhook *Webhook `json:"webhook,omitempty"`
 }
 
 // Cycle is the step's place in its flow.
@@ -109,6 +112,17 @@ type Cycle struct {
 	CycleStepID   string                     `json:"cycle_step_id,omitempty"`
 	TransactionID string                     `json:"transaction_id,omitempty"`
 	Variables     map[string]json.RawMessage `json:"variables,omitempty"`
+}
+
+// Webhook is a request that a flow received, for a method of type webhook to
+// judge. Values of headers and query are text or lists of text; a body that is
+// no JSON is text.
+type Webhook struct {
+	URL     string                     `json:"url,omitempty"`
+	Method  string                     `json:"method,omitempty"`
+	Headers map[string]json.RawMessage `json:"headers,omitempty"`
+	Query   map[string]json.RawMessage `json:"query,omitempty"`
+	Body    json.RawMessage            `json:"body,omitempty"`
 }
 
 // ReplyTo names the asynq task that brings the result back to a flow.
@@ -171,7 +185,7 @@ func encode(v any) ([]byte, error) {
 // stepMembers are offered where a member is misspelt.
 var stepMembers = []string{"execution_id", "credential_id", "method", "parameters", "body", "mappings", "script", "cycle",
 	"fields_in_use", "tag", "account_id", "deadline", "queue", "max_retries", "timeout", "process_at", "retention", "reply_to", "webhook",
-	"cycle_id", "cycle_step_id", "transaction_id", "variables", "type"}
+	"url", "headers", "query", "cycle_id", "cycle_step_id", "transaction_id", "variables", "type"}
 
 func decodeStrict(raw []byte, into any, members []string) error {
 	return strictjson.Decode(raw, into, strictjson.Options{What: "a step", Suggest: members})
@@ -206,8 +220,11 @@ func (s *Step) Validate() error {
 		return fmt.Errorf("timeout is %s; whole seconds, at least one, are allowed", time.Duration(s.Timeout))
 	case s.Retention < 0 || s.Retention != 0 && time.Duration(s.Retention) < time.Second:
 		return fmt.Errorf("retention is %s; at least 1s is needed", time.Duration(s.Retention))
-	case given(s.Webhook):
-		return errors.New("webhook is not supported yet")
+	}
+	if s.Webhook != nil {
+		if err := s.Webhook.validate(); err != nil {
+			return err
+		}
 	}
 	for _, path := range slices.Sorted(maps.Keys(s.Mappings)) {
 		if err := connectors.CheckMapping(path, s.Mappings[path]); err != nil {
@@ -229,8 +246,26 @@ func (s *Step) Validate() error {
 	return nil
 }
 
-// given says that a member is there; null counts as absent.
-func given(raw json.RawMessage) bool { return len(raw) > 0 && string(raw) != "null" }
+func (w *Webhook) validate() error {
+	if w.URL != "" {
+		if u, err := url.Parse(w.URL); err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
+			return errors.New("webhook.url: an absolute http or https URL is needed")
+		}
+	}
+	if w.Method != "" && !httpMethod.MatchString(w.Method) {
+		return fmt.Errorf("webhook.method %q is no HTTP method", clip(w.Method, 40))
+	}
+	for member, values := range map[string]map[string]json.RawMessage{"headers": w.Headers, "query": w.Query} {
+		for _, name := range slices.Sorted(maps.Keys(values)) {
+			var text string
+			var list []string
+			if json.Unmarshal(values[name], &text) != nil && json.Unmarshal(values[name], &list) != nil {
+				return fmt.Errorf("webhook.%s.%s: text or a list of texts is needed", member, clip(name, 60))
+			}
+		}
+	}
+	return nil
+}
 
 // inlineScript is the first mapping that is JavaScript, "" without.
 func (s *Step) inlineScript() string {
