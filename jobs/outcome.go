@@ -15,6 +15,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/stepworker/stepworker/connectors"
+	"github.com/stepworker/stepworker/internal/killpoint"
 )
 
 // This file is the one table from how an attempt ended to what happens next.
@@ -147,6 +148,15 @@ func (a *attempt) succeed(ctx context.Context, ans *connectors.Answer) error {
 		if err := a.p.cfg.Store.Helped(ctx, a.cred.ID, a.meth.Name); err != nil {
 			return a.p.workerFault("redis cannot be written")
 		}
+	}
+	if ans.Warning == "" { // a warning fetched nothing: the next run asks again
+		switch err := a.moveLastRun(detached(ctx), ans.NextRun); {
+		case errors.Is(err, errOvertaken):
+			return a.overtaken()
+		case err != nil:
+			return a.p.workerFault("redis cannot be written")
+		}
+		killpoint.KillPoint("last-run-moved")
 	}
 	res := a.result(Succeeded)
 	if ans.Warning != "" {

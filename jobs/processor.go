@@ -255,11 +255,18 @@ func (a *attempt) call(ctx context.Context) error {
 	if err != nil {
 		return a.p.workerFault("its keys do not open an execution's action_data")
 	}
+	lastRun, err := a.seeLastRun(ctx)
+	switch {
+	case errors.Is(err, errOvertaken):
+		return a.overtaken()
+	case err != nil:
+		return a.p.workerFault("redis cannot be used")
+	}
 	a.p.observe(Moment{What: "called"}, a)
 	call := &connectors.Call{
 		Definition: a.def, Method: a.meth, Credential: a.cred, ExecutionID: a.id,
 		Parameters: a.step.Parameters, Body: a.step.Body, Script: a.step.Script, ActionData: data,
-		Mappings: a.step.Mappings, FieldsInUse: a.step.FieldsInUse,
+		Mappings: a.step.Mappings, FieldsInUse: a.step.FieldsInUse, LastRun: lastRun,
 	}
 	if w := a.step.Webhook; w != nil {
 		call.Webhook = (*connectors.Webhook)(w)
