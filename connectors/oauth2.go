@@ -352,10 +352,7 @@ func (t *tokenRequest) hook(ctx context.Context, event string, globals ...hooks.
 	globals = append(globals, hooks.Global{Name: "action_data", JSON: t.actionData, Write: true},
 		hooks.Global{Name: "script_parameters", JSON: parameters}, hooks.Global{Name: "cycle_variables", JSON: json.RawMessage(`{}`)},
 		hooks.Global{Name: "method_auth_value", JSON: t.c.authValue(t.d, t.cred)})
-	for name, value := range map[string]string{"cyclr_account_id": t.cred.AccountID, "external_account_id": t.cred.ExternalAccountID,
-		"script_execution_context": executionContext, "transaction_id": "", "cycle_id": "", "cycle_step_id": ""} {
-		globals = append(globals, hooks.Global{Name: name, JSON: quote(value)})
-	}
+	globals = append(globals, x.placeGlobals()...)
 	ev := &hooks.Event{Name: event, Scripts: []hooks.Script{*s}, Globals: globals, Doer: &scriptDoer{x}, Storage: &scriptStorage{x}, Urgent: true}
 	out, err := t.c.cfg.Engine.Run(ctx, ev)
 	t.c.cfg.Trace.event(ev, out, err)

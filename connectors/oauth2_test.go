@@ -500,6 +500,25 @@ function after_oauth2_refresh() { method_response.scope = action_data.seen.conca
 	sameJSON(t, "raw answer", got.TokenRaw, `{"access_token":"new","scope":"RUNNING_TRANSACTION,,,,42,RUNNING_TRANSACTION,"}`)
 }
 
+func TestRefresh_hooksSeeInlineScriptParameters(t *testing.T) {
+	file := func(value string) string {
+		return withHooks("function after_oauth2_refresh() { method_response.scope = [script_parameters.who, last_successful_run_date, method_response_fields.length].join() }") +
+			"parameters:\n  - {name: who, target: script, value: \"" + value + "\"}\n"
+	}
+	a := newTokenAPI(t, file("='account ' + {{AccountId}}"), answering(200, `{"access_token":"new"}`))
+	got, re := refresh(t, a, credentials.OAuth2)
+	if re != nil {
+		t.Fatal(re)
+	}
+	sameJSON(t, "raw answer", got.TokenRaw, `{"access_token":"new","scope":"account 42,1970-01-01T00:00:00Z,0"}`)
+
+	a = newTokenAPI(t, file("=nothing.there"), answering(200, `{"access_token":"new"}`))
+	got, _ = refresh(t, a, credentials.OAuth2)
+	if got == nil || got.Problem == nil || got.Problem.Verdict != credentials.VerdictMisconfigured {
+		t.Errorf("the token is kept, and the mistake told beside it: got %+v", got)
+	}
+}
+
 func TestRefresh_newTokensAreMaskedInHookErrors(t *testing.T) {
 	a := newTokenAPI(t, withHooks(`function after_oauth2_refresh() { var t = method_response.nested.secret; method_response = {}; throw 'saw ' + JSON.stringify(method_request === undefined) }`),
 		answering(200, `{"nested":{"secret":"x"},"id_token":"canary-id-token"}`))

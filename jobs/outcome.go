@@ -15,7 +15,6 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/stepworker/stepworker/connectors"
-	"github.com/stepworker/stepworker/internal/killpoint"
 )
 
 // This file is the one table from how an attempt ended to what happens next.
@@ -156,7 +155,6 @@ func (a *attempt) succeed(ctx context.Context, ans *connectors.Answer) error {
 		case err != nil:
 			return a.p.workerFault("redis cannot be written")
 		}
-		killpoint.KillPoint("last-run-moved")
 	}
 	res := a.result(Succeeded)
 	if ans.Warning != "" {
@@ -271,9 +269,12 @@ func (p *Pool) storeResult(ctx context.Context, rec *record, res *Result, reply 
 }
 
 func (p *Pool) reply(ctx context.Context, to *ReplyTo, res *Result, raw []byte) error {
-	if len(res.Content) > maxReplyContent {
+	if w := res.Webhook; len(res.Content) > maxReplyContent || w != nil && w.Reply != nil && len(w.Reply.Content) > maxReplyContent {
 		short := *res
 		short.Content, short.ContentEncoding, short.ContentOmitted = nil, "", true
+		if w != nil && w.Reply != nil {
+			short.Webhook = &WebhookResult{Accepted: w.Accepted, Reply: &WebhookReply{Headers: w.Reply.Headers}}
+		}
 		var err error
 		if raw, err = encode(short); err != nil {
 			return err

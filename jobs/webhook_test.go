@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/hibiken/asynq"
 
 	"github.com/stepworker/stepworker/credentials"
 	"github.com/stepworker/stepworker/jobs"
@@ -67,6 +68,30 @@ func TestWebhook_needsNoUsableCredential(t *testing.T) {
 	}
 	h.putOAuth("c", "own")
 	h.succeed(held)
+}
+
+func TestReply_leavesOutALargeReplyOfAWebhook(t *testing.T) {
+	h := newHouse(t, withConnector(t, received))
+	h.putOAuth("c", "own")
+	ids := h.enqueue(1, jobs.Step{CredentialID: "c", Method: "received", Webhook: &jobs.Webhook{Headers: parameters(`{"X-Key":"k"}`), Body: json.RawMessage(`{"id":1}`)},
+		Script:  "function before_webhook() { method_response = 'x'.repeat(300 * 1024); }",
+		ReplyTo: &jobs.ReplyTo{Queue: "flows", Type: "step:finished"}})
+	kept := h.results(ids)[ids[0]]
+	if n := len(kept.Webhook.Reply.Content); n != 300*1024+2 {
+		t.Errorf("the result's reply has %d bytes", n)
+	}
+	info, err := asynq.NewInspectorFromRedisClient(h.rdb).GetTaskInfo("flows", "r."+ids[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got jobs.Result
+	if err := json.Unmarshal(info.Payload, &got); err != nil {
+		t.Fatal(err)
+	}
+	want := &jobs.WebhookResult{Accepted: true, Reply: &jobs.WebhookReply{Headers: json.RawMessage(`{}`)}}
+	if d := cmp.Diff(want, got.Webhook); d != "" || !got.ContentOmitted {
+		t.Errorf("omitted %v, %s", got.ContentOmitted, d)
+	}
 }
 
 func TestDenyStepScripts_refusesInlineScriptToo(t *testing.T) {
