@@ -163,7 +163,7 @@ func (a *attempt) succeed(ctx context.Context, ans *connectors.Answer) error {
 	}
 	res.StatusCode, res.Exit = ans.StatusCode, ans.Exit
 	res.Content, res.ContentEncoding, res.Fields = ans.Content, ans.ContentEncoding, ans.Fields
-	res.Webhook = webhookResult(ans.Webhook)
+	res.Webhook = NewWebhookResult(ans.Webhook)
 	if ans.StatusCode != 0 {
 		res.Pages = 1
 	}

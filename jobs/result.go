@@ -71,7 +71,8 @@ type WebhookReply struct {
 	Content json.RawMessage `json:"content,omitempty"`
 }
 
-func webhookResult(w *connectors.WebhookAnswer) *WebhookResult {
+// NewWebhookResult is a caller's answer as results have it; nil for nil.
+func NewWebhookResult(w *connectors.WebhookAnswer) *WebhookResult {
 	if w == nil {
 		return nil
 	}

@@ -222,7 +222,7 @@ func (s *Step) Validate() error {
 		return fmt.Errorf("retention is %s; at least 1s is needed", time.Duration(s.Retention))
 	}
 	if s.Webhook != nil {
-		if err := s.Webhook.validate(); err != nil {
+		if err := s.Webhook.Validate(); err != nil {
 			return err
 		}
 	}
@@ -246,7 +246,8 @@ func (s *Step) Validate() error {
 	return nil
 }
 
-func (w *Webhook) validate() error {
+// Validate checks the request's form.
+func (w *Webhook) Validate() error {
 	if w.URL != "" {
 		if u, err := url.Parse(w.URL); err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
 			return errors.New("webhook.url: an absolute http or https URL is needed")

@@ -172,7 +172,7 @@ func (e *enqueue) single() (*jobs.Step, error) {
 	if s.Parameters, err = cli.Parameters(e.parameters); err != nil {
 		return nil, err
 	}
-	if s.Body, err = cli.Body(e.body); err != nil {
+	if s.Body, err = cli.JSON("body", e.body); err != nil {
 		return nil, err
 	}
 	if err := s.Validate(); err != nil {

@@ -37,6 +37,9 @@ type recordedTry struct {
 	Method     string                     `json:"method"`
 	Parameters map[string]json.RawMessage `json:"parameters,omitempty"`
 	Body       json.RawMessage            `json:"body,omitempty"`
+	Webhook    *jobs.Webhook              `json:"webhook,omitempty"`
+	Cycle      *jobs.Cycle                `json:"cycle,omitempty"`
+	InUse      []string                   `json:"fields_in_use,omitempty"`
 }
 
 // recordedExchange is a request and its answer, each a message as HTTP/1.1
@@ -48,15 +51,16 @@ type recordedExchange struct {
 
 // outcome is the result of a try, as far as it does not depend on when it was.
 type outcome struct {
-	Status          jobs.Status       `json:"status"`
-	Exit            *bool             `json:"exit,omitempty"`
-	StatusCode      int               `json:"status_code,omitempty"`
-	Content         json.RawMessage   `json:"content,omitempty"`
-	ContentEncoding string            `json:"content_encoding,omitempty"`
-	Fields          json.RawMessage   `json:"fields,omitempty"`
-	Attempts        int               `json:"attempts"`
-	Refreshes       int               `json:"refreshes"`
-	Error           *jobs.ResultError `json:"error,omitempty"`
+	Status          jobs.Status         `json:"status"`
+	Exit            *bool               `json:"exit,omitempty"`
+	StatusCode      int                 `json:"status_code,omitempty"`
+	Content         json.RawMessage     `json:"content,omitempty"`
+	ContentEncoding string              `json:"content_encoding,omitempty"`
+	Fields          json.RawMessage     `json:"fields,omitempty"`
+	Webhook         *jobs.WebhookResult `json:"webhook,omitempty"`
+	Attempts        int                 `json:"attempts"`
+	Refreshes       int                 `json:"refreshes"`
+	Error           *jobs.ResultError   `json:"error,omitempty"`
 }
 
 var exchangeName = regexp.MustCompile(`^([1-9][0-9]*)\.(request|response)$`)

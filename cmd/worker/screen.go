@@ -19,6 +19,7 @@ import (
 	"github.com/stepworker/stepworker/connectors"
 	"github.com/stepworker/stepworker/credentials"
 	"github.com/stepworker/stepworker/hooks"
+	"github.com/stepworker/stepworker/jobs"
 )
 
 const (
@@ -205,14 +206,18 @@ func (s *screen) result(o *outcome) {
 		}
 		if o.Error != nil {
 			fmt.Fprintf(w, "    error: %s: %s\n%s", o.Error.Kind, o.Error.Message, s.place(o.Error.At))
-			if o.Error.Detail != "" {
+			if o.Error.Detail != "" && (o.Error.Kind != jobs.KindScript || o.Error.At == "") { // else it is the place again
 				fmt.Fprintf(w, "    detail: %s\n", r.Cut(o.Error.Detail, shownBody))
 			}
+		}
+		var webhook json.RawMessage
+		if o.Webhook != nil {
+			webhook, _ = json.Marshal(o.Webhook) // it was made of JSON
 		}
 		for _, part := range []struct {
 			name string
 			raw  json.RawMessage
-		}{{"content", o.Content}, {"fields", o.Fields}} {
+		}{{"content", o.Content}, {"fields", o.Fields}, {"webhook", webhook}} {
 			if part.raw == nil {
 				continue
 			}

@@ -29,6 +29,7 @@ type try struct {
 	refresh    bool
 	parameters []string
 	body       string
+	webhook    string
 	scriptFile string
 	recordFile string
 	replayFile string
@@ -63,6 +64,7 @@ func newTry(log *cli.Log) *cobra.Command {
 	cli.Bool(fs, &t.refresh, "refresh", "with --credential-file: refresh, and write the new secrets back to the file")
 	fs.StringArrayVar(&t.parameters, "parameter", nil, "parameters: k=text or k:=JSON")
 	fs.StringVar(&t.body, "body", "", "body: JSON, or @FILE")
+	fs.StringVar(&t.webhook, "webhook", "", "for a webhook method, the request that came: JSON as in a step, or @FILE")
 	fs.StringVar(&t.scriptFile, "script", "", "file of a step's script")
 	fs.StringVar(&t.recordFile, "record", "", "write requests, answers and the result to this file, secrets as placeholders")
 	fs.StringVar(&t.replayFile, "replay", "", "take the answers from this file, without a network, and compare requests and the result")
@@ -148,7 +150,11 @@ func (t *try) attempts(ctx context.Context) (*outcome, error) {
 		}
 		out.Refreshes++
 	}
-	call := &connectors.Call{Definition: t.def, Method: t.method, Parameters: t.input.Parameters, Body: t.input.Body, Script: t.script, Context: "CONNECTOR_TESTING"}
+	call := &connectors.Call{Definition: t.def, Method: t.method, Parameters: t.input.Parameters, Body: t.input.Body, Script: t.script,
+		FieldsInUse: t.input.InUse, Webhook: (*connectors.Webhook)(t.input.Webhook), Context: "CONNECTOR_TESTING"}
+	if c := t.input.Cycle; c != nil {
+		call.Cycle = connectors.Cycle(*c)
+	}
 	for {
 		call.Credential = t.account.cred
 		ans, err := t.caller.Call(ctx, call)
@@ -163,6 +169,7 @@ func (t *try) attempts(ctx context.Context) (*outcome, error) {
 				out.Attempts++
 			}
 			out.StatusCode, out.Exit, out.Content, out.ContentEncoding, out.Fields = ans.StatusCode, ans.Exit, ans.Content, ans.ContentEncoding, ans.Fields
+			out.Webhook = jobs.NewWebhookResult(ans.Webhook)
 			return out, nil
 		case errors.As(err, &ce):
 			if ce.Ran {

@@ -1,18 +1,21 @@
 package main
 
 import (
-	"encoding/json"
+	"context"
 	"errors"
 	"fmt"
 	"net/http"
 	"os"
 
+	"github.com/redis/go-redis/v9"
 	"github.com/spf13/cobra"
 
 	"github.com/stepworker/stepworker/connectors"
 	"github.com/stepworker/stepworker/credentials"
 	"github.com/stepworker/stepworker/hooks"
 	"github.com/stepworker/stepworker/internal/cli"
+	"github.com/stepworker/stepworker/internal/embedded"
+	"github.com/stepworker/stepworker/internal/strictjson"
 	"github.com/stepworker/stepworker/jobs"
 )
 
@@ -43,7 +46,7 @@ func (t *try) open(cmd *cobra.Command, args []string) error {
 		wrong("--refresh writes to the credential's file, and --replay brings no new secrets for it")
 	}
 	if recorded.try != "" {
-		if err := json.Unmarshal([]byte(t.names.fill(recorded.try, jsonEscape)), &t.input); err != nil {
+		if err := strictjson.Decode([]byte(t.names.fill(recorded.try, jsonEscape)), &t.input, strictjson.Options{What: "a try"}); err != nil {
 			wrong("--replay: %s: section try: %v", t.replayFile, err)
 		}
 	}
@@ -57,10 +60,22 @@ func (t *try) open(cmd *cobra.Command, args []string) error {
 	} else if p != nil {
 		t.input.Parameters = p
 	}
-	if b, err := cli.Body(t.body); err != nil {
+	if b, err := cli.JSON("body", t.body); err != nil {
 		wrong("%v", err)
 	} else if b != nil {
 		t.input.Body = b
+	}
+	if raw, err := cli.JSON("webhook", t.webhook); err != nil {
+		wrong("%v", err)
+	} else if raw != nil {
+		if err := strictjson.Decode(raw, &t.input.Webhook, strictjson.Options{What: "a webhook"}); err != nil {
+			wrong("--webhook: %v", err)
+		}
+	}
+	if w := t.input.Webhook; w != nil {
+		if err := w.Validate(); err != nil {
+			wrong("%v", err)
+		}
 	}
 	t.script, t.want = recorded.script, recorded.want
 	if t.scriptFile != "" {
@@ -148,6 +163,7 @@ func (t *try) connect(cmd *cobra.Command, fromRedis bool, recorded *recording) e
 			return cli.Usage("redis: %v", err)
 		}
 		t.account.store, t.account.client, cc.AuthStyles = shared.store, jobs.NewClient(rdb), shared.store
+		cc.Data = shared.store
 		if t.account.cred, err = shared.store.Get(cmd.Context(), t.credential); errors.Is(err, credentials.ErrNotFound) {
 			return shared.explain(cmd.Context(), t.credential, err)
 		} else if err != nil {
@@ -158,6 +174,12 @@ func (t *try) connect(cmd *cobra.Command, fromRedis bool, recorded *recording) e
 		t.account.fixed = "there is no credential: give --credential or --credential-file"
 	case t.file != "" && !t.refresh:
 		t.account.fixed = "nothing of a --credential-file is refreshed without --refresh"
+	}
+	if cc.Data == nil {
+		var err error
+		if cc.Data, err = t.ownStorage(cmd.Context()); err != nil {
+			return cli.Failed("embedded redis: %v", err)
+		}
 	}
 	if t.replayFile != "" {
 		t.account.fixed = "" // what comes of it is kept nowhere
@@ -187,4 +209,27 @@ func (t *try) connect(cmd *cobra.Command, fromRedis bool, recorded *recording) e
 	t.close = append(t.close, t.caller.Close)
 	t.names.add(t.caller.NamedSecrets(t.def, t.account.cred)...)
 	return nil
+}
+
+// ownStorage is what scripts store where there is no Redis: it begins empty,
+// and is forgotten.
+func (t *try) ownStorage(ctx context.Context) (connectors.ScriptData, error) {
+	r, err := embedded.Start()
+	if err != nil {
+		return nil, err
+	}
+	t.close = append(t.close, r.Close)
+	options, err := redis.ParseURL(r.URL())
+	if err != nil {
+		return nil, err
+	}
+	rdb := redis.NewClient(options)
+	t.close = append(t.close, func() { _ = rdb.Close() })
+	keys, err := credentials.ParseKeys(credentials.NewKey())
+	if err != nil {
+		return nil, err
+	}
+	store := credentials.NewStore(rdb, keys)
+	_, _, err = store.Put(ctx, &credentials.Input{CredentialID: t.account.cred.ID, Connector: t.account.cred.Connector}, false)
+	return store, err
 }

@@ -2,7 +2,6 @@ package cli
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -30,8 +29,8 @@ func Parameters(given []string) (map[string]json.RawMessage, error) {
 	return all, nil
 }
 
-// Body reads the value of --body: JSON, or @FILE that holds it; nil if there is none.
-func Body(given string) (json.RawMessage, error) {
+// JSON reads an option whose value is JSON, or @FILE that holds it; nil if there is none.
+func JSON(option, given string) (json.RawMessage, error) {
 	if given == "" {
 		return nil, nil
 	}
@@ -39,11 +38,11 @@ func Body(given string) (json.RawMessage, error) {
 	if file, ok := strings.CutPrefix(given, "@"); ok {
 		var err error
 		if raw, err = os.ReadFile(file); err != nil {
-			return nil, fmt.Errorf("--body: %s cannot be read", file)
+			return nil, fmt.Errorf("--%s: %s cannot be read", option, file)
 		}
 	}
 	if !json.Valid(raw) {
-		return nil, errors.New("--body is no JSON")
+		return nil, fmt.Errorf("--%s is no JSON", option)
 	}
 	return raw, nil
 }
