@@ -1,15 +1,10 @@
 package hooks
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"os"
-	"path/filepath"
-	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -18,7 +13,6 @@ import (
 
 	"github.com/dop251/goja"
 	"github.com/google/go-cmp/cmp"
-	"golang.org/x/tools/txtar"
 )
 
 func TestMain(m *testing.M) {
@@ -34,211 +28,6 @@ func newEngine(t testing.TB, cfg Config) *Engine {
 	}
 	t.Cleanup(func() { e.Close() })
 	return e
-}
-
-// A conformance case is a txtar file: connector.js, method.js, step.js (each
-// optional), event (name, globals, which of them are writable or headers),
-// http (the requests that http_request makes, in order, and their answers),
-// storage (what is stored before) and want (what came of it, as JSON).
-// testdata/conformance/README.md is for those who write one.
-type conformanceEvent struct {
-	Event   string                     `json:"event"`
-	Inline  bool                       `json:"inline"`
-	Globals map[string]json.RawMessage `json:"globals"`
-	Write   []string                   `json:"write"`
-	Headers []string                   `json:"headers"`
-	NotStep []string                   `json:"not_step"`
-}
-
-type conformanceWant struct {
-	Ran     bool                       `json:"ran"`
-	Result  json.RawMessage            `json:"result,omitempty"`
-	Changed map[string]json.RawMessage `json:"changed,omitempty"`
-	Logs    []string                   `json:"logs,omitempty"`
-	Error   string                     `json:"error,omitempty"` // kind: text
-	At      string                     `json:"at,omitempty"`
-	Level   Level                      `json:"level,omitempty"`
-	// Storage is what is stored afterwards, where the case has a storage file.
-	Storage map[string][][2]string `json:"storage,omitempty"`
-}
-
-// exchanges answers http_request as a case says, and notes what differs.
-type exchanges struct {
-	t    *testing.T
-	left []exchange
-}
-
-type exchange struct {
-	Request  HTTPRequest   `json:"request"`
-	Response *HTTPResponse `json:"response"`
-	Fault    string        `json:"fault"`
-}
-
-func (x *exchanges) DoHook(_ context.Context, r HTTPRequest) (*HTTPResponse, error) {
-	if len(x.left) == 0 {
-		x.t.Errorf("a request that the case does not expect: %s %s", r.Method, r.URL)
-		return nil, errors.New("unexpected")
-	}
-	next := x.left[0]
-	x.left = x.left[1:]
-	next.Request.HasData = r.HasData
-	if diff := cmp.Diff(next.Request, r, sameRaw); diff != "" {
-		x.t.Errorf("request (-want +got):\n%s", diff)
-	}
-	if next.Fault != "" {
-		return nil, errors.New(next.Fault)
-	}
-	return next.Response, nil
-}
-
-// shelf is a storage for cases: pairs in order.
-type shelf map[string][][2]string
-
-func (s shelf) DoStorage(_ context.Context, r StorageRequest) (json.RawMessage, error) {
-	family := "cyclr"
-	if r.Cycle {
-		family = "cycle"
-	}
-	at := slices.IndexFunc(s[family], func(p [2]string) bool { return p[0] == r.Key })
-	put := func(v string) {
-		if at >= 0 {
-			s[family][at][1] = v
-		} else {
-			s[family] = append(s[family], [2]string{r.Key, v})
-		}
-	}
-	old := ""
-	if at >= 0 {
-		old = s[family][at][1]
-	}
-	var out any
-	switch r.Op {
-	case "list_values", "list_keys":
-		list := []string{}
-		for _, p := range s[family] {
-			list = append(list, p[map[string]int{"list_keys": 0, "list_values": 1}[r.Op]])
-		}
-		out = list
-	case "get":
-		if at >= 0 {
-			out = old
-		}
-	case "set":
-		put(r.Value)
-	case "append":
-		put(old + r.Value)
-	case "delete":
-		if at >= 0 {
-			s[family] = slices.Delete(s[family], at, at+1)
-		}
-	case "delete_all":
-		delete(s, family)
-	case "increment", "decrement":
-		n := 0.0
-		if _, err := fmt.Sscan(old, &n); err != nil && old != "" {
-			return nil, &StorageError{"the stored value is no number"}
-		}
-		if r.Op == "decrement" {
-			r.Amount = -r.Amount
-		}
-		text := strconv.FormatFloat(n+r.Amount, 'f', -1, 64)
-		put(text)
-		out = text
-	}
-	return json.Marshal(out)
-}
-
-// sameRaw compares JSON white space aside.
-var sameRaw = cmp.Comparer(func(a, b json.RawMessage) bool {
-	var x, y bytes.Buffer
-	if json.Compact(&x, a) != nil || json.Compact(&y, b) != nil {
-		return bytes.Equal(a, b)
-	}
-	return bytes.Equal(x.Bytes(), y.Bytes())
-})
-
-func TestConformance(t *testing.T) {
-	e := newEngine(t, Config{})
-	files, err := filepath.Glob("testdata/conformance/*.txtar")
-	if err != nil || len(files) == 0 {
-		t.Fatalf("no conformance cases: %v", err)
-	}
-	for _, file := range files {
-		t.Run(strings.TrimSuffix(filepath.Base(file), ".txtar"), func(t *testing.T) {
-			ar, err := txtar.ParseFile(file)
-			if err != nil {
-				t.Fatal(err)
-			}
-			var in conformanceEvent
-			var want conformanceWant
-			ev := &Event{}
-			doer := &exchanges{t: t}
-			var stored shelf
-			for _, f := range ar.Files {
-				var err error
-				switch f.Name {
-				case "event":
-					err = json.Unmarshal(f.Data, &in)
-				case "want":
-					err = json.Unmarshal(f.Data, &want)
-				case "http":
-					err = json.Unmarshal(f.Data, &doer.left)
-				case "storage":
-					stored = shelf{}
-					err = json.Unmarshal(f.Data, &stored)
-				default:
-					level := Level(strings.TrimSuffix(f.Name, ".js"))
-					ev.Scripts = append(ev.Scripts, Script{Level: level, File: f.Name, Source: string(f.Data)})
-				}
-				if err != nil {
-					t.Fatalf("%s: %v", f.Name, err)
-				}
-			}
-			ev.Name, ev.Inline, ev.Doer = in.Event, in.Inline, doer
-			if stored != nil {
-				ev.Storage = stored
-			}
-			for name, raw := range in.Globals {
-				g := Global{Name: name, JSON: raw}
-				for _, w := range in.Write {
-					g.Write = g.Write || w == name
-				}
-				for _, h := range in.Headers {
-					g.Headers = g.Headers || h == name
-				}
-				g.NotStep = slices.Contains(in.NotStep, name)
-				ev.Globals = append(ev.Globals, g)
-			}
-			out, err := e.Run(context.Background(), ev)
-			got := conformanceWant{}
-			if out != nil {
-				got = conformanceWant{Ran: out.Ran, Result: out.Result, Changed: out.Changed, Logs: out.Logs}
-			}
-			var se *ScriptError
-			var ex *Exception
-			var le *LimitError
-			switch {
-			case errors.As(err, &ex):
-				got.Error, got.At, got.Level = string(ex.Kind)+": "+ex.Text, ex.At, ex.Level
-			case errors.As(err, &se):
-				got.Error, got.At, got.Level = fmt.Sprintf("script engine=%v: %s", se.Engine, se.Message), se.At, se.Level
-			case errors.As(err, &le):
-				got.Error = "limit: " + le.Message
-			case err != nil:
-				t.Fatal(err)
-			}
-			if len(doer.left) > 0 {
-				t.Errorf("%d expected requests were not made", len(doer.left))
-			}
-			got.Storage = stored
-			if len(got.Changed) == 0 {
-				got.Changed = nil
-			}
-			if diff := cmp.Diff(want, got, sameRaw); diff != "" {
-				t.Errorf("(-want +got):\n%s", diff)
-			}
-		})
-	}
 }
 
 func source(level Level, js string) []Script {
