@@ -776,8 +776,8 @@ func (r *run) author(f goja.StackFrame) (Level, bool) {
 }
 
 func (r *run) describe(value goja.Value) (text, name string) {
-	if value == nil || goja.IsUndefined(value) {
-		return "undefined was thrown", ""
+	if value == nil || goja.IsUndefined(value) || goja.IsNull(value) {
+		return fmt.Sprintf("%v was thrown", value), ""
 	}
 	o, ok := value.(*goja.Object)
 	if !ok {
