@@ -126,8 +126,10 @@ func (x *exceptions) kindOf(v goja.Value) *exceptionKind {
 	if k == nil {
 		return nil
 	}
-	if m := o.Get("message"); m != nil && !goja.IsUndefined(m) {
-		k.text = m.String()
-	}
+	_ = x.r.vm.Try(func() { // what it says may be out of reach; what it is, is not
+		if m := o.Get("message"); m != nil && !goja.IsUndefined(m) {
+			k.text = m.String()
+		}
+	})
 	return k
 }
