@@ -176,6 +176,7 @@ type run struct {
 	ev       *eventSide
 	vm       *goja.Runtime
 	level    Level // whose code runs
+	ran      bool  // a handler has begun
 	exc      *exceptions
 	logs     []string
 	requests int // http_requests so far
@@ -199,7 +200,7 @@ func (h *hostSide) run(ev *eventSide) (v verdict, changed map[string][]byte) {
 	r := &run{h: h, ev: ev, vm: goja.New(), exported: map[string]bool{}, imports: map[string]goja.Callable{}, declared: map[string]bool{}}
 	defer func() {
 		if p := recover(); p != nil { // a Go panic out of the engine: its state is void
-			v, changed = verdict{Kind: "limit", Level: r.level, Text: ev.name + " broke the script engine", Spent: true, Logs: r.logs}, nil
+			v, changed = verdict{Kind: "limit", Ran: r.ran, Level: r.level, Text: ev.name + " broke the script engine", Spent: true, Logs: r.logs}, nil
 			if s, ok := p.(*limitSignal); ok {
 				v.Text = s.text
 			}
@@ -285,6 +286,11 @@ func (r *run) define(g *globalSide) {
 	_ = global.DefineAccessorProperty(g.name, getter, setter, goja.FLAG_TRUE, goja.FLAG_TRUE)
 }
 
+// reached says that a script has read or written a global, or deleted it.
+func (r *run) reached(g *globalSide) bool {
+	return g.touched || r.uses("delete") && !slices.Contains(r.vm.GlobalObject().GetOwnPropertyNames(), g.name)
+}
+
 func (r *run) parse(g *globalSide) goja.Value {
 	v, err := parseJSON(r.vm, g.raw)
 	if err != nil {
@@ -331,7 +337,7 @@ func (r *run) handlers() verdict {
 		}
 		if r.level == LevelStep {
 			for _, g := range r.ev.globals {
-				if g.notStep && g.touched {
+				if g.notStep && r.reached(g) {
 					r.define(g)
 				}
 			}
@@ -349,10 +355,10 @@ func (r *run) handlers() verdict {
 	}
 	slices.SortStableFunc(found, func(a, b handler) int { return rank(a.level) - rank(b.level) })
 	for i, h := range found {
-		r.level, v.Ran, v.Level = h.level, true, h.level
+		r.level, v.Ran, v.Level, r.ran = h.level, true, h.level, true
 		if i > 0 {
 			for _, g := range r.ev.globals { // what has no effect does not outlive a handler
-				if !g.write && g.touched {
+				if !g.write && r.reached(g) {
 					r.define(g)
 				}
 			}
@@ -448,7 +454,7 @@ func (r *run) beforeStep() error {
 			continue
 		}
 		g.settled, g.value = true, g.raw
-		if g.touched {
+		if r.reached(g) {
 			raw, err := r.current(g)
 			if err != nil {
 				return err
@@ -631,7 +637,7 @@ func (r *run) changes() (map[string][]byte, error) {
 	changed := map[string][]byte{}
 	total := 0
 	for _, g := range r.ev.globals {
-		if !g.write || !g.touched && !g.settled || !g.settled && r.onlyRead(g) {
+		if !g.write || !r.reached(g) && !g.settled || g.touched && !g.settled && r.onlyRead(g) {
 			continue
 		}
 		raw := g.value
@@ -751,7 +757,7 @@ func (r *run) thrownValue(value goja.Value, stack []goja.StackFrame, level Level
 // tooLarge are the engine's own words for what it refuses to make.
 var tooLarge = regexp.MustCompile(`^RangeError: (Buffer size is too large|Invalid (typed )?array length|Source is too large)`)
 
-var stackPlace = regexp.MustCompile(`\((connector|method|step):(\d+):(\d+)`)
+var stackPlace = regexp.MustCompile(`(?m)^\s+at (?:.*\()?(connector|method|step):(\d+):(\d+)`)
 
 // placeOf reads where an Error was made from its own stack.
 func (r *run) placeOf(o *goja.Object, v *verdict) {
