@@ -40,8 +40,24 @@ type program struct {
 
 // parse is the only way to a syntax tree: with source maps on, a script's last
 // line could make goja read files of this machine.
-func parse(name, source string) (*ast.Program, error) {
+func parse(name, source string) (tree *ast.Program, err error) {
+	defer engineFault(&err)
 	return goja.Parse(name, source, parser.WithDisableSourceMaps)
+}
+
+// compileTree compiles what parse has read.
+func compileTree(tree *ast.Program) (p *goja.Program, err error) {
+	defer engineFault(&err)
+	return goja.CompileAST(tree, false)
+}
+
+// engineFault makes an error of a panic of the engine's parser or compiler:
+// some sources that are well-formed make it panic, \u{10ffff} in a string for
+// one, and a worker reads the connectors' sources in its own process.
+func engineFault(err *error) {
+	if p := recover(); p != nil {
+		*err = fmt.Errorf("the script engine cannot read it: %v", p)
+	}
 }
 
 // compile compiles a source; an inline script is an expression if it can be
@@ -66,7 +82,7 @@ func compile(source string, level Level, inline bool) *program {
 			p.events = append(p.events, name)
 		}
 	}
-	if p.plain, err = goja.CompileAST(tree, false); err != nil {
+	if p.plain, err = compileTree(tree); err != nil {
 		p.err = syntaxVerdict(err)
 	}
 	return p
@@ -225,7 +241,7 @@ func (p *program) scoped(imports []string) (*goja.Program, error) {
 		block = &ast.BlockStatement{LeftBrace: 1, List: append(imported.Body, block), RightBrace: 1}
 	}
 	tree.Body = append(directives, block)
-	prog, err := goja.CompileAST(tree, false)
+	prog, err := compileTree(tree)
 	if err != nil {
 		return nil, err
 	}
@@ -242,7 +258,7 @@ func reader(name string) (*goja.Program, error) {
 	if err != nil {
 		return nil, err
 	}
-	return goja.CompileAST(tree, false)
+	return compileTree(tree)
 }
 
 var morePattern = regexp.MustCompile(` \(and \d+ more errors\)$`)
@@ -296,7 +312,7 @@ func CheckSource(s *Script) []SyntaxFinding {
 	}
 	tree, err := parse("script", s.Source)
 	if err == nil {
-		_, err = goja.CompileAST(tree, false)
+		_, err = compileTree(tree)
 	}
 	if err == nil {
 		return nil

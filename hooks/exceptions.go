@@ -51,7 +51,7 @@ func mustCompile(source string) *goja.Program {
 	if err != nil {
 		panic(err)
 	}
-	p, err := goja.CompileAST(tree, false)
+	p, err := compileTree(tree)
 	if err != nil {
 		panic(err)
 	}

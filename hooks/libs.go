@@ -73,7 +73,7 @@ func (l *libraries) program(name string) (*goja.Program, error) {
 	if err != nil {
 		return nil, err
 	}
-	p, err := goja.CompileAST(tree, false)
+	p, err := compileTree(tree)
 	if err == nil {
 		l.programs[name] = p
 	}
