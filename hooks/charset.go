@@ -104,6 +104,9 @@ func wide16(order binary.AppendByteOrder) charset {
 			for ; len(b) >= 2; b = b[2:] {
 				units = append(units, order.(binary.ByteOrder).Uint16(b))
 			}
+			if len(b) > 0 {
+				units = append(units, utf8.RuneError)
+			}
 			return string(utf16.Decode(units))
 		},
 	}
@@ -126,6 +129,9 @@ func wide32(order binary.AppendByteOrder) charset {
 					c = utf8.RuneError
 				}
 				s.WriteRune(rune(c))
+			}
+			if len(b) > 0 {
+				s.WriteRune(utf8.RuneError)
 			}
 			return s.String()
 		},
