@@ -131,12 +131,9 @@ func (s *scanner) object(depth int) (goja.Value, error) {
 			k = strings.Clone(k)
 			s.keys[k] = k
 		}
-		if k == "__proto__" { // a member like any other, not the prototype
-			err = o.DefineDataProperty(k, v, goja.FLAG_TRUE, goja.FLAG_TRUE, goja.FLAG_TRUE)
-		} else {
-			err = o.Set(k, v)
-		}
-		if err != nil {
+		// Defined, not set: what a script put on Object.prototype, a setter or
+		// the like, and __proto__, have no part in it (ECMA-262, JSON.parse).
+		if err := o.DefineDataProperty(k, v, goja.FLAG_TRUE, goja.FLAG_TRUE, goja.FLAG_TRUE); err != nil {
 			return nil, err
 		}
 		if s.space(); s.i >= len(s.b) {
