@@ -2,6 +2,7 @@ package hooks
 
 import (
 	"math"
+	"slices"
 
 	"github.com/dop251/goja"
 )
@@ -58,6 +59,9 @@ func mustCompile(source string) *goja.Program {
 	return p
 }
 
+// usedByClasses are the globals that exceptionSource needs.
+var usedByClasses = []string{"Error", "Object", "Reflect", "String"}
+
 // newExceptions defines the classes as globals that are made when first used.
 // Without a setter, and not configurable, scripts cannot replace them.
 func newExceptions(r *run) *exceptions {
@@ -67,6 +71,9 @@ func newExceptions(r *run) *exceptions {
 			continue
 		}
 		var class goja.Value
+		if slices.ContainsFunc(usedByClasses, r.uses) { // before a script can replace them
+			class = x.class(name)
+		}
 		_ = r.vm.GlobalObject().DefineAccessorProperty(string(name), r.vm.ToValue(func(goja.FunctionCall) goja.Value {
 			if class == nil {
 				class = x.class(name)
