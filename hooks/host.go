@@ -182,6 +182,7 @@ type run struct {
 	requests int // http_requests so far
 	stored   int // calls of storage functions so far
 	stringer goja.Callable
+	hasOwn   goja.Callable // where a script may delete
 	newError *goja.Object
 	logSize  int
 	faults   []*goja.Object          // what http_request threw
@@ -241,6 +242,9 @@ func (r *run) prepare() {
 	if r.uses("Error") {
 		r.errorClass()
 	}
+	if r.uses("delete") {
+		r.hasOwn, _ = goja.AssertFunction(vm.GlobalObject().Prototype().Get("hasOwnProperty"))
+	}
 	r.exc = newExceptions(r)
 	r.builtins()
 	for _, g := range r.ev.globals {
@@ -288,7 +292,11 @@ func (r *run) define(g *globalSide) {
 
 // reached says that a script has read or written a global, or deleted it.
 func (r *run) reached(g *globalSide) bool {
-	return g.touched || r.uses("delete") && !slices.Contains(r.vm.GlobalObject().GetOwnPropertyNames(), g.name)
+	if g.touched || r.hasOwn == nil {
+		return g.touched
+	}
+	own, err := r.hasOwn(r.vm.GlobalObject(), r.vm.ToValue(g.name))
+	return err != nil || !own.ToBoolean()
 }
 
 func (r *run) parse(g *globalSide) goja.Value {
