@@ -47,7 +47,7 @@ var astPackage = reflect.TypeFor[ast.Program]().PkgPath()
 // mutators are names by which a script can change an object without an
 // assignment to one of its members.
 var mutators = []string{"push", "pop", "shift", "unshift", "splice", "sort", "reverse", "fill", "copyWithin", "assign", "defineProperty",
-	"defineProperties", "setPrototypeOf", "Reflect", "Proxy", "call", "apply", "bind", "__proto__", "__defineGetter__", "__defineSetter__", "require"}
+	"defineProperties", "setPrototypeOf", "Reflect", "Proxy", "call", "apply", "bind", "__proto__", "__defineGetter__", "__defineSetter__", "require", "CryptoJS"}
 
 // onlyLooks says of a script that it changes no object that it did not make,
 // and which variables it writes: then of what it was given only these need be
@@ -81,6 +81,8 @@ func onlyLooks(tree *ast.Program, uses *mentions) (only bool, writes map[string]
 			if x.Name != nil {
 				writes[x.Name.Name.String()] = true
 			}
+		case *ast.FieldDefinition: // of an object that the base class may have been given
+			only = false
 		case *ast.ForIntoExpression:
 			only = !member(x.Expression) && only
 		// a[name] could be any of the mutators, called, or handed to what calls it.
