@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -199,8 +200,8 @@ func playCase(t *testing.T, e *Engine, file string) (want, got conformanceWant) 
 	if stored != nil {
 		ev.Storage = stored
 	}
-	for name, raw := range in.Globals {
-		g := Global{Name: name, JSON: raw, Write: slices.Contains(in.Write, name), Headers: slices.Contains(in.Headers, name), NotStep: slices.Contains(in.NotStep, name)}
+	for _, name := range slices.Sorted(maps.Keys(in.Globals)) {
+		g := Global{Name: name, JSON: in.Globals[name], Write: slices.Contains(in.Write, name), Headers: slices.Contains(in.Headers, name), NotStep: slices.Contains(in.NotStep, name)}
 		if in.HeadersIn == name {
 			g.HeadersIn = "headers"
 		}
