@@ -12,7 +12,6 @@ import (
 
 	"github.com/stepworker/stepworker/connectors"
 	"github.com/stepworker/stepworker/credentials"
-	"github.com/stepworker/stepworker/hooks"
 )
 
 type roundTrip func(*http.Request) (*http.Response, error)
@@ -93,50 +92,6 @@ methods:
 	}
 	if d := cmp.Diff(want, lines); d != "" {
 		t.Error(d)
-	}
-}
-
-// What an event's scripts see is told to authors: hooks.Names has all of it.
-func TestNames_haveEveryEventsData(t *testing.T) {
-	const script = `function before_action() { return Object.keys(globalThis) }
-  function after_action() { return Object.keys(globalThis) }
-  function after_error() { return Object.keys(globalThis) }
-  function before_oauth2_refresh() { return Object.keys(globalThis) }
-  function after_oauth2_refresh() { return Object.keys(globalThis) }`
-	status, seen := 200, map[string]bool{}
-	a := newAPI(t, `
-connector: acme
-base_url: BASE
-auth: {type: oauth2, token_url: BASE/token}
-script: |
-  `+script+`
-methods: [{method: get, endpoint: /things}]
-`, func(w http.ResponseWriter, r *http.Request) { writeJSON(w, status, `{"access_token":"another-token"}`) },
-		func(cfg *connectors.CallerConfig) {
-			cfg.Trace = &connectors.Trace{Secret: func(connectors.NamedSecret) {}, Event: func(e connectors.TracedEvent) {
-				var names []string
-				if err := json.Unmarshal(e.Result, &names); err != nil {
-					t.Errorf("%s: %v", e.Name, err)
-				}
-				for _, n := range names {
-					seen[n] = true
-					if !slices.Contains(hooks.Names(), n) && !strings.Contains(script, n) {
-						t.Errorf("%s: hooks.Names lacks %s", e.Name, n)
-					}
-				}
-			}}
-		})
-	withToken(a.Cred, "first-token", "first-refresh")
-	a.must("get")
-	if _, err := a.Caller.Refresh(t.Context(), a.Def, a.Cred, credentials.OAuth2); err != nil {
-		t.Fatal(err)
-	}
-	status = 500
-	a.fails("get")
-	for _, n := range []string{"method_request", "method_response", "method_error", "cycle_variables"} {
-		if !seen[n] {
-			t.Errorf("no event had %s", n)
-		}
 	}
 }
 

@@ -106,7 +106,7 @@ func TestNames_areThere(t *testing.T) {
 	}
 	source.WriteString("return all }")
 	ev := &Event{Name: "after_action", Scripts: []Script{{Level: LevelConnector, Source: source.String()}}}
-	for _, n := range dataNames {
+	for _, n := range dataNames() {
 		ev.Globals = append(ev.Globals, Global{Name: n, JSON: json.RawMessage("1")})
 	}
 	out, err := newEngine(t, Config{Hosts: 1}).Run(t.Context(), ev)
