@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -154,7 +155,11 @@ func TestConformance(t *testing.T) {
 	}
 	for _, file := range files {
 		t.Run(strings.TrimSuffix(filepath.Base(file), ".txtar"), func(t *testing.T) {
-			want, got := playCase(t, e, file)
+			ar, err := txtar.ParseFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			want, got := playCase(t, e, ar)
 			if diff := cmp.Diff(want, got, sameRaw); diff != "" {
 				t.Errorf("(-want +got):\n%s", diff)
 			}
@@ -162,12 +167,26 @@ func TestConformance(t *testing.T) {
 	}
 }
 
-// playCase runs a case's event, and says what should have come of it, and what did.
-func playCase(t *testing.T, e *Engine, file string) (want, got conformanceWant) {
-	ar, err := txtar.ParseFile(file)
+// The example that explains the format is a case that holds.
+func TestConformance_readme(t *testing.T) {
+	readme, err := os.ReadFile("testdata/conformance/README.md")
 	if err != nil {
 		t.Fatal(err)
 	}
+	_, example, _ := strings.Cut(string(readme), "```txtar\n")
+	example, _, found := strings.Cut(example, "```")
+	if !found {
+		t.Fatal("there is no example")
+	}
+	want, got := playCase(t, newEngine(t, Config{Hosts: 1}), txtar.Parse([]byte(example)))
+	if diff := cmp.Diff(want, got, sameRaw); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+// playCase runs a case's event, and says what should have come of it, and what did.
+func playCase(t *testing.T, e *Engine, ar *txtar.Archive) (want, got conformanceWant) {
+	t.Helper()
 	var in conformanceEvent
 	ev := &Event{}
 	doer := &exchanges{t: t}
