@@ -233,7 +233,7 @@ declare let cyclr_account_id: string;
 declare let external_account_id: string;
 
 /**
- * When this step last ran without an error, ISO 8601 in UTC.
+ * When this step last ran without an error, ISO 8601 in UTC: 2026-11-25T10:00:00Z.
  * Events: before_action, after_action, after_action_paging, after_error, action_condition.
  */
 declare let last_successful_run_date: string;
@@ -311,13 +311,13 @@ declare let method_request_parameters: { [name: string]: any };
 declare let method_response: Json;
 
 /**
- * The method's response fields.
+ * The locations of the method's response fields.
  * Events: before_action, after_action, after_action_paging, after_error, action_condition, before_webhook, after_webhook.
  */
-declare let method_response_fields: any[];
+declare let method_response_fields: string[];
 
 /**
- * Of these, those that later steps use, by the names in the answer.
+ * Of these, those that later steps use.
  * Events: before_action, after_action, after_action_paging, after_error, action_condition, before_webhook, after_webhook.
  */
 declare let method_response_fields_in_use: string[];
@@ -329,10 +329,10 @@ declare let method_response_fields_in_use: string[];
 declare let method_response_headers: Headers;
 
 /**
- * What last_successful_run_date will be in the next run.
+ * Set, it will be last_successful_run_date in the next run.
  * Events: after_action_paging. Written in: after_action_paging.
  */
-declare let next_last_successful_run_date: string;
+declare let next_last_successful_run_date: string | undefined;
 
 /** Events: after_action, after_action_paging, action_condition. */
 declare let reasonPhrase: string;
