@@ -571,8 +571,8 @@ func doRequest(ctx context.Context, doer Doer, body []byte) (byte, []byte) {
 	if doer == nil {
 		return frameFault, []byte("http_request is not available in this event")
 	}
-	var req HTTPRequest
-	if err := json.Unmarshal(body, &req); err != nil {
+	req, ok := decode[HTTPRequest](body)
+	if !ok {
 		return frameFault, []byte("http_request: its options cannot be read")
 	}
 	res, err := doer.DoHook(ctx, req)
@@ -586,12 +586,17 @@ func doRequest(ctx context.Context, doer Doer, body []byte) (byte, []byte) {
 	return frameResponse, raw
 }
 
+func decode[T any](body []byte) (v T, ok bool) {
+	ok = json.Unmarshal(body, &v) == nil
+	return v, ok
+}
+
 func doStorage(ctx context.Context, storage Storage, body []byte) (byte, []byte, error) {
 	if storage == nil {
 		return frameFault, []byte("storage is not available in this event"), nil
 	}
-	var req StorageRequest
-	if err := json.Unmarshal(body, &req); err != nil {
+	req, ok := decode[StorageRequest](body)
+	if !ok {
 		return frameFault, []byte("its arguments cannot be read"), nil
 	}
 	raw, err := storage.DoStorage(ctx, req)

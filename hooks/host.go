@@ -113,7 +113,6 @@ type globalSide struct {
 	notStep        bool
 	raw            []byte // nil: undefined
 	touched        bool   // it is a plain value now
-	assigned       bool   // a script put another value there
 	settled        bool   // value is what counts, whatever comes later
 	value          []byte
 }

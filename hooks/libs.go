@@ -167,10 +167,10 @@ func (r *run) module(file string) goja.Value {
 	}
 	r.modules[file] = module
 	require := vm.ToValue(func(c goja.FunctionCall) goja.Value {
-		switch name := text(c.Argument(0)); {
-		case name == "crypto":
+		switch name := text(c.Argument(0)); name {
+		case "crypto":
 			return r.webCrypto()
-		case name == "moment", name == "../moment":
+		case "moment", "../moment":
 			return r.module(momentCore)
 		default: // ./locale/de, ./core
 			return r.module(path.Join(path.Dir(file), strings.TrimSuffix(name, ".js")) + ".js")
