@@ -82,8 +82,8 @@ interface HttpResponse {
   headers: Headers;
   /** The body as text; JSON is for the script to parse. */
   content: string;
-  /** What was sent. */
-  request: any;
+  /** What was asked for, without the connector's authentication. */
+  request: { method: string; url: string; headers: { [name: string]: any }; data?: string };
 }
 
 /**
@@ -234,7 +234,7 @@ declare let external_account_id: string;
 
 /**
  * When this step last ran without an error, ISO 8601 in UTC: 2026-11-25T10:00:00Z.
- * Events: before_action, after_action, after_action_paging, after_error, action_condition.
+ * Events: all.
  */
 declare let last_successful_run_date: string;
 
@@ -297,6 +297,12 @@ declare let method_request_headers: Headers;
 declare let method_request_mergefields: { [name: string]: any };
 
 /**
+ * The HTTP method with which a webhook was called: GET, POST and the like.
+ * Events: before_webhook, after_webhook.
+ */
+declare let method_request_method: string;
+
+/**
  * The query, by name.
  * Events: before_action, after_action, after_action_paging, after_error, action_condition, before_webhook, after_webhook.
  * Written in: before_action.
@@ -312,13 +318,13 @@ declare let method_response: Json;
 
 /**
  * The locations of the method's response fields.
- * Events: before_action, after_action, after_action_paging, after_error, action_condition, before_webhook, after_webhook.
+ * Events: all.
  */
 declare let method_response_fields: string[];
 
 /**
  * Of these, those that later steps use.
- * Events: before_action, after_action, after_action_paging, after_error, action_condition, before_webhook, after_webhook.
+ * Events: all.
  */
 declare let method_response_fields_in_use: string[];
 
