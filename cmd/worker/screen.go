@@ -19,7 +19,6 @@ import (
 	"github.com/stepworker/stepworker/connectors"
 	"github.com/stepworker/stepworker/credentials"
 	"github.com/stepworker/stepworker/hooks"
-	"github.com/stepworker/stepworker/jobs"
 )
 
 const (
@@ -206,7 +205,7 @@ func (s *screen) result(o *outcome) {
 		}
 		if o.Error != nil {
 			fmt.Fprintf(w, "    error: %s: %s\n%s", o.Error.Kind, o.Error.Message, s.place(o.Error.At))
-			if o.Error.Detail != "" && (o.Error.Kind != jobs.KindScript || o.Error.At == "") { // else it is the place again
+			if o.Error.Detail != "" {
 				fmt.Fprintf(w, "    detail: %s\n", r.Cut(o.Error.Detail, shownBody))
 			}
 		}

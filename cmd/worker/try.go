@@ -177,6 +177,9 @@ func (t *try) attempts(ctx context.Context) (*outcome, error) {
 			}
 			out.StatusCode = ce.StatusCode
 			out.Error = &jobs.ResultError{Kind: ce.Kind, Message: ce.Message, Detail: ce.Detail, At: ce.At}
+			if ce.Kind == jobs.KindScript && ce.At != "" {
+				out.Error.Detail = "" // the author's line, which the place shows as well
+			}
 			switch {
 			case ce.Defer && ce.RetryAfter > 0:
 				t.screen.say("The pool would put the execution off for %s.", ce.RetryAfter)
