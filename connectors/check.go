@@ -35,6 +35,9 @@ func scriptFindings(s *hooks.Script) []Finding {
 	for _, m := range in.Consts {
 		all = append(all, hintAt(s, m, "%s is a const: to assign to it throws a TypeError", m.Name))
 	}
+	for _, m := range in.Silent {
+		all = append(all, hintAt(s, m, "%s matches nothing in this engine: write the characters out, such as [a-zA-Z\\u00c0-\\u024f]", m.Name))
+	}
 	return all
 }
 

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/dop251/goja/ast"
+	"github.com/dop251/goja/file"
 	"github.com/dop251/goja/token"
 )
 
@@ -20,6 +21,9 @@ type Inspection struct {
 	Lexical map[string]bool
 	// Consts are assignments to a top-level const.
 	Consts []Mention
+	// Silent are regular expressions with a property escape (\p{…}), which the
+	// engine takes, and matches nothing with.
+	Silent []Mention
 
 	tree     *ast.Program
 	declared map[string]int  // every declaration, however deep, and assignments to plain names
@@ -73,10 +77,12 @@ func Inspect(s *Script) *Inspection {
 	return in
 }
 
-func (in *Inspection) mention(id *ast.Identifier) Mention {
-	pos := in.tree.File.Position(int(id.Idx) - in.tree.File.Base())
+func (in *Inspection) mention(id *ast.Identifier) Mention { return in.at(id.Idx, id.Name.String()) }
+
+func (in *Inspection) at(idx file.Idx, name string) Mention {
+	pos := in.tree.File.Position(int(idx) - in.tree.File.Base())
 	line, col := in.Script.place(pos.Line, pos.Column)
-	return Mention{line, col, id.Name.String()}
+	return Mention{line, col, name}
 }
 
 func (in *Inspection) topLevel(st ast.Statement, consts map[string]bool) {
@@ -185,6 +191,10 @@ func (in *Inspection) look(n any) (writes []*ast.Identifier) {
 		case d.Operator == token.INCREMENT || d.Operator == token.DECREMENT:
 			writes = []*ast.Identifier{id}
 		}
+	case *ast.RegExpLiteral:
+		if propertyEscape.MatchString(d.Pattern) && strings.Contains(d.Flags, "u") {
+			in.Silent = append(in.Silent, in.at(d.Idx, propertyEscape.FindString(d.Pattern)))
+		}
 	case *ast.BinaryExpression:
 		if d.Operator == token.INSTANCEOF {
 			call(d.Right)
@@ -292,6 +302,8 @@ func boundOf(e ast.Expression) (all []*ast.Identifier) {
 	}
 	return all
 }
+
+var propertyEscape = regexp.MustCompile(`\\[pP]\{[^}]*\}`)
 
 var (
 	moduleWord = regexp.MustCompile(`^(import|export)\b`)

@@ -50,6 +50,14 @@ func TestInspection_assignmentsToConstants(t *testing.T) {
 }
 
 // What goja lacks is told as that.
+func TestInspection_regularExpressionsThatMatchNothing(t *testing.T) {
+	in := Inspect(&Script{Level: LevelMethod, File: "m.js", Source: "var a = /^\\p{L}+$/u;\nvar b = /\\p{L}/, c = '\\\\p{L}', d = /[\\P{Lu}]/iu;"})
+	want := []Mention{{1, 9, `\p{L}`}, {2, 36, `\P{Lu}`}}
+	if diff := cmp.Diff(want, in.Silent); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
 func TestCheckSource_syntax(t *testing.T) {
 	cases := map[string]struct{ source, want string }{
 		"import":                  {"\n  import x from 'y'", "2:3: syntax error: there are no modules: import does not exist"},
