@@ -52,6 +52,7 @@ type Engine struct {
 	known  map[sourceKey]*scriptSource
 	seen   int // bytes of sources that are known
 	active map[*conversation]struct{}
+	wanted int // events that wait until there may be another host
 	closed bool
 	stop   chan struct{} // ends watch
 	done   chan struct{} // watch has ended
@@ -161,8 +162,8 @@ func (e *Engine) Run(ctx context.Context, ev *Event) (*Outcome, error) {
 	}
 	e.mu.Unlock()
 	var deadline time.Time // counts from the event's first turn
-	for {
-		out, c, err := e.attempt(ctx, ev, sources, deadline)
+	for alone := false; ; alone = true {
+		out, c, err := e.attempt(ctx, ev, sources, deadline, alone)
 		deadline = c.deadline
 		var limit *LimitError
 		if c.died && c.used && !c.asked && errors.As(err, &limit) && time.Now().Before(deadline) {
@@ -216,9 +217,9 @@ func (e *Engine) source(s *Script, inline bool) *scriptSource {
 	return made
 }
 
-// attempt runs an event on one host.
-func (e *Engine) attempt(ctx context.Context, ev *Event, sources []*scriptSource, deadline time.Time) (*Outcome, *conversation, error) {
-	c := &conversation{e: e, ev: ev, sources: sources, deadline: deadline, patient: patient(ev, sources), turn: make(chan turn, 2)}
+// attempt runs an event on one host; alone, on one that has run no other.
+func (e *Engine) attempt(ctx context.Context, ev *Event, sources []*scriptSource, deadline time.Time, alone bool) (*Outcome, *conversation, error) {
+	c := &conversation{e: e, ev: ev, sources: sources, deadline: deadline, patient: !alone && patient(ev, sources), turn: make(chan turn, 2)}
 	t, err := e.enter(ctx, c)
 	if err == nil && t.behind != nil { // its event goes to a host on which another's still runs
 		t, err = c.runBehind(ctx, t.behind)
@@ -234,7 +235,7 @@ func (e *Engine) attempt(ctx context.Context, ev *Event, sources []*scriptSource
 		c.deadline = time.Now().Add(e.cfg.Timeout)
 	}
 	if c.h == nil {
-		if c.h, err = e.acquire(ctx); err != nil {
+		if c.h, err = e.acquire(ctx, c, alone); err != nil {
 			e.giveBack(c)
 			return nil, c, err
 		}
@@ -289,23 +290,48 @@ func (e *Engine) watch() {
 	}
 }
 
-func (e *Engine) acquire(ctx context.Context) (*host, error) {
+// acquire finds a host for an event that has its processor; alone, a fresh one.
+// Where there are as many as there may be, the processor is given back: those
+// that have the hosts may wait for it.
+func (e *Engine) acquire(ctx context.Context, c *conversation, alone bool) (*host, error) {
 	e.mu.Lock()
 	if e.closed {
 		e.mu.Unlock()
 		return nil, errors.New("the hook engine is closed")
 	}
-	if n := len(e.idle); n > 0 {
+	if n := len(e.idle); n > 0 && !alone {
 		h := e.idle[n-1]
 		e.idle = e.idle[:n-1]
 		e.mu.Unlock()
 		return h, nil
 	}
-	e.mu.Unlock()
 	select {
 	case e.hosts <- struct{}{}:
-	case <-ctx.Done():
-		return nil, ctx.Err()
+		e.mu.Unlock()
+	default:
+		if n := len(e.idle); n > 0 { // its place is for the fresh one
+			go e.end(e.idle[n-1])
+			e.idle = e.idle[:n-1]
+		}
+		e.wanted++
+		e.release(c)
+		e.mu.Unlock()
+		var err error
+		select {
+		case e.hosts <- struct{}{}:
+		case <-ctx.Done():
+			err = ctx.Err()
+		}
+		e.mu.Lock()
+		e.wanted--
+		e.mu.Unlock()
+		if err != nil {
+			return nil, err
+		}
+		if err := e.regain(ctx, c); err != nil {
+			<-e.hosts
+			return nil, err
+		}
 	}
 	h, err := e.spawn()
 	if err != nil {

@@ -291,7 +291,7 @@ func (e *Engine) finish(c *conversation, alive bool) {
 		e.unfollow(h)
 	}
 	e.release(c)
-	if alive && !e.closed && len(e.idle) < e.cfg.Hosts+e.cfg.Reserved {
+	if alive && !e.closed && e.wanted == 0 && len(e.idle) < e.cfg.Hosts+e.cfg.Reserved {
 		e.idle = append(e.idle, h)
 		e.mu.Unlock()
 		return

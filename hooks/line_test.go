@@ -87,3 +87,59 @@ func TestLine_everyEventGetsItsOwnOutcome(t *testing.T) {
 		}
 	}
 }
+
+// An event that ends a host that others have used is tried once more, on one of
+// its own, however many idle hosts its neighbours leave behind meanwhile.
+func TestLine_whatEndsHostsEndsTwo(t *testing.T) {
+	e := newEngine(t, Config{Hosts: 2, Timeout: 20 * time.Second})
+	global := []Global{{Name: "action_data", JSON: json.RawMessage(`{}`), Write: true}}
+	ctx, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	for range 6 {
+		wg.Go(func() {
+			for ctx.Err() == nil {
+				if _, err := e.Run(context.Background(), &Event{Name: "after_action", Globals: global,
+					Scripts: source(LevelMethod, `function after_action() { for (var i = 0; i < 20000; i++) action_data.i = i }`)}); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	for e.Stats().Idle > 0 { // they are at work
+		time.Sleep(time.Millisecond)
+	}
+	begun := time.Now()
+	_, err := e.Run(context.Background(), &Event{Name: "after_action", Scripts: source(LevelMethod, `function after_action() { new ArrayBuffer(2**33) }`)})
+	took := time.Since(begun)
+	cancel()
+	wg.Wait()
+	var limit *LimitError
+	if !errors.As(err, &limit) || !strings.Contains(limit.Message, "memory") {
+		t.Errorf("the guilty one: %v", err)
+	}
+	if took > 5*time.Second { // more than a hundred hosts, as many as its time allows
+		t.Errorf("it took %s", took)
+	}
+}
+
+// Where there are as many hosts as there may be, an event without one waits
+// without a processor, which those that have them need to go on; and it is told
+// when one of them has ended.
+func TestLine_noMoreHosts(t *testing.T) {
+	e := newEngine(t, Config{Hosts: 1, Reserved: 1, MaxHosts: 2, Timeout: 10 * time.Second})
+	doer := doerFunc(func(context.Context, HTTPRequest) (*HTTPResponse, error) {
+		time.Sleep(100 * time.Millisecond)
+		return &HTTPResponse{StatusCode: 200, Headers: json.RawMessage(`{}`), Request: json.RawMessage(`{}`)}, nil
+	})
+	ctx, cancel := context.WithTimeout(context.Background(), 8*time.Second)
+	defer cancel()
+	var wg sync.WaitGroup
+	for range 6 {
+		wg.Go(func() {
+			if _, err := e.Run(ctx, &Event{Name: "after_action", Doer: doer, Scripts: source(LevelMethod, `function after_action() { http_request({url: 'http://x/'}) }`)}); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+}
