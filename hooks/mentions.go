@@ -23,7 +23,7 @@ func mentionsOf(source string) *mentions {
 	from := -1 // where a name begins
 	for i, c := range source {
 		in := c == '$' || c == '_' || c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' && from >= 0 ||
-			c >= utf8.RuneSelf && (unicode.IsLetter(c) || from >= 0 && unicode.IsNumber(c))
+			c >= utf8.RuneSelf && (unicode.IsLetter(c) || from >= 0 && unicode.In(c, unicode.N, unicode.M, unicode.Pc, unicode.Join_Control))
 		switch {
 		case in && from < 0:
 			from = i
