@@ -47,7 +47,8 @@ var astPackage = reflect.TypeFor[ast.Program]().PkgPath()
 // mutators are names by which a script can change an object without an
 // assignment to one of its members.
 var mutators = []string{"push", "pop", "shift", "unshift", "splice", "sort", "reverse", "fill", "copyWithin", "assign", "defineProperty",
-	"defineProperties", "setPrototypeOf", "Reflect", "Proxy", "call", "apply", "bind", "__proto__", "__defineGetter__", "__defineSetter__", "require", "CryptoJS"}
+	"defineProperties", "setPrototypeOf", "Reflect", "Proxy", "call", "apply", "bind", "__proto__", "__defineGetter__", "__defineSetter__", "require",
+	"CryptoJS", "defineLocale", "updateLocale"}
 
 // onlyLooks says of a script that it changes no object that it did not make,
 // and which variables it writes: then of what it was given only these need be
@@ -85,6 +86,13 @@ func onlyLooks(tree *ast.Program, uses *mentions) (only bool, writes map[string]
 			only = false
 		case *ast.ForIntoExpression:
 			only = !member(x.Expression) && only
+		// Object under another name, or Object[name], is any of the mutators.
+		case *ast.DotExpression:
+			if object, ok := x.Left.(*ast.Identifier); ok && object.Name == "Object" {
+				return false
+			}
+		case *ast.Identifier:
+			only = only && x.Name != "Object"
 		// a[name] could be any of the mutators, called, or handed to what calls it.
 		case *ast.CallExpression:
 			only = only && !computed(x.Callee) && !slices.ContainsFunc(x.ArgumentList, computed)
