@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"reflect"
 	"regexp"
 	"runtime/debug"
 	"runtime/metrics"
@@ -478,6 +479,9 @@ func (r *run) settle(v goja.Value) (goja.Value, error) {
 	if !ok {
 		return v, nil
 	}
+	if o.ExportType() != promiseType { // Export calls getters of what is none
+		return v, nil
+	}
 	p, ok := o.Export().(*goja.Promise)
 	if !ok {
 		return v, nil
@@ -490,6 +494,8 @@ func (r *run) settle(v goja.Value) (goja.Value, error) {
 	}
 	return nil, errors.New("it returned a promise that never settles: hooks are synchronous")
 }
+
+var promiseType = reflect.TypeFor[*goja.Promise]()
 
 // rejection is the value that an async handler threw.
 type rejection struct{ value goja.Value }
