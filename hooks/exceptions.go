@@ -63,11 +63,18 @@ func mustCompile(source string) *goja.Program {
 var usedByClasses = []string{"Error", "Object", "Reflect", "String"}
 
 // newExceptions defines the classes as globals that are made when first used.
-// Without a setter, and not configurable, scripts cannot replace them.
+// Without a setter, and not configurable, scripts cannot replace the two that
+// the reference system has; a script written for it may have a class of its own
+// by the name of the third.
 func newExceptions(r *run) *exceptions {
 	x := &exceptions{r: r}
 	for _, name := range []ExceptionKind{AuthRefresh, AuthSession, RetryLater} {
 		if !r.uses(string(name)) {
+			continue
+		}
+		ours := func() goja.Value { return x.class(name) }
+		if name == RetryLater {
+			r.lazy(string(name), ours)
 			continue
 		}
 		var class goja.Value
@@ -76,7 +83,7 @@ func newExceptions(r *run) *exceptions {
 		}
 		_ = r.vm.GlobalObject().DefineAccessorProperty(string(name), r.vm.ToValue(func(goja.FunctionCall) goja.Value {
 			if class == nil {
-				class = x.class(name)
+				class = ours()
 			}
 			return class
 		}), nil, goja.FLAG_FALSE, goja.FLAG_FALSE)
