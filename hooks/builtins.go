@@ -210,6 +210,7 @@ func (r *run) ignoreCase(v goja.Value) goja.Value {
 		}
 		return name
 	}
+	guarded := false // a member may be read-only, or fixed
 	return r.vm.ToValue(r.vm.NewProxy(o, &goja.ProxyTrapConfig{
 		Get: func(t *goja.Object, name string, _ goja.Value) goja.Value {
 			if v := t.Get(find(t, name)); v != nil {
@@ -226,8 +227,44 @@ func (r *run) ignoreCase(v goja.Value) goja.Value {
 			if v == nil || !slices.Contains(t.GetOwnPropertyNames(), find(t, name)) {
 				return goja.PropertyDescriptor{}
 			}
+			if guarded { // as it is, which the engine insists on
+				if name != find(t, name) {
+					name = "" // of another's name it would not believe it
+				}
+				return r.ownProperty(t, name)
+			}
 			return goja.PropertyDescriptor{Value: v, Writable: goja.FLAG_TRUE, Enumerable: goja.FLAG_TRUE, Configurable: goja.FLAG_TRUE}
+		},
+		DefineProperty: func(t *goja.Object, name string, d goja.PropertyDescriptor) bool {
+			guarded = true
+			if name = find(t, name); d.Getter != nil || d.Setter != nil {
+				return t.DefineAccessorProperty(name, d.Getter, d.Setter, d.Configurable, d.Enumerable) == nil
+			}
+			return t.DefineDataProperty(name, d.Value, d.Writable, d.Configurable, d.Enumerable) == nil
 		},
 		DeleteProperty: func(t *goja.Object, name string) bool { return t.Delete(find(t, name)) == nil },
 	}))
+}
+
+// ownProperty is what Object.getOwnPropertyDescriptor says.
+func (r *run) ownProperty(o *goja.Object, name string) (d goja.PropertyDescriptor) {
+	ask, _ := goja.AssertFunction(r.vm.Get("Object").ToObject(r.vm).Get("getOwnPropertyDescriptor"))
+	if ask == nil {
+		return d
+	}
+	told, err := ask(goja.Undefined(), o, r.vm.ToValue(name))
+	if err != nil {
+		panic(err)
+	}
+	if p, ok := told.(*goja.Object); ok {
+		flag := func(k string) goja.Flag {
+			v := p.Get(k)
+			return goja.ToFlag(v != nil && v.ToBoolean())
+		}
+		d = goja.PropertyDescriptor{Value: p.Get("value"), Getter: p.Get("get"), Setter: p.Get("set"), Enumerable: flag("enumerable"), Configurable: flag("configurable")}
+		if d.Value != nil {
+			d.Writable = flag("writable")
+		}
+	}
+	return d
 }
