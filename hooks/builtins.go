@@ -248,11 +248,7 @@ func (r *run) ignoreCase(v goja.Value) goja.Value {
 
 // ownProperty is what Object.getOwnPropertyDescriptor says.
 func (r *run) ownProperty(o *goja.Object, name string) (d goja.PropertyDescriptor) {
-	ask, _ := goja.AssertFunction(r.vm.Get("Object").ToObject(r.vm).Get("getOwnPropertyDescriptor"))
-	if ask == nil {
-		return d
-	}
-	told, err := ask(goja.Undefined(), o, r.vm.ToValue(name))
+	told, err := r.descriptor()(goja.Undefined(), o, r.vm.ToValue(name))
 	if err != nil {
 		panic(err)
 	}

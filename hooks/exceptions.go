@@ -72,21 +72,21 @@ func newExceptions(r *run) *exceptions {
 		if !r.uses(string(name)) {
 			continue
 		}
-		ours := func() goja.Value { return x.class(name) }
-		if name == RetryLater {
-			r.lazy(string(name), ours)
-			continue
-		}
 		var class goja.Value
 		if slices.ContainsFunc(usedByClasses, r.uses) { // before a script can replace them
 			class = x.class(name)
 		}
-		_ = r.vm.GlobalObject().DefineAccessorProperty(string(name), r.vm.ToValue(func(goja.FunctionCall) goja.Value {
+		ours := func() goja.Value {
 			if class == nil {
-				class = ours()
+				class = x.class(name)
 			}
 			return class
-		}), nil, goja.FLAG_FALSE, goja.FLAG_FALSE)
+		}
+		if name == RetryLater {
+			r.lazy(string(name), ours)
+			continue
+		}
+		_ = r.vm.GlobalObject().DefineAccessorProperty(string(name), r.vm.ToValue(func(goja.FunctionCall) goja.Value { return ours() }), nil, goja.FLAG_FALSE, goja.FLAG_FALSE)
 	}
 	return x
 }

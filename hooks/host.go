@@ -116,6 +116,7 @@ type globalSide struct {
 	touched        bool   // it is a plain value now
 	settled        bool   // value is what counts, whatever comes later
 	value          []byte
+	getter         goja.Value // what parses it when it is first touched
 }
 
 // serve runs one event and encodes how it ended.
@@ -182,7 +183,7 @@ type run struct {
 	requests int // http_requests so far
 	stored   int // calls of storage functions so far
 	stringer goja.Callable
-	hasOwn   goja.Callable // where a script may delete
+	own      goja.Callable // Object.getOwnPropertyDescriptor
 	newError *goja.Object
 	logSize  int
 	faults   []*goja.Object          // what http_request threw
@@ -242,8 +243,8 @@ func (r *run) prepare() {
 	if r.uses("Error") {
 		r.errorClass()
 	}
-	if r.uses("delete") {
-		r.hasOwn, _ = goja.AssertFunction(vm.GlobalObject().Prototype().Get("hasOwnProperty"))
+	if r.uses("Object") {
+		r.descriptor()
 	}
 	r.exc = newExceptions(r)
 	r.builtins()
@@ -286,18 +287,27 @@ func (r *run) define(g *globalSide) {
 		settle(v)
 		return v
 	})
+	g.getter = getter
 	setter := r.vm.ToValue(func(c goja.FunctionCall) goja.Value { settle(c.Argument(0)); return goja.Undefined() })
 	_ = global.DefineAccessorProperty(g.name, getter, setter, goja.FLAG_TRUE, goja.FLAG_TRUE)
 }
 
-// reached says that a script has read or written a global, or deleted it.
+// reached says that a script has read or written a global, deleted it, or
+// defined it anew.
 func (r *run) reached(g *globalSide) bool {
-	if g.touched || r.hasOwn == nil {
-		return g.touched
+	if g.touched {
+		return true
 	}
-	own, err := r.hasOwn(r.vm.GlobalObject(), r.vm.ToValue(g.name))
-	return err != nil || !own.ToBoolean()
+	for _, p := range r.ev.scripts {
+		if slices.ContainsFunc(definers, func(n string) bool { return p.uses.names[n] }) {
+			d := r.ownProperty(r.vm.GlobalObject(), g.name)
+			return d.Getter == nil || !d.Getter.SameAs(g.getter)
+		}
+	}
+	return false
 }
+
+var definers = []string{"delete", "deleteProperty", "defineProperty", "defineProperties", "__defineGetter__"}
 
 func (r *run) parse(g *globalSide) goja.Value {
 	v, err := parseJSON(r.vm, g.raw)
@@ -607,6 +617,14 @@ func (r *run) errorClass() *goja.Object {
 		r.newError = r.vm.Get("Error").ToObject(r.vm)
 	}
 	return r.newError
+}
+
+// descriptor is the engine's own Object.getOwnPropertyDescriptor.
+func (r *run) descriptor() goja.Callable {
+	if r.own == nil {
+		r.own, _ = goja.AssertFunction(r.vm.Get("Object").ToObject(r.vm).Get("getOwnPropertyDescriptor"))
+	}
+	return r.own
 }
 
 func (r *run) stringify(v goja.Value) (json.RawMessage, error) {
