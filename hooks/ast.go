@@ -3,6 +3,7 @@ package hooks
 import (
 	"reflect"
 	"slices"
+	"strings"
 
 	"github.com/dop251/goja/ast"
 	"github.com/dop251/goja/token"
@@ -115,4 +116,94 @@ func computed(e ast.Expression) bool {
 		return computed(x.Expression)
 	}
 	return false
+}
+
+// hoist gives functions that are declared in blocks the variable outside of
+// their block that they have where code is not strict (ECMA-262 B.3.2.1), which
+// the engine leaves out: {function f() {}} becomes {{t = f; function f() {}} f = t}.
+func hoist(tree *ast.Program, source string) {
+	if strings.Contains(source, "use strict") {
+		return
+	}
+	hoistIn(tree.Body, nil, &tree.DeclarationList)
+	walk(tree, func(n any) bool {
+		switch x := n.(type) {
+		case *ast.FunctionLiteral:
+			hoistIn(x.Body.List, x.ParameterList, &x.DeclarationList)
+		case *ast.ArrowFunctionLiteral:
+			if body, ok := x.Body.(*ast.BlockStatement); ok {
+				hoistIn(body.List, x.ParameterList, &x.DeclarationList)
+			}
+		case *ast.ClassLiteral: // is strict
+			return false
+		}
+		return true
+	})
+}
+
+// hoistIn is hoist for one function's own blocks. A name that any of them, or a
+// parameter, has as another thing it leaves alone.
+func hoistIn(body []ast.Statement, parameters *ast.ParameterList, vars *[]*ast.VariableDeclaration) {
+	var blocks []*ast.BlockStatement
+	taken := map[string]bool{"arguments": true}
+	take := func(targets ...ast.BindingTarget) {
+		for _, t := range targets {
+			for _, n := range bound(t) {
+				taken[n] = true
+			}
+		}
+	}
+	if parameters != nil {
+		for _, b := range parameters.List {
+			take(b.Target)
+		}
+		for _, n := range boundExpr(parameters.Rest) {
+			taken[n] = true
+		}
+	}
+	for _, s := range body {
+		walk(s, func(n any) bool {
+			switch x := n.(type) {
+			case *ast.BlockStatement:
+				blocks = append(blocks, x)
+			case *ast.LexicalDeclaration:
+				for _, b := range x.List {
+					take(b.Target)
+				}
+			case *ast.ForLoopInitializerLexicalDecl:
+				for _, b := range x.LexicalDeclaration.List {
+					take(b.Target)
+				}
+			case *ast.ForDeclaration:
+				take(x.Target)
+			case *ast.CatchStatement:
+				take(x.Parameter)
+			case *ast.ClassDeclaration:
+				take(x.Class.Name)
+			case *ast.FunctionLiteral, *ast.ArrowFunctionLiteral, *ast.ClassLiteral:
+				return false
+			}
+			return true
+		})
+	}
+	for _, block := range blocks {
+		var before, after []ast.Statement
+		for _, s := range block.List {
+			d, ok := s.(*ast.FunctionDeclaration)
+			if !ok || d.Function.Async || d.Function.Generator || taken[d.Function.Name.Name.String()] {
+				continue
+			}
+			name := d.Function.Name
+			held := &ast.Identifier{Name: "__stepworker_block_" + name.Name, Idx: name.Idx}
+			set := func(left *ast.Identifier, right ast.Expression) ast.Statement { // a declaration: it has no value for an inline script to come to
+				return &ast.VariableStatement{Var: name.Idx, List: []*ast.Binding{{Target: left, Initializer: right}}}
+			}
+			before, after = append(before, set(held, name)), append(after, set(name, held))
+			*vars = append(*vars, &ast.VariableDeclaration{Var: name.Idx, List: []*ast.Binding{{Target: name}, {Target: held}}})
+		}
+		if before != nil {
+			inner := &ast.BlockStatement{LeftBrace: block.LeftBrace, List: append(before, block.List...), RightBrace: block.RightBrace}
+			block.List = append([]ast.Statement{inner}, after...)
+		}
+	}
 }

@@ -42,7 +42,10 @@ type program struct {
 // line could make goja read files of this machine.
 func parse(name, source string) (tree *ast.Program, err error) {
 	defer engineFault(&err)
-	return goja.Parse(name, source, parser.WithDisableSourceMaps)
+	if tree, err = goja.Parse(name, source, parser.WithDisableSourceMaps); err == nil {
+		hoist(tree, source)
+	}
+	return tree, err
 }
 
 // compileTree compiles what parse has read.
