@@ -276,7 +276,8 @@ func (e *Engine) finish(c *conversation, alive bool) {
 	h := c.h
 	delete(e.active, c)
 	h.runner = nil
-	alive = alive && !h.tainted
+	// What watch did after run had looked is told only here.
+	alive = alive && !h.tainted && !c.slow.Load() && !c.timedOut.Load()
 	if len(h.followers) > 0 {
 		// The processor goes with the host, or without it.
 		f := h.followers[0]
