@@ -8,6 +8,7 @@ import (
 	"math"
 	"strconv"
 	"strings"
+	"unicode/utf16"
 	"unicode/utf8"
 
 	"github.com/dop251/goja"
@@ -83,7 +84,13 @@ func (s *scanner) value(depth int) (goja.Value, error) {
 	case c == '[':
 		return s.array(depth)
 	case c == '"':
+		from := s.i
 		t, err := s.text()
+		if err == nil && strings.Contains(t, "\ufffd") {
+			if units, half := halves(s.whole[from+1 : s.i-1]); half {
+				return goja.StringFromUTF16(units), nil
+			}
+		}
 		return s.vm.ToValue(t), err
 	case c == '-' || c >= '0' && c <= '9':
 		return s.number()
@@ -232,6 +239,40 @@ func (s *scanner) slow(from int) (string, error) {
 	return t, err
 }
 
+// halves is a JSON text in UTF-16, if it has half a surrogate pair: texts that
+// were cut off may end in one, and scripts keep it.
+func halves(text string) (units []uint16, half bool) {
+	for i := 0; i < len(text); {
+		if strings.HasPrefix(text[i:], `\u`) && len(text) >= i+6 {
+			n, _ := strconv.ParseUint(text[i+2:i+6], 16, 16)
+			units = append(units, uint16(n))
+			i += 6
+			continue
+		}
+		end := i + 1
+		if text[i] == '\\' {
+			end++
+		} else if next := strings.IndexByte(text[i:], '\\'); next > 0 {
+			end = i + next
+		} else {
+			end = len(text)
+		}
+		var part string
+		_ = json.Unmarshal([]byte(`"`+text[i:end]+`"`), &part)
+		units = append(units, utf16.Encode([]rune(part))...)
+		i = end
+	}
+	for i := 0; i < len(units); i++ {
+		if utf16.IsSurrogate(rune(units[i])) {
+			if i+1 == len(units) || utf16.DecodeRune(rune(units[i]), rune(units[i+1])) == utf8.RuneError {
+				return units, true
+			}
+			i++
+		}
+	}
+	return units, false
+}
+
 // sameJSON compares what JSON.stringify wrote with what was given, as a script
 // sees them: white space, escapes, and how a number is written are nothing. It
 // is not certain where the given has members that a script sees in another
@@ -256,6 +297,9 @@ func sameJSON(written, given []byte) (same, certain bool) {
 			}
 			if ta != tb {
 				return false, !moved(tb) && !moved(ta)
+			}
+			if strings.Contains(ta, "\ufffd") { // any half of a surrogate pair
+				return false, false
 			}
 		case numeric(c) && numeric(b.b[b.i]):
 			na, err := strconv.ParseFloat(a.digits(), 64)
