@@ -108,7 +108,8 @@ type exchange struct {
 	methodError json.RawMessage
 	nextRun     time.Time // as after_action_paging left it
 	logs        []string
-	found       []string // secrets beside the credential's: a new session's, this call's sensitive values
+	found       []string // secrets beside the credential's: this call's sensitive values
+	newSession  bool     // a hook wrote to session_properties
 	masks       *redactors
 	cancel      context.CancelFunc
 }
@@ -340,7 +341,9 @@ func (x *exchange) take(out *hooks.Outcome) {
 	x.body = out.Value("method_request", x.body)
 	x.merge = out.Value("method_request_mergefields", x.merge)
 	x.actionData = out.Value("action_data", x.actionData)
-	x.session = out.Value("session_properties", x.session)
+	if v, ok := out.Changed["session_properties"]; ok {
+		x.session, x.newSession, x.masks = v, true, nil // what is masked is found anew
+	}
 	if v, ok := out.Changed["method_response"]; ok {
 		x.content, x.binary = parseLeft(v, x.m.ResponseDT), false
 		x.unparsed = false
@@ -472,17 +475,19 @@ func (x *exchange) detail(said string) string {
 func (x *exchange) mask() *credentials.Redactor { return x.redactors().text }
 
 // redactors mask the credential's secrets, the sensitive values of this call,
-// and for a login the session that it just found.
+// and the session that a login or a hook just found.
 func (x *exchange) redactors() *redactors {
-	if !x.m.IsLogin && x.found == nil {
+	if !x.m.IsLogin && !x.newSession && x.found == nil {
 		return x.c.redactorsOf(x.d, x.cred)
 	}
 	if x.masks == nil || x.m.IsLogin {
 		secrets := append(x.c.Secrets(x.d, x.cred), x.found...)
+		session := x.changedSession
 		if x.m.IsLogin {
-			for _, v := range x.foundSession() {
-				secrets = append(secrets, v)
-			}
+			session = x.foundSession
+		}
+		for _, v := range session() {
+			secrets = append(secrets, v)
 		}
 		x.masks = newRedactors(secrets)
 	}

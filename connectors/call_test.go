@@ -950,6 +950,59 @@ methods:
 	}
 }
 
+// A session that a hook found is a secret from then on, whatever becomes of the call.
+func TestCall_aSessionThatAHookFoundIsMasked(t *testing.T) {
+	const session = "canary-0123456789-session"
+	for name, end := range map[string]string{
+		"thrown":  "throw new Error('got ' + token)",
+		"refused": "throw new AuthSessionException('got ' + token)",
+		"answer":  "method_error.isSuccess = true; method_error.content = JSON.stringify({token: token})",
+		"warning": "method_error.isWarning = true",
+		"left":    "",
+	} {
+		t.Run(name, func(t *testing.T) {
+			a := newAPI(t, `
+connector: acme
+base_url: BASE
+parameters:
+  - {name: token, target: http_header, as: X-Token, property: session}
+post_install: {property_lookup_method: login}
+methods:
+  - {method: login, verb: POST, endpoint: /login}
+  - method: get
+    endpoint: /a
+    script: |
+      function after_error() {
+        console.log('before', method_error.content);
+        var token = JSON.parse(method_error.content).token;
+        session_properties.token = token;
+        console.log('after', token, btoa(token));
+        `+end+`;
+      }
+`, answering(409, `{"token":"`+session+`"}`))
+			a.Cred.Secrets.Session = map[string]string{"token": "t-1"}
+			answer, err := a.call("get")
+			var ce *connectors.CallError
+			var auth *connectors.AuthError
+			seen := ""
+			switch {
+			case errors.As(err, &auth):
+				if auth.Session["token"] != session {
+					t.Errorf("the new session is %q", auth.Session)
+				}
+				seen = auth.Text + auth.Detail + strings.Join(auth.Logs, " ")
+			case errors.As(err, &ce):
+				seen = ce.Message + ce.Detail + strings.Join(ce.Logs, " ")
+			default:
+				seen = string(answer.Content) + answer.Warning + strings.Join(answer.Logs, " ")
+			}
+			if strings.Contains(seen, "canary") || strings.Contains(seen, "MDEyMzQ1Njc4OS") || !strings.Contains(seen, "[redacted]") {
+				t.Errorf("shown: %s", seen)
+			}
+		})
+	}
+}
+
 func TestCall_aSessionIsNeverTakenFromAStep(t *testing.T) {
 	a := newAPI(t, `
 connector: acme
