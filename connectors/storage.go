@@ -24,9 +24,17 @@ func (s *scriptStorage) DoStorage(ctx context.Context, r hooks.StorageRequest) (
 		return nil, &hooks.StorageError{Text: "the step has no cycle (cycle.cycle_id), so it has no storage of one either"}
 	}
 	v, err := data.ScriptData(ctx, credentials.DataRequest{CredentialID: s.x.cred.ID, CycleID: id, Op: r.Op, Key: r.Key, Value: r.Value, Amount: r.Amount})
+	// What is wrong with this credential's data stays so: as the worker's own
+	// fault it would put the execution back, and make its call again, for ever.
 	var wrong *credentials.DataError
-	if errors.As(err, &wrong) {
+	var sealed *credentials.SealError
+	switch {
+	case errors.As(err, &wrong):
 		return nil, &hooks.StorageError{Text: wrong.Text}
+	case errors.As(err, &sealed):
+		return nil, &hooks.StorageError{Text: sealed.Error()}
+	case errors.Is(err, credentials.ErrNotFound):
+		return nil, &hooks.StorageError{Text: "there is no such credential stored, so it has no data either"}
 	}
 	return v, err
 }

@@ -40,6 +40,10 @@ func TestScriptStorage(t *testing.T) {
 			&hooks.StorageError{Text: "the step has no cycle (cycle.cycle_id), so it has no storage of one either"}},
 		"the script's own fault": {"", hooks.StorageRequest{Op: "get"}, &credentials.DataError{Text: "a key is needed"},
 			[]credentials.DataRequest{{CredentialID: "id", Op: "get"}}, &hooks.StorageError{Text: "a key is needed"}},
+		"what no key opens": {"", hooks.StorageRequest{Op: "get", Key: "k"}, &credentials.SealError{What: "an item"},
+			[]credentials.DataRequest{{CredentialID: "id", Op: "get", Key: "k"}}, &hooks.StorageError{Text: "no key opens an item"}},
+		"deleted meanwhile": {"", hooks.StorageRequest{Op: "set", Key: "k"}, credentials.ErrNotFound,
+			[]credentials.DataRequest{{CredentialID: "id", Op: "set", Key: "k"}}, &hooks.StorageError{Text: "there is no such credential stored, so it has no data either"}},
 		"the worker's own": {"", hooks.StorageRequest{Op: "get", Key: "k"}, broken, []credentials.DataRequest{{CredentialID: "id", Op: "get", Key: "k"}}, broken},
 	}
 	for name, c := range cases {

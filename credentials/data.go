@@ -225,7 +225,7 @@ func (d *scriptData) write(ctx context.Context, field, key, value string, was *s
 	return out == "done", nil
 }
 
-var errMoved = errors.New("an item of stored data is written by too many at once; try again")
+var errMoved = &DataError{"the item is written by too many at once"}
 
 // update reads, changes and writes an item, unless somebody else has written
 // it meanwhile: then again.
