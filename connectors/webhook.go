@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"net/http"
 	"strings"
 
 	"github.com/stepworker/stepworker/hooks"
@@ -119,10 +120,52 @@ func newReply(headers, content json.RawMessage) (*Reply, error) {
 	if headers == nil {
 		return &Reply{Headers: json.RawMessage(`{}`), Content: content}, nil
 	}
-	if !strings.HasPrefix(string(headers), "{") {
+	decoded, _ := decodeJSON(headers)
+	m, ok := decoded.(*OrderedMap)
+	if !ok {
 		return nil, &CallError{Kind: "script", Message: "before_webhook left method_response_headers that are no object: set its members, and leave it in place"}
 	}
-	return &Reply{Headers: headers, Content: content}, nil
+	clean := &OrderedMap{}
+	for _, name := range m.Keys {
+		v, err := replyHeader(name, m.Values[name])
+		if err != nil {
+			return nil, &CallError{Kind: "script", Message: "before_webhook, method_response_headers: " + err.Error()}
+		}
+		if v != nil {
+			clean.Set(name, v)
+		}
+	}
+	headers, err := marshal(clean)
+	return &Reply{Headers: headers, Content: content}, err
+}
+
+// replyHeader is a header's value as a flow may send it: text, or a list of
+// texts; nil for none. Whoever answers the webhook need not look at it again.
+func replyHeader(name string, v any) (any, error) {
+	if list, ok := v.([]any); ok {
+		texts := []any{}
+		for _, item := range list {
+			if _, deeper := item.([]any); deeper {
+				return nil, fmt.Errorf("header %q: a list of texts is needed", clip(name, 60))
+			}
+			text, err := replyHeader(name, item)
+			if err != nil {
+				return nil, err
+			}
+			if text != nil {
+				texts = append(texts, text)
+			}
+		}
+		return texts, nil
+	}
+	if _, ok := v.(*OrderedMap); ok {
+		return nil, fmt.Errorf("header %q: text is needed, or a list of texts", clip(name, 60))
+	}
+	text, ok := scalar(v)
+	if !ok {
+		return nil, nil
+	}
+	return text, setHeader(http.Header{}, name, text)
 }
 
 // webhookGlobals are those that only a webhook's events have.
