@@ -56,7 +56,7 @@ func (c *Caller) Authorize(ctx context.Context, d *Definition, cred *credentials
 		return misconfigured("before_oauth2_authorise left a method_endpoint that is no http or https URL")
 	}
 	query := u.Query()
-	if query.Get("state") != a.State { // without it anybody's answer would be taken
+	if len(query["state"]) != 1 || query.Get("state") != a.State { // without it anybody's answer would be taken, with another nobody's
 		query.Set("state", a.State)
 		u.RawQuery = query.Encode()
 		a.URL = u.String()

@@ -109,6 +109,15 @@ function after_oauth2_token() { method_response.access_token += action_data.seen
 	}
 }
 
+// A provider that echoes another state than ours would never be believed.
+func TestAuthorize_scriptAddsAnotherState(t *testing.T) {
+	a := newCodeAPI(t, `function before_oauth2_authorise() { method_endpoint += '&state=mine' }`, answering(200, `{"access_token":"new"}`))
+	auth, q := authorize(t, a)
+	if d := cmp.Diff([]string{auth.State}, q["state"]); d != "" {
+		t.Error(d)
+	}
+}
+
 // What a script takes out is missing from the exchange too, but for the state.
 func TestAuthorize_scriptTakesParametersOut(t *testing.T) {
 	a := newCodeAPI(t, `function before_oauth2_authorise() { method_endpoint = method_endpoint.replace(/&(state|code_challenge|redirect_uri)=[^&]*/g, '') }`,
