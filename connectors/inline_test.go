@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/stepworker/stepworker/connectors"
 )
 
 // inlineConnector has a method whose body is one parameter, and which takes v.
@@ -129,6 +131,27 @@ methods: [{method: get, endpoint: /a}]
 		t.Errorf("got %+v", e)
 	}
 	contains(t, "message", e.Message, "a step cannot supply it")
+}
+
+// What a step says of its place in a flow is the step's, read as a merge field
+// or as a global.
+func TestInline_readingTheStepsPlaceIsAsForeign(t *testing.T) {
+	for _, name := range []string{"cycle_id", "cycle_step_id", "transaction_id", "method_response_fields_in_use[0]"} {
+		a := newAPI(t, `
+connector: acme
+base_url: https://{{host}}.acme.example
+parameters:
+  - {name: host, target: merge_field, value: "=`+name+`"}
+methods: [{method: get, endpoint: /a}]
+`, nil)
+		e := a.fails("get", func(c *connectors.Call) {
+			c.Cycle = connectors.Cycle{CycleID: "evil", CycleStepID: "evil", TransactionID: "evil"}
+			c.FieldsInUse = []string{"evil"}
+		})
+		if e.Kind != "input" || !strings.Contains(e.Message, "a step cannot supply it") {
+			t.Errorf("%s: got %+v", name, e)
+		}
+	}
 }
 
 func TestInline_errorsHaveTheAuthorsPlace(t *testing.T) {

@@ -228,6 +228,9 @@ func (x *exchange) fill(ctx context.Context, written map[string]bool) error {
 			}
 			return value, known, foreign
 		}
+		if in, ok := v.(*inline); ok && slices.ContainsFunc(stepGlobals, func(g string) bool { return strings.Contains(in.source, g) }) {
+			x.step[q.Name] = true
+		}
 		v, ok, err := x.expand(ctx, v, look)
 		if inner != nil || err != nil {
 			return errors.Join(inner, err)
@@ -260,6 +263,9 @@ func (x *exchange) expand(ctx context.Context, v any, look lookup) (any, bool, e
 	v, ok, err := x.evaluate(ctx, in, look)
 	return v, ok && v != nil, err
 }
+
+// stepGlobals are what inline script sees that the step supplied.
+var stepGlobals = []string{"cycle_id", "cycle_step_id", "transaction_id", "method_response_fields_in_use"}
 
 // at is a method's i-th parameter; those that it leaves out come last.
 func (m *Method) at(i int) *Parameter {
