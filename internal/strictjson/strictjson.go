@@ -96,6 +96,9 @@ func (d *decoder) value(raw json.RawMessage, v reflect.Value, path string) error
 		if kind == "a number" && v.CanInt() {
 			return at(path, "a whole number is needed")
 		}
+		if v.Kind() == reflect.Slice && v.Type().Elem().Kind() == reflect.String { // it or an item is at fault
+			return at(path, "a list of texts is needed")
+		}
 		return at(path, kind+" is not allowed here")
 	} else if err != nil {
 		return at(path, "it cannot be read")
