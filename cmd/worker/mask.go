@@ -36,11 +36,12 @@ type versioned struct {
 const maskersMax = 1000
 
 // of returns what hides the secrets of each of the credentials, in one round
-// trip. One that is gone or cannot be opened is left out.
+// trip. Of one that is gone or cannot be opened the connector is not known: what
+// any connector marks as sensitive is hidden then.
 func (m *masker) of(ctx context.Context, ids []string) map[string]versioned {
 	opened, err := m.store.GetMany(ctx, ids)
 	if err != nil {
-		return nil
+		opened = nil
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -59,6 +60,17 @@ func (m *masker) of(ctx context.Context, ids []string) map[string]versioned {
 			m.byID[id] = v
 		}
 		out[id] = v
+	}
+	var unknown versioned
+	for _, name := range m.catalog.Names() {
+		d, _ := m.catalog.Get(name)
+		unknown.sensitive = append(unknown.sensitive, sensitive(d)...)
+	}
+	unknown.redactor = credentials.NewRedactor(nil, minSecret)
+	for _, id := range ids {
+		if _, ok := out[id]; !ok {
+			out[id] = unknown
+		}
 	}
 	return out
 }
@@ -80,13 +92,24 @@ func sensitive(d *connectors.Definition) []connectors.Parameter {
 	return marked
 }
 
-// text is a value as it may stand in another text; of null none.
-func text(raw json.RawMessage) string {
-	var s string
-	if json.Unmarshal(raw, &s) == nil {
-		return s
+// texts are a value's as they may stand in another text: those of a list or an
+// object each by itself.
+func texts(v any) (all []string) {
+	switch v := v.(type) {
+	case string:
+		return []string{v}
+	case json.Number:
+		return []string{v.String()}
+	case []any:
+		for _, e := range v {
+			all = append(all, texts(e)...)
+		}
+	case map[string]any:
+		for _, e := range v {
+			all = append(all, texts(e)...)
+		}
 	}
-	return string(raw)
+	return all
 }
 
 var secretName = regexp.MustCompile(`(?i)(password|passwd|secret|token|api_?key|authorization|credential$|session|cookie|private)`)

@@ -201,6 +201,7 @@ func (h *withResults) hide(ctx context.Context, tasks []map[string]any) {
 	type payload struct {
 		CredentialID string                     `json:"credential_id"`
 		Parameters   map[string]json.RawMessage `json:"parameters"`
+		Mappings     map[string]string          `json:"mappings"`
 	}
 	payloads := make([]payload, len(tasks))
 	var ids []string
@@ -221,7 +222,7 @@ func (h *withResults) hide(ctx context.Context, tasks []map[string]any) {
 			continue
 		}
 		redactor := v.redactor
-		if own := ownSecrets(v.sensitive, payloads[i].Parameters); len(own) > 0 {
+		if own := ownSecrets(v.sensitive, payloads[i].Parameters, payloads[i].Mappings); len(own) > 0 {
 			redactor = credentials.NewRedactor(append(own, v.secrets...), minSecret)
 		}
 		for _, member := range []string{"payload", "task_payload", "result"} {
@@ -235,14 +236,15 @@ func (h *withResults) hide(ctx context.Context, tasks []map[string]any) {
 	}
 }
 
-func ownSecrets(sensitive []connectors.Parameter, given map[string]json.RawMessage) []string {
+func ownSecrets(sensitive []connectors.Parameter, given map[string]json.RawMessage, mapped map[string]string) []string {
 	var own []string
 	for _, q := range sensitive {
-		if raw, ok := given[q.Name]; ok && text(raw) != redacted {
-			own = append(own, text(raw))
+		if v, err := decode(given[q.Name]); err == nil {
+			own = append(own, texts(v)...)
 		}
+		own = append(own, mapped["parameters."+q.Name]) // perhaps the value itself
 	}
-	return own
+	return slices.DeleteFunc(own, func(s string) bool { return s == "" || s == redacted })
 }
 
 type recorder struct {

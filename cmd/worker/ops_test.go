@@ -172,3 +172,40 @@ func TestMask_byName(t *testing.T) {
 		})
 	}
 }
+
+// What a step brings for a sensitive parameter is hidden in whatever form it
+// comes, also once its credential is gone and nobody knows the connector.
+func TestDashboard_masksWhatAStepBrings(t *testing.T) {
+	w := open(t, `
+connector: acme
+base_url: https://acme.example
+parameters:
+  - {name: answer, target: query_string, optional: true, sensitive: true}
+methods: [{method: get, endpoint: /}]
+`)
+	ctx := context.Background()
+	in, err := credentials.DecodeInput([]byte(`{"credential_id":"c","connector":"acme"}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := w.store.Put(ctx, in, false); err != nil {
+		t.Fatal(err)
+	}
+	client := jobs.NewClient(w.rdb)
+	for _, id := range []string{"c", "gone"} {
+		for _, answer := range []string{`"canary-text"`, `["canary one","canary two"]`, `{"a":["canary/three"]}`, `123456789`} {
+			step := jobs.Step{CredentialID: id, Method: "get", Tag: "eu1-north", Parameters: map[string]json.RawMessage{"answer": json.RawMessage(answer)}}
+			if _, err := client.Enqueue(ctx, &step); err != nil {
+				t.Fatal(err)
+			}
+		}
+		step := jobs.Step{CredentialID: id, Method: "get", Mappings: map[string]string{"parameters.answer": "canary-mapped"}}
+		if _, err := client.Enqueue(ctx, &step); err != nil {
+			t.Fatal(err)
+		}
+	}
+	page := w.get(t, "/monitoring/api/queues/steps/pending_tasks")
+	if strings.Count(page, "eu1-north") != 8 || strings.Contains(page, "canary") || strings.Contains(page, "123456789") {
+		t.Errorf("shown: %s", page)
+	}
+}
