@@ -344,7 +344,7 @@ func (t *tokenRequest) hook(ctx context.Context, event string, globals ...hooks.
 	if s == nil || !strings.Contains(s.Source, event) {
 		return nil, nil
 	}
-	x := &exchange{c: t.c, d: t.d, m: &Method{IgnoreAuth: true, Type: TypeAction}, cred: t.cred, call: &Call{Urgent: true}}
+	x := &exchange{c: t.c, d: t.d, m: &Method{IgnoreAuth: true, Type: TypeAction}, cred: t.cred, call: &Call{Urgent: true}, params: map[string]any{}}
 	parameters, err := t.scriptParameters(ctx, x)
 	if err != nil {
 		return nil, inlineVerdict(x.finish(ctx, err))
@@ -360,7 +360,7 @@ func (t *tokenRequest) hook(ctx context.Context, event string, globals ...hooks.
 	if err == nil && len(out.Logs) == 0 {
 		return out, nil
 	}
-	secrets := t.c.Secrets(t.d, t.cred)
+	secrets := append(t.c.Secrets(t.d, t.cred), x.found...)
 	for _, answer := range []map[string]json.RawMessage{t.answer, parseToken(parseLeftBytes(out.Value("method_response", nil)))} {
 		for _, k := range tokenMembers {
 			secrets = append(secrets, textOf(answer[k]))
@@ -380,27 +380,42 @@ func (t *tokenRequest) hook(ctx context.Context, event string, globals ...hooks.
 }
 
 func (t *tokenRequest) scriptParameters(ctx context.Context, x *exchange) (json.RawMessage, error) {
-	look := func(name string) (any, bool, bool) { return t.c.ownField(t.d, t.cred, name) }
+	look := func(name string) (any, bool, bool) { // what only a step knows has no value here
+		v, known, _ := t.c.ownField(t.d, t.cred, name)
+		if !known {
+			v, _, _ = x.system(name)
+		}
+		return v, true, false
+	}
 	m := &OrderedMap{}
 	for i := range t.d.Parameters {
 		q := &t.d.Parameters[i]
 		if q.Target != "script" {
 			continue
 		}
-		v, _, _ := look(q.Name)
-		in, ok := q.Value.(*inline)
-		if !ok && v == nil {
-			in, ok = q.Default.(*inline)
+		v, written := q.Value, q.HasValue // written by the connector: only there merge fields mean something
+		if !written {
+			v, _ = t.c.property(t.d, t.cred, q.Property, q.Name)
 		}
-		if ok {
-			var err error
-			if v, _, err = x.evaluate(ctx, in, look); err != nil {
+		if v == nil && q.HasDef {
+			v, written = q.Default, true
+		}
+		if written {
+			filled, ok, err := x.expand(ctx, v, look)
+			if err != nil {
 				return nil, err
 			}
+			if v = filled; !ok {
+				continue
+			}
 		}
-		if v != nil {
-			m.Set(q.wire(), v)
+		if v == nil {
+			continue
 		}
+		if err := x.set(q, v); err != nil {
+			return nil, err
+		}
+		m.Set(q.wire(), x.params[q.Name])
 	}
 	return marshal(m)
 }

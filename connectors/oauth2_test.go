@@ -519,6 +519,29 @@ func TestRefresh_hooksSeeInlineScriptParameters(t *testing.T) {
 	}
 }
 
+// Script parameters are the same around a token request as in a call: filled,
+// of their type, and hidden where they are sensitive.
+func TestRefresh_hooksSeeScriptParametersAsCallsDo(t *testing.T) {
+	const parameters = `parameters:
+  - {name: filled, target: script, value: "{{AccountId}}-x"}
+  - {name: typed, target: script, type: integer, value: "={{AccountId}}"}
+  - {name: stepless, target: script, value: "{{CycleId}}/{{v}}", optional: true}
+  - {name: signed, target: script, sensitive: true, value: "='canary-' + {{AccountId}}"}
+  - {name: v, target: merge_field, optional: true}
+`
+	a := newTokenAPI(t, withHooks("function after_oauth2_refresh() { method_response.scope = JSON.stringify(script_parameters); }")+parameters, answering(200, `{"access_token":"new"}`))
+	got, re := refresh(t, a, credentials.OAuth2)
+	if re != nil {
+		t.Fatal(re)
+	}
+	sameJSON(t, "raw answer", got.TokenRaw, `{"access_token":"new","scope":"{\"filled\":\"42-x\",\"typed\":42,\"signed\":\"canary-42\"}"}`)
+
+	a = newTokenAPI(t, withHooks("function before_oauth2_refresh() { throw 'saw ' + script_parameters.signed }")+parameters, nil)
+	if _, re := refresh(t, a, credentials.OAuth2); re == nil || strings.Contains(re.Text, "canary") || !strings.Contains(re.Text, "saw [redacted]") {
+		t.Errorf("got %+v", re)
+	}
+}
+
 func TestRefresh_newTokensAreMaskedInHookErrors(t *testing.T) {
 	a := newTokenAPI(t, withHooks(`function after_oauth2_refresh() { var t = method_response.nested.secret; method_response = {}; throw 'saw ' + JSON.stringify(method_request === undefined) }`),
 		answering(200, `{"nested":{"secret":"x"},"id_token":"canary-id-token"}`))
