@@ -118,6 +118,15 @@ func TestAuthorize_scriptAddsAnotherState(t *testing.T) {
 	}
 }
 
+func TestAuthorize_theCodeIsASecret(t *testing.T) {
+	a := newCodeAPI(t, `function before_oauth2_token() { throw 'saw ' + method_request.code + ' ' + method_request.code_verifier }`, nil)
+	auth, _ := authorize(t, a)
+	_, err := a.Caller.ExchangeCode(t.Context(), a.Def, a.Cred, auth, "canary-code")
+	if err == nil || !strings.Contains(err.Error(), "saw [redacted] [redacted]") {
+		t.Errorf("got %v", err)
+	}
+}
+
 // What a script takes out is missing from the exchange too, but for the state.
 func TestAuthorize_scriptTakesParametersOut(t *testing.T) {
 	a := newCodeAPI(t, `function before_oauth2_authorise() { method_endpoint = method_endpoint.replace(/&(state|code_challenge|redirect_uri)=[^&]*/g, '') }`,

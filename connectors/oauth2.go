@@ -361,6 +361,9 @@ func (t *tokenRequest) hook(ctx context.Context, event string, globals ...hooks.
 		return out, nil
 	}
 	secrets := append(t.c.Secrets(t.d, t.cred), x.found...)
+	if t.grant != nil { // until it is exchanged, it is as good as a token
+		secrets = append(secrets, t.grant.code, t.grant.verifier)
+	}
 	for _, answer := range []map[string]json.RawMessage{t.answer, parseToken(parseLeftBytes(out.Value("method_response", nil)))} {
 		for _, k := range tokenMembers {
 			secrets = append(secrets, textOf(answer[k]))
