@@ -63,6 +63,9 @@ func (x *exchange) inbound() error {
 			}
 		}
 	}
+	for name, raw := range w.Headers {
+		x.callersSecret(name, raw)
+	}
 	contentType, _ := member(x.headers, "Content-Type", true)
 	media, _ := scalar(contentType)
 	x.body = w.Body
@@ -76,6 +79,33 @@ func (x *exchange) inbound() error {
 		x.body = parseLeft(w.Body, JSON)
 	}
 	return nil
+}
+
+// callersSecret hides a header that whoever called shows who it is with: its
+// token without the scheme, a cookie's values.
+func (x *exchange) callersSecret(name string, raw json.RawMessage) {
+	cut := ""
+	switch strings.ToLower(name) {
+	case "authorization", "proxy-authorization":
+		cut = " "
+	case "cookie":
+		cut = "="
+	default:
+		return
+	}
+	v, err := decodeJSON(raw)
+	if err != nil {
+		return
+	}
+	for _, text := range leaves(v) {
+		for _, one := range strings.Split(text, "; ") {
+			if _, value, ok := strings.Cut(one, cut); ok {
+				one = value
+			}
+			x.found = append(x.found, one)
+			x.c.cfg.Trace.secret("webhook."+strings.ToLower(name), one)
+		}
+	}
 }
 
 // receive runs the events of a webhook, and sends nothing. false in the first

@@ -220,3 +220,14 @@ func TestCheck_methodTypes(t *testing.T) {
 		})
 	}
 }
+
+// What the caller of a webhook proves itself with is nobody else's to read.
+func TestWebhook_theCallersSecretsAreMasked(t *testing.T) {
+	a := newAPI(t, webhookConnector("", `function before_webhook() { var h = method_request_headers; console.log(JSON.stringify(h)); throw new Error(h.authorization.slice(7) + ' ' + h.Cookie); }`), nil)
+	e := a.fails("received", withWebhook(connectors.Webhook{Headers: map[string]json.RawMessage{
+		"Authorization": json.RawMessage(`"Bearer canary-token"`), "cookie": json.RawMessage(`["a=canary-one; b=canary-two"]`), "X-Kept": json.RawMessage(`"kept-value"`)}}))
+	seen := e.Message + strings.Join(e.Logs, " ")
+	if strings.Contains(seen, "canary") || !strings.Contains(seen, "Bearer [redacted]") || !strings.Contains(seen, "kept-value") {
+		t.Errorf("shown: %s", seen)
+	}
+}
