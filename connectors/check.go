@@ -25,11 +25,8 @@ func scriptFindings(s *hooks.Script) []Finding {
 		return all
 	}
 	for _, m := range in.Handlers {
-		switch near := nearestEvent(m.Name); {
-		case s.Level == hooks.LevelStep && connectorsOnly(m.Name):
+		if s.Level == hooks.LevelStep && connectorsOnly(m.Name) {
 			all = append(all, hintAt(s, m, "%s does not run in a step's script: it is for connector scripts", m.Name))
-		case !slices.Contains(hooks.EventNames, m.Name) && near != "":
-			all = append(all, hintAt(s, m, "function %s handles no event; did you mean %s?", m.Name, near))
 		}
 	}
 	for _, m := range in.Consts {
@@ -37,6 +34,18 @@ func scriptFindings(s *hooks.Script) []Finding {
 	}
 	for _, m := range in.Silent {
 		all = append(all, hintAt(s, m, "%s matches nothing in this engine: write the characters out, such as [a-zA-Z\\u00c0-\\u024f]", m.Name))
+	}
+	return all
+}
+
+// misspelt are the functions whose names look like an event's and that nobody
+// uses: what a script calls, also from another level, is a helper of its own.
+func misspelt(in *hooks.Inspection, beside ...*hooks.Inspection) (all []Finding) {
+	for _, m := range in.Handlers {
+		used := in.Uses[m.Name] > 1 || slices.ContainsFunc(beside, func(other *hooks.Inspection) bool { return other.Uses[m.Name] > 0 })
+		if near := nearestEvent(m.Name); near != "" && !used && !slices.Contains(hooks.EventNames, m.Name) {
+			all = append(all, hintAt(in.Script, m, "function %s handles no event; did you mean %s?", m.Name, near))
+		}
 	}
 	return all
 }
@@ -93,6 +102,11 @@ func (p *fileParser) acrossLevels() {
 			continue
 		}
 		methods = append(methods, in)
+		if connector != nil {
+			p.findings = append(p.findings, misspelt(in, connector)...)
+		} else {
+			p.findings = append(p.findings, misspelt(in)...)
+		}
 		if connector == nil {
 			p.missing(in)
 			continue
@@ -101,6 +115,7 @@ func (p *fileParser) acrossLevels() {
 		p.clashes(in, connector)
 	}
 	if connector != nil {
+		p.findings = append(p.findings, misspelt(connector, methods...)...)
 		p.missing(connector, methods...)
 	}
 }
@@ -142,6 +157,7 @@ func CheckStep(s *hooks.Script) []Finding {
 	if in == nil {
 		return all
 	}
+	all = append(all, misspelt(in)...)
 	for _, m := range in.Missing() {
 		near := nearest(m.Name, hooks.Names())
 		if near != "" && levenshtein.Similarity(strings.ToLower(m.Name), strings.ToLower(near), nil) >= 0.8 {

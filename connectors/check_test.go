@@ -73,3 +73,26 @@ func TestCheckStep(t *testing.T) {
 		})
 	}
 }
+
+// A function that a script uses is a helper, whatever its name looks like: also
+// from another level, and as compilers name the bodies of async functions.
+func TestCheck_helpersNamedAlmostLikeEvents(t *testing.T) {
+	got := check(t, `connector: acme
+base_url: https://acme.example
+script: |
+  function before_action_impl() { return true; }
+  function before_action() { return before_action_impl.apply(this, arguments); }
+  function _after_action() { return true; }
+  const handlers = {_after_action};
+  function after_error_common() { return true; }
+  function after_acton() { return true; }
+methods:
+  - method: one
+    endpoint: /a
+    script: |
+      function after_error() { return after_error_common(); }
+`)
+	if d := cmp.Diff([]string{"9:12: function after_acton handles no event; did you mean after_action? (hint)"}, got); d != "" {
+		t.Error(d)
+	}
+}

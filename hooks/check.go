@@ -25,12 +25,17 @@ type Inspection struct {
 	// engine takes, and matches nothing with.
 	Silent []Mention
 
+	// Uses counts the places where a name stands, its declarations included.
+	Uses map[string]int
+
 	tree     *ast.Program
-	declared map[string]int  // every declaration, however deep, and assignments to plain names
-	assigned map[string]bool // these alone: globals for the other levels too
-	guarded  map[string]bool // tested with typeof
+	declared map[string]int                 // every declaration, however deep, and assignments to plain names
+	assigned map[string]bool                // these alone: globals for the other levels too
+	guarded  map[string]bool                // tested with typeof, or looked at as members of the global object
+	defaults map[*ast.AssignExpression]bool // in declarations: "a = 1" of [a = 1]
+	harmless map[ast.Expression]bool        // the global object where only a member of a known name is meant
 	calls    []Mention
-	dynamic  bool // eval, Function or with: what it declares cannot be told
+	dynamic  bool // eval, Function, with, or the global object in hand: what it declares cannot be told
 }
 
 // Mention is a name at its place in its author's file.
@@ -48,7 +53,8 @@ func Inspect(s *Script) *Inspection {
 	if err != nil {
 		return nil
 	}
-	in := &Inspection{Script: s, Lexical: map[string]bool{}, tree: tree, declared: map[string]int{}, assigned: map[string]bool{}, guarded: map[string]bool{}}
+	in := &Inspection{Script: s, Lexical: map[string]bool{}, tree: tree, declared: map[string]int{}, assigned: map[string]bool{}, guarded: map[string]bool{},
+		Uses: map[string]int{}, defaults: map[*ast.AssignExpression]bool{}, harmless: map[ast.Expression]bool{}}
 	consts := map[string]bool{}
 	for _, st := range tree.Body {
 		in.topLevel(st, consts)
@@ -65,6 +71,7 @@ func Inspect(s *Script) *Inspection {
 		writes = append(writes, in.look(n)...)
 		return true
 	})
+	in.dynamic = in.dynamic || in.handsOut()
 	for _, id := range writes {
 		name := id.Name.String()
 		if consts[name] && in.declared[name] == 1 { // elsewhere it may be another one
@@ -162,9 +169,15 @@ func (in *Inspection) look(n any) (writes []*ast.Identifier) {
 		}
 	}
 	switch d := n.(type) {
+	case *ast.Identifier:
+		in.Uses[d.Name.String()]++
+	case *ast.PropertyShort:
+		in.Uses[d.Name.Name.String()]++
 	case *ast.Binding:
+		in.noteDefaults(d.Target)
 		declare(boundNames(d.Target)...)
 	case *ast.ParameterList:
+		in.noteDefaults(d.Rest)
 		declare(boundOf(d.Rest)...)
 	case *ast.FunctionLiteral:
 		declare(d.Name)
@@ -172,12 +185,17 @@ func (in *Inspection) look(n any) (writes []*ast.Identifier) {
 		declare(d.Name)
 		call(d.SuperClass)
 	case *ast.CatchStatement:
+		in.noteDefaults(d.Parameter)
 		declare(boundNames(d.Parameter)...)
 	case *ast.ForDeclaration:
+		in.noteDefaults(d.Target)
 		declare(boundNames(d.Target)...)
 	case *ast.ForIntoExpression:
 		writes = boundOf(d.Expression)
 	case *ast.AssignExpression:
+		if in.defaults[d] {
+			break
+		}
 		writes = boundOf(d.Left)
 		if name := ownProperty(d.Left); name != "" {
 			in.assigned[name] = true
@@ -187,6 +205,7 @@ func (in *Inspection) look(n any) (writes []*ast.Identifier) {
 		switch {
 		case !plain:
 		case d.Operator == token.TYPEOF:
+			in.harmless[id] = true
 			in.guarded[id.Name.String()] = true
 		case d.Operator == token.INCREMENT || d.Operator == token.DECREMENT:
 			writes = []*ast.Identifier{id}
@@ -196,8 +215,21 @@ func (in *Inspection) look(n any) (writes []*ast.Identifier) {
 			in.Silent = append(in.Silent, in.at(d.Idx, propertyEscape.FindString(d.Pattern)))
 		}
 	case *ast.BinaryExpression:
-		if d.Operator == token.INSTANCEOF {
+		switch text, isText := d.Left.(*ast.StringLiteral); {
+		case d.Operator == token.INSTANCEOF:
 			call(d.Right)
+		case d.Operator == token.IN && isText && isGlobal(d.Right):
+			in.guarded[text.Value.String()], in.harmless[d.Right] = true, true
+		case d.Operator != token.LOGICAL_OR && d.Operator != token.COALESCE:
+			in.harmless[d.Left] = true // this && this.helper, this !== undefined
+		}
+	case *ast.DotExpression:
+		if isGlobal(d.Left) {
+			in.guarded[d.Identifier.Name.String()], in.harmless[d.Left] = true, true
+		}
+	case *ast.BracketExpression:
+		if text, ok := d.Member.(*ast.StringLiteral); ok && isGlobal(d.Left) {
+			in.guarded[text.Value.String()], in.harmless[d.Left] = true, true
 		}
 	case *ast.CallExpression:
 		call(d.Callee)
@@ -211,23 +243,62 @@ func (in *Inspection) look(n any) (writes []*ast.Identifier) {
 	return writes
 }
 
+// noteDefaults notes the defaults in a declaration's pattern: they assign nothing.
+func (in *Inspection) noteDefaults(pattern any) {
+	walk(pattern, func(n any) bool {
+		switch d := n.(type) {
+		case *ast.FunctionLiteral, *ast.ArrowFunctionLiteral, *ast.ClassLiteral:
+			return false
+		case *ast.AssignExpression:
+			in.defaults[d] = true
+		}
+		return true
+	})
+}
+
+// isGlobal says of an expression that it may be the global object.
+func isGlobal(e ast.Expression) bool {
+	if id, ok := e.(*ast.Identifier); ok {
+		return id.Name == "globalThis"
+	}
+	_, ok := e.(*ast.ThisExpression)
+	return ok
+}
+
+// handsOut says that a script uses the global object as a value, as in
+// (function (root) { root.helper = … })(this): then anything may be a global.
+func (in *Inspection) handsOut() (out bool) {
+	hands := func(n any) bool {
+		e, ok := n.(ast.Expression)
+		return ok && isGlobal(e) && !in.harmless[e]
+	}
+	walk(in.tree.Body, func(n any) bool {
+		if _, this := n.(*ast.ThisExpression); !this {
+			out = out || hands(n)
+		}
+		return !out
+	})
+	walk(in.tree.Body, func(n any) bool {
+		switch n.(type) {
+		case *ast.FunctionLiteral, *ast.ClassLiteral: // they have a this of their own
+			return false
+		}
+		out = out || hands(n)
+		return !out
+	})
+	return out
+}
+
 // ownProperty is the name that an assignment to a property of this or
 // globalThis gives a global.
 func ownProperty(e ast.Expression) string {
-	global := func(e ast.Expression) bool {
-		if id, ok := e.(*ast.Identifier); ok {
-			return id.Name == "globalThis"
-		}
-		_, ok := e.(*ast.ThisExpression)
-		return ok
-	}
 	switch d := e.(type) {
 	case *ast.DotExpression:
-		if global(d.Left) {
+		if isGlobal(d.Left) {
 			return d.Identifier.Name.String()
 		}
 	case *ast.BracketExpression:
-		if text, ok := d.Member.(*ast.StringLiteral); ok && global(d.Left) {
+		if text, ok := d.Member.(*ast.StringLiteral); ok && isGlobal(d.Left) {
 			return text.Value.String()
 		}
 	}
@@ -236,7 +307,7 @@ func ownProperty(e ast.Expression) string {
 
 // Missing are the calls of functions that nothing declares: neither the script
 // itself nor one of those beside it, and that no script is given. What the
-// script tests with typeof it knows to be perhaps not there.
+// script tests with typeof, or looks for in the global object, it knows to be perhaps not there.
 func (in *Inspection) Missing(beside ...*Inspection) []Mention {
 	if in.dynamic {
 		return nil

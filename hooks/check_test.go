@@ -23,6 +23,10 @@ func TestInspection_missing(t *testing.T) {
 		"declared, however":         {source: "function a(b, {c, d: [e] = []}, ...f) { a(), b(), c(), e(), f(), g(), h(), i(), j(), k(), l() }\nvar g; let h; const i = class j {}; try {} catch (k) {} for (const l of []) {} k(); l()"},
 		"assigned, however":         {source: "a = () => 1; this.b = a; globalThis['c'] = a; for (d in {}) {} [e, {f}] = []; a(), b(), c(), d(), e(), f(), globalThis.g()"},
 		"tested first":              {source: "if (typeof helper === 'function') helper()"},
+		"looked for first":          {source: "if (globalThis.a) a(); if ('b' in globalThis) b(); if (this['c'] !== undefined) c(); d()", want: []string{"1:86 d"}},
+		"what compilers write":      {source: "var x = (this && this.x) || function () { return this; }; class C { m() { return this } } typeof globalThis; d()", want: []string{"1:110 d"}},
+		"the global object around":  {source: "(function (root) { root.a = function () {} })(this); a()"},
+		"and under another name":    {source: "var self = globalThis; self.a = () => 1; a()"},
 		"what cannot be told":       {source: "eval('var f = 1'); f()"},
 		"a member is no function":   {source: "x.foo(); x['bar']()"},
 		"another level's functions": {source: "a(), b(), c(), d()", beside: "function a() { function d() {} } const b = 1; c = 2", want: []string{"1:16 d"}},
@@ -46,6 +50,14 @@ func TestInspection_assignmentsToConstants(t *testing.T) {
 	want := []Mention{{2, 17, "a"}, {2, 31, "c"}, {2, 37, "a"}}
 	if d := cmp.Diff(want, in.Consts); d != "" {
 		t.Error(d)
+	}
+}
+
+// A default in a declaration assigns nothing.
+func TestInspection_defaultsInDeclarations(t *testing.T) {
+	in := Inspect(&Script{Source: "const [a = 1] = [], {b: {c} = {c: 2}, d = 3} = {};\nfunction f([a = 1] = []) { const [c = 2] = a }\ntry {} catch ({a = 1}) {}\nfor (const {d: [c = 1]} of []) {}"})
+	if len(in.Consts) > 0 {
+		t.Errorf("assignments to constants: %v", in.Consts)
 	}
 }
 
