@@ -87,6 +87,7 @@ func (t *try) run(ctx context.Context) error {
 	t.screen.say("try %s.%s", t.def.Name, t.method.Name)
 	out, err := t.attempts(ctx)
 	if err != nil {
+		t.show() // what happened until then
 		return err
 	}
 	t.screen.result(out)
@@ -156,6 +157,9 @@ func (t *try) attempts(ctx context.Context) (*outcome, error) {
 		call.Cycle = connectors.Cycle(*c)
 	}
 	for {
+		if ctx.Err() != nil { // during a refresh, which goes to its end
+			return nil, cli.Failed("interrupted after a refresh: its outcome is kept")
+		}
 		call.Credential = t.account.cred
 		ans, err := t.caller.Call(ctx, call)
 		var auth *connectors.AuthError
@@ -171,6 +175,8 @@ func (t *try) attempts(ctx context.Context) (*outcome, error) {
 			out.StatusCode, out.Exit, out.Content, out.ContentEncoding, out.Fields = ans.StatusCode, ans.Exit, ans.Content, ans.ContentEncoding, ans.Fields
 			out.Webhook = jobs.NewWebhookResult(ans.Webhook)
 			return out, nil
+		case ctx.Err() != nil:
+			return nil, cli.Failed("interrupted: whether the API has done what it was asked is not known")
 		case errors.As(err, &ce):
 			if ce.Ran {
 				out.Attempts++
@@ -189,8 +195,6 @@ func (t *try) attempts(ctx context.Context) (*outcome, error) {
 				t.screen.say("The pool would try again, with growing delays.")
 			}
 			return out, nil
-		case ctx.Err() != nil:
-			return nil, cli.Failed("interrupted: whether the API has done what it was asked is not known")
 		case !errors.As(err, &auth):
 			return nil, cli.Failed("%v", err)
 		}
@@ -227,9 +231,19 @@ func (t *try) wouldRenew(e *connectors.AuthError) string {
 	return fmt.Sprintf("call login method %q, once for all that wait, and call again.", t.def.LoginMethod)
 }
 
-// renew renews the credential, with a session that was found or by asking.
+// maxRenewal is the time that a token request or login has, as in the pool.
+const maxRenewal = 40 * time.Second
+
+// renew renews the credential, with a session that was found or by asking. An
+// interrupt does not end it: its request may have spent the refresh token, and
+// the new one is to be kept.
 func (t *try) renew(ctx context.Context, kind credentials.Kind, found map[string]string) error {
 	t.show()
+	defer context.AfterFunc(ctx, func() {
+		t.screen.tell("interrupted: the refresh goes to its end, so that no new token is lost; interrupt again to end it at once")
+	})()
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), maxRenewal)
+	defer cancel()
 	err := t.account.renew(ctx, t.caller, t.def, kind, func(ctx context.Context, c *credentials.Credential) (*credentials.Renewal, error) {
 		switch {
 		case len(found) > 0:

@@ -2,10 +2,14 @@ package main
 
 import (
 	"context"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -197,5 +201,46 @@ func TestCaret(t *testing.T) {
 				t.Error(d)
 			}
 		})
+	}
+}
+
+// An interrupt during a token request does not lose the new refresh token: the
+// old one is spent.
+func TestTry_interruptedRefreshIsKept(t *testing.T) {
+	ctx, interrupt := context.WithCancel(context.Background())
+	defer interrupt()
+	api := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != "/token" {
+			w.WriteHeader(http.StatusUnauthorized)
+			return
+		}
+		interrupt()
+		time.Sleep(100 * time.Millisecond)
+		w.Header().Set("Content-Type", "application/json")
+		fmt.Fprint(w, `{"access_token": "second-access", "refresh_token": "second-refresh"}`)
+	}))
+	defer api.Close()
+	folder := t.TempDir()
+	write := func(name, text string) string {
+		file := filepath.Join(folder, name)
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return file
+	}
+	write("a.yaml", "connector: a\nbase_url: "+api.URL+"\nauth: {type: oauth2, token_url: "+api.URL+"/token, refresh_on: [401]}\nmethods: [{method: m, endpoint: /m}]\n")
+	file := write("account.json", `{"credential_id": "1", "connector": "a", "client_id": "c", "client_secret": "s", "oauth2": {"access_token": "first-access", "refresh_token": "first-refresh"}}`)
+	t.Setenv("STEPWORKER_REDIS", "redis://127.0.0.1:1") // nothing asks it
+	var out, log strings.Builder
+	recorded := filepath.Join(folder, "interrupted.txtar")
+	code := run(ctx, []string{"try", "a", "m", "--connectors", folder, "--credential-file", file, "--refresh", "--allow-private-network", "--record", recorded}, strings.NewReader(""), &out, &log)
+	if got, _ := os.ReadFile(file); !strings.Contains(string(got), "second-refresh") {
+		t.Errorf("the file is %s", got)
+	}
+	if code != 1 || !strings.Contains(log.String(), "interrupted") || !strings.Contains(out.String(), "renewed (oauth2)") {
+		t.Errorf("exit %d\n%s\n%s", code, out.String(), log.String())
+	}
+	if _, err := os.Stat(recorded); err == nil {
+		t.Error("half a try was recorded")
 	}
 }
