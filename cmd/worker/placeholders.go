@@ -114,6 +114,24 @@ func (s *secretNames) hideText(text string) string {
 	return outside(anyField, text, s.redactor().String)
 }
 
+var formToken = regexp.MustCompile(`[^=&?#\s]*%[^=&?#\s]*`)
+
+// hideForm is hide for a URL or a form, where base64 may be URL-encoded: its
+// padding, which is another one for another secret, belongs to it.
+func (s *secretNames) hideForm(text string) string {
+	text = formToken.ReplaceAllStringFunc(text, func(m string) string {
+		plain, err := url.QueryUnescape(m)
+		if err != nil {
+			return m
+		}
+		if hidden := s.hideText(plain); base64Field.MatchString(hidden) {
+			return outside(anyField, hidden, url.QueryEscape)
+		}
+		return m
+	})
+	return outside(anyField, text, s.hide)
+}
+
 // outside changes a text but for the placeholders in it, whose names may be
 // what a poor password is.
 func outside(fields *regexp.Regexp, text string, change func(string) string) string {

@@ -40,6 +40,7 @@ type recordedTry struct {
 	Webhook    *jobs.Webhook              `json:"webhook,omitempty"`
 	Cycle      *jobs.Cycle                `json:"cycle,omitempty"`
 	InUse      []string                   `json:"fields_in_use,omitempty"`
+	NoRefresh  string                     `json:"no_refresh,omitempty"` // why a dead credential was not renewed
 }
 
 // recordedExchange is a request and its answer, each a message as HTTP/1.1
@@ -140,21 +141,27 @@ func (r *recording) write(file string) error {
 var unrecorded = []string{"Content-Length", "Date", "Connection", "Keep-Alive", "Transfer-Encoding", "Age", "User-Agent"}
 
 // record writes an exchange as messages, its secrets hidden.
-func (e *exchange) record(number int, hide func(string) string) recordedExchange {
-	r := recordedExchange{number: number}
-	r.request = hide(e.method+" "+e.url) + "\n" + message(e.header, e.body, hide)
+func (e *exchange) record(number int, names *secretNames) recordedExchange {
+	r, hide := recordedExchange{number: number}, names.hide
+	ofBody := hide
+	if strings.HasPrefix(e.header.Get("Content-Type"), formType) {
+		ofBody = names.hideForm
+	}
+	r.request = e.method + " " + names.hideForm(e.url) + "\n" + message(e.header, e.body, hide, ofBody)
 	if e.fault != nil {
 		r.response = "no answer: " + hide(faultText(e.fault))
 		return r
 	}
-	r.response = "HTTP/1.1 " + hide(e.status) + "\n" + message(e.resHeader, e.resBody, hide)
+	r.response = "HTTP/1.1 " + hide(e.status) + "\n" + message(e.resHeader, e.resBody, hide, hide)
 	return r
 }
 
 // base64Body marks a body that is no text (RFC 2045 section 6.1).
 const base64Body = "Content-Transfer-Encoding"
 
-func message(h http.Header, body []byte, hide func(string) string) string {
+const formType = "application/x-www-form-urlencoded"
+
+func message(h http.Header, body []byte, hide, ofBody func(string) string) string {
 	var b strings.Builder
 	for _, k := range slices.Sorted(maps.Keys(h)) {
 		for _, v := range h[k] {
@@ -165,7 +172,7 @@ func message(h http.Header, body []byte, hide func(string) string) string {
 			fmt.Fprintf(&b, "%s: %s\n", k, shown)
 		}
 	}
-	text := hide(string(body))
+	text := ofBody(string(body))
 	if !utf8.ValidString(text) || strings.Contains("\n"+text, "\n-- ") || strings.Contains(text, "\r") {
 		fmt.Fprintf(&b, "%s: base64\n", base64Body)
 		text = base64.StdEncoding.EncodeToString([]byte(text))
@@ -205,7 +212,7 @@ func parseMessage(text string) (h http.Header, body string, hasBody bool, err er
 }
 
 // asPut is a credential as `put` reads it.
-func asPut(c *credentials.Credential) json.RawMessage {
+func asPut(c *credentials.Credential) map[string]any {
 	s := &c.Secrets
 	in := map[string]any{"credential_id": c.ID, "connector": c.Connector}
 	for name, value := range map[string]string{"account_id": c.AccountID, "external_account_id": c.ExternalAccountID,
@@ -230,7 +237,7 @@ func asPut(c *credentials.Credential) json.RawMessage {
 	if len(properties) > 0 {
 		in["properties"] = properties
 	}
-	return compact(in)
+	return in
 }
 
 // partnerJSON is one connector's partner settings; nil if there are none.

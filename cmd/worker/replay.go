@@ -137,16 +137,17 @@ func (r *replay) compare(e *recordedExchange, req *http.Request, body string) (d
 		differs = append(differs, fmt.Sprintf("%s is %s, recorded is %s", what, r.names.hide(short(got)), r.names.hide(short(want))))
 	}
 	first, rest, _ := strings.Cut(e.request, "\n")
-	words := strings.Fields(strings.TrimSuffix(strings.TrimSpace(first), " HTTP/1.1"))
-	if len(words) != 2 {
+	method, address, _ := strings.Cut(strings.TrimSuffix(strings.TrimSpace(first), " HTTP/1.1"), " ")
+	address = strings.TrimSpace(address)
+	if address == "" || strings.ContainsAny(anyField.ReplaceAllString(address, ""), " \t") { // placeholders have spaces
 		return nil, fmt.Errorf("its first line is %q, and METHOD URL is needed", first)
 	}
-	if words[0] != req.Method {
-		differ("its method", req.Method, words[0])
+	if method != req.Method {
+		differ("its method", req.Method, method)
 	}
-	want, err := url.Parse(r.names.fill(words[1], url.QueryEscape))
+	want, err := url.Parse(r.names.fill(address, url.QueryEscape))
 	if err != nil {
-		return nil, fmt.Errorf("its URL cannot be read: %s", words[1])
+		return nil, fmt.Errorf("its URL cannot be read: %s", address)
 	}
 	if want.Host != "" && !strings.EqualFold(want.Scheme+"://"+want.Host, req.URL.Scheme+"://"+req.URL.Host) {
 		differ("its host", req.URL.Scheme+"://"+req.URL.Host, want.Scheme+"://"+want.Host)
@@ -180,7 +181,7 @@ func (r *replay) compareBodies(got, recorded, contentType string) (differs []str
 		}
 		return differs
 	}
-	if strings.HasPrefix(contentType, "application/x-www-form-urlencoded") {
+	if strings.HasPrefix(contentType, formType) {
 		return r.compareForms("its body", got, r.names.fill(recorded, url.QueryEscape))
 	}
 	if want := r.names.fill(recorded, asItIs); got != want {

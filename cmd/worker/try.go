@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"time"
 
@@ -83,7 +84,7 @@ func newTry(log *cli.Log) *cobra.Command {
 }
 
 func (t *try) run(ctx context.Context) error {
-	first := asPut(t.account.cred) // as it was before any refresh
+	first := t.asPut() // as it was before any refresh
 	t.screen.say("try %s.%s", t.def.Name, t.method.Name)
 	out, err := t.attempts(ctx)
 	if err != nil {
@@ -124,6 +125,9 @@ func (t *try) shorten(out *outcome) {
 	if out.Error != nil {
 		short := strings.NewReplacer(filepath.Clean(t.cfg.connectors)+string(filepath.Separator), "")
 		out.Error.At, out.Error.Message = short.Replace(out.Error.At), short.Replace(out.Error.Message)
+		if out.Error.Kind == jobs.KindScript && out.Error.At != "" {
+			out.Error.Detail = "" // the author's line, which the next edit changes
+		}
 	}
 }
 
@@ -144,7 +148,9 @@ func (t *try) attempts(ctx context.Context) (*outcome, error) {
 	if s := t.account.cred.Meta.State; s == credentials.Revoked || s == credentials.Misconfigured {
 		return fail(jobs.KindRevoked, "", "the credential is %s (%s), so the pool would hold the execution: put it again, or `worker credential refresh %s`", s, t.account.cred.Meta.LastError, t.account.cred.ID)
 	}
-	if kind, why := t.account.due(t.caller, t.def); kind != "" && t.account.fixed == "" {
+	if kind, why := t.account.due(t.caller, t.def); kind != "" && t.account.fixed != "" {
+		t.screen.say("%s: the pool would renew it before the call; here it is used as it is, for %s", why, t.account.fixed)
+	} else if kind != "" {
 		t.screen.say("%s: the pool would renew it before the call", why)
 		if err := t.renew(ctx, kind, nil); err != nil {
 			return fail(jobs.KindAuth, "", "the credential could not be renewed: %v", err)
@@ -209,6 +215,7 @@ func (t *try) attempts(ctx context.Context) (*outcome, error) {
 		case out.Refreshes == maxRefreshes:
 			return fail(jobs.KindAuth, auth.At, "refused again after %d refreshes (%s), so the pool gives up", maxRefreshes, auth.Text)
 		case t.account.fixed != "":
+			t.input.NoRefresh = t.account.fixed
 			t.screen.say("The pool would %s", t.wouldRenew(auth))
 			return fail(jobs.KindAuth, auth.At, "%s; %s", auth.Text, t.account.fixed)
 		}
@@ -300,9 +307,35 @@ func (t *try) record(first json.RawMessage, out *outcome) error {
 		r.partner = section(p)
 	}
 	for i, e := range t.wire {
-		r.exchanges = append(r.exchanges, e.record(i+1, hide))
+		r.exchanges = append(r.exchanges, e.record(i+1, t.names))
 	}
 	return r.write(t.recordFile)
+}
+
+// besideMask is a mask with what base64 leaves at its ends, which depends on
+// the secret: a replay's is another.
+var besideMask = regexp.MustCompile(`[A-Za-z0-9+/_=-]*\[redacted\][A-Za-z0-9+/_=-]*`)
+
+// longAgo is the expiry in a recording of what had expired.
+const longAgo = "2000-01-01T00:00:00Z"
+
+// asPut is the credential as a recording has it. Times are left out, as a
+// replay is made at another one: all that counts is whether the pool would
+// renew it before the call.
+func (t *try) asPut() json.RawMessage {
+	in := asPut(t.account.cred)
+	properties, _ := in["properties"].(map[string]any)
+	delete(properties, "session_expires")
+	if kind, _ := t.account.due(t.caller, t.def); kind == credentials.Session && t.account.fixed == "" {
+		if properties == nil {
+			properties = map[string]any{}
+			in["properties"] = properties
+		}
+		properties["session_expires"] = longAgo
+	} else if token, ok := in["oauth2"].(map[string]string); ok && kind == credentials.OAuth2 && t.account.fixed == "" {
+		token["expiry"] = longAgo
+	}
+	return compact(in)
 }
 
 // compareResult compares with what the recording says the result is. Both
@@ -314,7 +347,10 @@ func (t *try) compareResult(out *outcome) error {
 	}
 	r := t.names.redactor()
 	var text []string
-	for _, d := range differences("", r.JSON(json.RawMessage(want)), r.JSON(compact(out))) {
+	masked := func(raw json.RawMessage) json.RawMessage {
+		return json.RawMessage(besideMask.ReplaceAllString(string(r.JSON(raw)), redacted))
+	}
+	for _, d := range differences("", masked(json.RawMessage(want)), masked(compact(out))) {
 		text = append(text, fmt.Sprintf("%s: the result is not the recorded one: %s", t.replayFile, d.of("recorded is")))
 	}
 	if len(text) > 0 {

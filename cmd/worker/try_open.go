@@ -182,7 +182,7 @@ func (t *try) connect(cmd *cobra.Command, fromRedis bool, recorded *recording) e
 		}
 	}
 	if t.replayFile != "" {
-		t.account.fixed = "" // what comes of it is kept nowhere
+		t.account.fixed = t.input.NoRefresh // else it may be: what comes of it is kept nowhere
 		t.replay = &replay{exchanges: recorded.exchanges, names: t.names}
 	}
 	if got := t.account.cred.Connector; got != t.def.Name {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/base64"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -126,7 +127,7 @@ func TestRecording_bodies(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			file := filepath.Join(t.TempDir(), "r.txtar")
 			e := &exchange{method: "PUT", url: "https://a.example/", status: "200 OK", resBody: []byte(body)}
-			r := &recording{exchanges: []recordedExchange{e.record(1, asItIs)}}
+			r := &recording{exchanges: []recordedExchange{e.record(1, newSecretNames())}}
 			if err := r.write(file); err != nil {
 				t.Fatal(err)
 			}
@@ -242,5 +243,66 @@ func TestTry_interruptedRefreshIsKept(t *testing.T) {
 	}
 	if _, err := os.Stat(recorded); err == nil {
 		t.Error("half a try was recorded")
+	}
+}
+
+// What was recorded is replayed: from any moment, whatever the secrets are.
+func TestTry_recordedIsReplayed(t *testing.T) {
+	api := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		switch auth := r.Header.Get("Authorization"); {
+		case r.URL.Path == "/token":
+			fmt.Fprint(w, `{"access_token": "second-access-token", "expires_in": 3600}`)
+		case strings.HasSuffix(auth, " second-access-token"):
+			// A secret in a longer text in base64, at each of the three places in a group.
+			for shift := range 3 {
+				w.Header().Set(fmt.Sprintf("X-%d", shift), base64.StdEncoding.EncodeToString([]byte(strings.Repeat("x", shift)+auth)))
+			}
+			fmt.Fprintf(w, `{"seen": %q, "again": %q}`, base64.StdEncoding.EncodeToString([]byte(auth)), base64.StdEncoding.EncodeToString([]byte("x"+auth)))
+		default:
+			w.WriteHeader(http.StatusUnauthorized)
+		}
+	}))
+	defer api.Close()
+	folder := t.TempDir()
+	write := func(name, text string) string {
+		file := filepath.Join(folder, name)
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return file
+	}
+	write("a.yaml", `connector: a
+base_url: `+api.URL+`
+auth: {type: oauth2, token_url: `+api.URL+`/token, refresh_on: [401]}
+script: |
+  function before_action() { method_request_parameters.q = btoa('user:' + method_auth_value); }
+methods:
+  - {method: m, endpoint: /m}
+  - {method: fails, endpoint: /m, script: "function after_action() { throw 'no'; }"}
+`)
+	t.Setenv("STEPWORKER_REDIS", "redis://127.0.0.1:1") // nothing asks it
+	for name, c := range map[string]struct {
+		method, expiry string
+		refresh        bool
+	}{
+		"refused":                  {"m", "", true},
+		"refused, and not renewed": {"m", "", false},
+		"expired":                  {"m", `, "expiry": "2020-01-01T00:00:00Z"`, true},
+		"expired, and not renewed": {"m", `, "expiry": "2020-01-01T00:00:00Z"`, false},
+		"a script fails":           {"fails", "", true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			file := write("account.json", `{"credential_id": "1", "connector": "a", "client_id": "c", "client_secret": "sécret/1", "oauth2": {"access_token": "first-access-token", "refresh_token": "first-refresh"`+c.expiry+`}}`)
+			recorded := filepath.Join(t.TempDir(), "r.txtar")
+			var out, log strings.Builder
+			run(context.Background(), []string{"try", "a", c.method, "--connectors", folder, "--credential-file", file, fmt.Sprintf("--refresh=%t", c.refresh),
+				"--allow-private-network", "--record", recorded}, strings.NewReader(""), &out, &log)
+			code, stdout, stderr := replayed(t, folder, recorded)
+			if code != 0 || !strings.HasSuffix(stdout, "Requests and result are the recorded ones.\n") {
+				raw, _ := os.ReadFile(recorded)
+				t.Errorf("exit %d: %s\n%s", code, stderr, raw)
+			}
+		})
 	}
 }
