@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"unicode/utf16"
 	"unicode/utf8"
@@ -16,6 +17,7 @@ import (
 // space), JSON-escaped, and base64, also inside a longer encoded text.
 type Redactor struct {
 	r     *strings.Replacer
+	plain []string // the secrets, the longest first
 	forms []string
 	min   int
 }
@@ -23,10 +25,12 @@ type Redactor struct {
 // NewRedactor masks every secret of at least min bytes.
 func NewRedactor(secrets []string, min int) *Redactor {
 	forms := map[string]bool{}
+	var plain []string
 	for _, s := range secrets {
 		if len(s) < min || s == "" {
 			continue
 		}
+		plain = append(plain, s)
 		for _, f := range encodings(s) {
 			if len(f) >= min {
 				forms[f] = true
@@ -41,12 +45,14 @@ func NewRedactor(secrets []string, min int) *Redactor {
 		all = append(all, f)
 	}
 	// The longest first, so that no part of one is left beside a mask.
-	slices.SortFunc(all, func(a, b string) int { return len(b) - len(a) })
+	longest := func(a, b string) int { return len(b) - len(a) }
+	slices.SortFunc(all, longest)
+	slices.SortFunc(plain, longest)
 	pairs := make([]string, 0, 2*len(all))
 	for _, f := range all {
 		pairs = append(pairs, f, redacted)
 	}
-	return &Redactor{strings.NewReplacer(pairs...), all, min}
+	return &Redactor{strings.NewReplacer(pairs...), plain, all, min}
 }
 
 // Cut masks text and cuts it to n bytes. The text may have been cut before: a
@@ -149,7 +155,83 @@ func (r *Redactor) String(s string) string {
 	if r == nil || r.r == nil {
 		return s
 	}
-	return r.r.Replace(s)
+	return r.escaped(r.r.Replace(s))
+}
+
+// escaped masks secrets of which a JSON writer has escaped any characters by
+// their numbers: .NET's writes + as \u002B, Gson = as \u003d.
+func (r *Redactor) escaped(s string) string {
+	if !strings.Contains(s, `\u`) {
+		return s
+	}
+	masked := unescaped(s, nil)
+	if !slices.ContainsFunc(r.plain, func(p string) bool { return strings.Contains(masked, p) }) {
+		return s
+	}
+	from := make([]int, 0, len(masked)+1) // where in s each byte of masked comes from
+	unescaped(s, func(at int) { from = append(from, at) })
+	from = append(from, len(s))
+	var b strings.Builder
+	done := 0 // of masked
+	for at := 0; at < len(masked); {
+		i := slices.IndexFunc(r.plain, func(p string) bool { return strings.HasPrefix(masked[at:], p) })
+		if i < 0 {
+			at++
+			continue
+		}
+		b.WriteString(s[from[done]:from[at]])
+		b.WriteString(redacted)
+		at += len(r.plain[i])
+		done = at
+	}
+	b.WriteString(s[from[done]:])
+	return b.String()
+}
+
+// unescaped is JSON text without escapes; of each byte it tells where it comes from.
+func unescaped(s string, tell func(at int)) string {
+	text := make([]byte, 0, len(s))
+	for i := 0; i < len(s); {
+		before := len(text)
+		c, n := unicodeEscape(s[i:])
+		switch {
+		case n > 0:
+			text = utf8.AppendRune(text, c)
+		case s[i] == '\\' && i+1 < len(s) && strings.IndexByte(`"\/`, s[i+1]) >= 0:
+			text, n = append(text, s[i+1]), 2
+		default:
+			text, n = append(text, s[i]), 1
+		}
+		if tell != nil {
+			for range len(text) - before {
+				tell(i)
+			}
+		}
+		i += n
+	}
+	return string(text)
+}
+
+// unicodeEscape is the character that \uXXXX, or a pair of them, at the
+// beginning of s stands for, and its length; 0 if there is none.
+func unicodeEscape(s string) (c rune, length int) {
+	unit := func(s string) (rune, bool) {
+		if len(s) < 6 || s[:2] != `\u` {
+			return 0, false
+		}
+		n, err := strconv.ParseUint(s[2:6], 16, 16)
+		return rune(n), err == nil
+	}
+	c, ok := unit(s)
+	if !ok {
+		return 0, 0
+	}
+	if low, ok := unit(s[6:]); ok && utf16.IsSurrogate(c) {
+		if pair := utf16.DecodeRune(c, low); pair != utf8.RuneError {
+			return pair, 12
+		}
+	}
+	return c, 6
 }
 
 // JSON masks a JSON value. What is masked stands inside strings, so the value
@@ -158,7 +240,7 @@ func (r *Redactor) JSON(raw json.RawMessage) json.RawMessage {
 	if r == nil || r.r == nil || len(raw) == 0 {
 		return raw
 	}
-	masked := json.RawMessage(r.r.Replace(string(raw)))
+	masked := json.RawMessage(r.String(string(raw)))
 	if !json.Valid(masked) { // a number was a secret
 		quoted, _ := json.Marshal(redacted)
 		return quoted

@@ -574,3 +574,24 @@ func TestRedactor_everyEncoding(t *testing.T) {
 		t.Errorf("got %s", got)
 	}
 }
+
+// Some JSON writers escape more than they must, each in its own way.
+func TestRedactor_escapedByNumber(t *testing.T) {
+	r := NewRedactor([]string{`a+b/c==`, `p"w\é😀'x`}, 6)
+	for text, want := range map[string]string{
+		`{"token":"a\u002Bb/c=="}`:                    `{"token":"[redacted]"}`, // .NET
+		`{"token":"a+b/c\u003d\u003D"}`:               `{"token":"[redacted]"}`, // Gson
+		`{"t":"xa\u002bb\/c\u003D=y","é":"\u00e9\n"}`: `{"t":"x[redacted]y","é":"\u00e9\n"}`,
+		`p\u0022w\u005c\u00E9\uD83D\uDE00\u0027x`:     `[redacted]`,
+		`"p\"w\\é\ud83d\ude00\u0027x" a\u002bb/c=`:    `"[redacted]" a\u002bb/c=`,
+		`\u`:          `\u`,
+		`\ud83dx\u12`: `\ud83dx\u12`,
+	} {
+		if got := r.String(text); got != want {
+			t.Errorf("%s: %s, want %s", text, got, want)
+		}
+	}
+	if got := r.JSON([]byte(`{"a":"a\u002Bb\/c=="}`)); string(got) != `{"a":"[redacted]"}` {
+		t.Errorf("%s", got)
+	}
+}

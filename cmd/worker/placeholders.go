@@ -85,6 +85,16 @@ func (s *secretNames) hide(text string) string {
 		if wordAsKey.MatchString(m) { // a password may be "password": members keep their names
 			return m
 		}
+		if strings.Contains(m, `\u`) || strings.Contains(m, `\/`) {
+			// What needs no escape is escaped: the secret is seen without.
+			text, colon := m[:strings.LastIndexByte(m, '"')+1], m[strings.LastIndexByte(m, '"')+1:]
+			var v string
+			if json.Unmarshal([]byte(text), &v) == nil {
+				if hidden := s.hideText(v); secretField.MatchString(hidden) {
+					return string(compact(hidden)) + colon
+				}
+			}
+		}
 		return s.hideText(m)
 	})
 }
