@@ -248,6 +248,9 @@ func partnerJSON(p connectors.PartnerSettings) json.RawMessage {
 	return compact(map[string]any{"client_id": p.ClientID, "client_secret": p.ClientSecret, "properties": p.Properties})
 }
 
+// wordOf are members that say nothing by themselves: session.id, token.value.
+var wordOf = regexp.MustCompile(`(?i)^(id|key|value|hash|code)$`)
+
 // likelySecrets are what an answer holds that looks secret and that nobody has
 // named: cookies, and members of JSON whose names say so.
 func (e *exchange) likelySecrets() (all []connectors.NamedSecret) {
@@ -262,7 +265,11 @@ func (e *exchange) likelySecrets() (all []connectors.NamedSecret) {
 		switch x := v.(type) {
 		case map[string]any:
 			for _, k := range slices.Sorted(maps.Keys(x)) {
-				look(k, x[k])
+				if of := name + "." + k; wordOf.MatchString(k) && secretName.MatchString(name) {
+					look(of, x[k])
+				} else {
+					look(k, x[k])
+				}
 			}
 		case []any:
 			for _, e := range x {

@@ -135,6 +135,11 @@ func (t *try) shorten(out *outcome) {
 // are known.
 func (t *try) show() {
 	t.names.add(t.caller.NamedSecrets(t.def, t.account.cred)...)
+	for _, e := range t.wire {
+		if e.purpose == "token request" || t.def.LoginMethod != "" && e.purpose == "method "+t.def.LoginMethod {
+			t.names.add(e.likelySecrets()...) // also those that nothing finds
+		}
+	}
 	t.screen.flush()
 }
 

@@ -307,3 +307,24 @@ methods:
 		})
 	}
 }
+
+// A token that the connector does not find in the answer is a secret as well.
+func TestTry_tokenThatIsNotFoundIsHidden(t *testing.T) {
+	folder := t.TempDir()
+	for name, text := range map[string]string{
+		"a.yaml":  "connector: a\nbase_url: https://a.example\nauth: {type: oauth2, token_url: https://a.example/token, refresh_on: [401]}\nmethods: [{method: m, endpoint: /m}]\n",
+		"b.yaml":  "connector: b\nbase_url: https://b.example\nauth: {type: none, refresh_on: [401]}\npost_install: {property_lookup_method: login}\nparameters: [{name: sid, target: http_header, property: session}]\nmethods:\n  - {method: m, endpoint: /m}\n  - {method: login, endpoint: /login, response: {fields: [{field: sesion.id, system: sid}]}}\n",
+		"a.txtar": "-- try --\n{\"connector\": \"a\", \"method\": \"m\"}\n-- credential --\n{\"credential_id\": \"1\", \"connector\": \"a\", \"client_id\": \"c\", \"client_secret\": \"s\", \"oauth2\": {\"access_token\": \"1\", \"refresh_token\": \"2\"}}\n-- 1.response --\n401\n-- 2.response --\n200\n{\"AccessToken\": \"plain-to-see\"}\n",
+		"b.txtar": "-- try --\n{\"connector\": \"b\", \"method\": \"m\"}\n-- credential --\n{\"credential_id\": \"1\", \"connector\": \"b\"}\n-- 1.response --\n200\n{\"session\": {\"id\": \"plain-to-see\"}}\n",
+	} {
+		if err := os.WriteFile(filepath.Join(folder, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, name := range []string{"a.txtar", "b.txtar"} {
+		code, stdout, stderr := replayed(t, folder, filepath.Join(folder, name))
+		if code != 1 || !strings.Contains(stdout, "the refresh failed") || strings.Contains(stdout, "plain-to-see") {
+			t.Errorf("%s: exit %d\n%s\n%s", name, code, stdout, stderr)
+		}
+	}
+}
