@@ -136,6 +136,40 @@ func (p *fileParser) missing(in *hooks.Inspection, beside ...*hooks.Inspection) 
 	}
 }
 
+// inlineCalls finds what inline script calls and has not: it sees no level's
+// functions, and no http_request.
+func inlineCalls(in *hooks.Inspection) (all []Finding) {
+	const not = "http_request"
+	for _, m := range in.Missing() {
+		text := fmt.Sprintf("function %s does not exist", m.Name)
+		if near := nearest(m.Name, hooks.Names()); near != "" && near != not {
+			text += "; did you mean " + near + "?"
+		}
+		all = append(all, hintAt(in.Script, m, "%s", text))
+	}
+	for _, m := range in.Calls(not) {
+		all = append(all, hintAt(in.Script, m, "inline script has no %s: call it in a hook", not))
+	}
+	return all
+}
+
+// CheckMappingScript reads the inline script of one of a step's mappings; its form
+// is CheckMapping's to tell.
+func CheckMappingScript(path, text string) (all []Finding) {
+	m, err := newMapping(path, text)
+	if err != nil || m.in == nil {
+		return nil
+	}
+	s := m.in.script()
+	for _, f := range hooks.CheckSource(&s) {
+		all = append(all, Finding{File: s.File, Line: f.Line, Column: f.Column, Text: f.Text})
+	}
+	if seen := hooks.Inspect(&s); seen != nil {
+		all = append(all, inlineCalls(seen)...)
+	}
+	return all
+}
+
 func (p *fileParser) clashes(in, connector *hooks.Inspection) {
 	for _, m := range in.Top {
 		i := slices.IndexFunc(connector.Top, func(c hooks.Mention) bool { return c.Name == m.Name })

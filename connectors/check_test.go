@@ -96,3 +96,24 @@ methods:
 		t.Error(d)
 	}
 }
+
+func TestCheck_inlineCalls(t *testing.T) {
+	got := check(t, `connector: acme
+base_url: https://acme.example
+script: function helper() {}
+parameters:
+  - {name: a, target: query_string, value: "=momnt().format()"}
+  - {name: b, target: query_string, value: =moment().format() + helper()}
+  - {name: c, target: query_string, value: "=http_request({url: 'x'}).content"}
+  - {name: d, target: query_string, value: "=var f = function (x) { return btoa(x); }; f({{a}})"}
+methods: [{method: one, endpoint: /a}]
+`)
+	want := []string{
+		"5:46: function momnt does not exist; did you mean moment? (hint)",
+		"6:65: function helper does not exist (hint)",
+		"7:46: inline script has no http_request: call it in a hook (hint)",
+	}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Error(d)
+	}
+}

@@ -607,6 +607,9 @@ func (p *fileParser) inlineValue(n *yaml.Node, text string, m *Method) any {
 	for _, f := range hooks.CheckSource(&s) {
 		p.findings = append(p.findings, Finding{File: p.file, Line: f.Line, Column: f.Column, Text: f.Text})
 	}
+	if seen := hooks.Inspect(&s); seen != nil {
+		p.findings = append(p.findings, inlineCalls(seen)...)
+	}
 	return in
 }
 

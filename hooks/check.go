@@ -339,7 +339,12 @@ func (in *Inspection) Missing(beside ...*Inspection) []Mention {
 // Exceptions are the places where a script makes, or compares with, one of the
 // exception classes.
 func (in *Inspection) Exceptions() []Mention {
-	return slices.DeleteFunc(slices.Clone(in.calls), func(m Mention) bool { return !slices.Contains(exceptionNames, m.Name) })
+	return in.Calls(exceptionNames...)
+}
+
+// Calls are the places where a script calls or makes something of these names.
+func (in *Inspection) Calls(names ...string) []Mention {
+	return slices.DeleteFunc(slices.Clone(in.calls), func(m Mention) bool { return !slices.Contains(names, m.Name) })
 }
 
 func boundNames(t ast.BindingTarget) []*ast.Identifier {

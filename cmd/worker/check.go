@@ -5,8 +5,10 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"unicode"
 
@@ -110,10 +112,18 @@ func checkSteps(ctx context.Context, path string) ([]connectors.Finding, error) 
 		if err != nil {
 			all = append(all, connectors.Finding{File: path, Line: v.Line, Column: 1, Text: err.Error()})
 		}
-		var step struct{ Script string }
+		var step struct {
+			Script   string
+			Mappings map[string]string
+		}
 		_ = json.Unmarshal(v.Raw, &step) // if that is an error it is told already
 		for _, s := range connectors.CheckStep(&hooks.Script{Level: hooks.LevelStep, File: "step", Source: step.Script}) {
 			all = append(all, connectors.Finding{File: path, Line: v.Line, Column: 1, Text: fmt.Sprintf("step:%d:%d: %s", s.Line, s.Column, s.Text), Hint: s.Hint})
+		}
+		for _, to := range slices.Sorted(maps.Keys(step.Mappings)) {
+			for _, s := range connectors.CheckMappingScript(to, step.Mappings[to]) {
+				all = append(all, connectors.Finding{File: path, Line: v.Line, Column: 1, Text: s.String(), Hint: s.Hint})
+			}
 		}
 		return nil
 	})
