@@ -984,7 +984,7 @@ methods:
 			answer, err := a.call("get")
 			var ce *connectors.CallError
 			var auth *connectors.AuthError
-			seen := ""
+			var seen string
 			switch {
 			case errors.As(err, &auth):
 				if auth.Session["token"] != session {

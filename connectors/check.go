@@ -32,6 +32,9 @@ func scriptFindings(s *hooks.Script) []Finding {
 	for _, m := range in.Consts {
 		all = append(all, hintAt(s, m, "%s is a const: to assign to it throws a TypeError", m.Name))
 	}
+	for _, m := range in.Modules[:min(len(in.Modules), 1)] {
+		all = append(all, hintAt(s, m, "there are no modules: %s does not exist in scripts; a later level sees an earlier one's functions by itself", m.Name))
+	}
 	for _, m := range in.Silent {
 		all = append(all, hintAt(s, m, "%s matches nothing in this engine: write the characters out, such as [a-zA-Z\\u00c0-\\u024f]", m.Name))
 	}

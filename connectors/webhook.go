@@ -84,7 +84,7 @@ func (x *exchange) inbound() error {
 // callersSecret hides a header that whoever called shows who it is with: its
 // token without the scheme, a cookie's values.
 func (x *exchange) callersSecret(name string, raw json.RawMessage) {
-	cut := ""
+	var cut string
 	switch strings.ToLower(name) {
 	case "authorization", "proxy-authorization":
 		cut = " "

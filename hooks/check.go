@@ -21,6 +21,8 @@ type Inspection struct {
 	Lexical map[string]bool
 	// Consts are assignments to a top-level const.
 	Consts []Mention
+	// Modules are uses of exports and module, which a module has.
+	Modules []Mention
 	// Silent are regular expressions with a property escape (\p{…}), which the
 	// engine takes, and matches nothing with.
 	Silent []Mention
@@ -81,6 +83,7 @@ func Inspect(s *Script) *Inspection {
 			in.assigned[name] = true
 		}
 	}
+	in.Modules = slices.DeleteFunc(in.Modules, func(m Mention) bool { return in.declared[m.Name] > 0 || in.assigned[m.Name] || in.guarded[m.Name] })
 	return in
 }
 
@@ -224,6 +227,9 @@ func (in *Inspection) look(n any) (writes []*ast.Identifier) {
 			in.harmless[d.Left] = true // this && this.helper, this !== undefined
 		}
 	case *ast.DotExpression:
+		if id, ok := d.Left.(*ast.Identifier); ok && (id.Name == "exports" || id.Name == "module") {
+			in.Modules = append(in.Modules, in.mention(id))
+		}
 		if isGlobal(d.Left) {
 			in.guarded[d.Identifier.Name.String()], in.harmless[d.Left] = true, true
 		}

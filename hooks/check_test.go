@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	"golang.org/x/tools/txtar"
 )
 
@@ -67,6 +68,20 @@ func TestInspection_regularExpressionsThatMatchNothing(t *testing.T) {
 	want := []Mention{{1, 9, `\p{L}`}, {2, 36, `\P{Lu}`}}
 	if diff := cmp.Diff(want, in.Silent); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+func TestInspection_modules(t *testing.T) {
+	for source, want := range map[string][]Mention{
+		"exports.a = 1":                                      {{1, 1, "exports"}},
+		"var x = 1;\n module.exports = {x: x}":               {{2, 2, "module"}},
+		"if (typeof module === 'object') module.exports = 1": nil,
+		"var exports = {}; exports.a = 1":                    nil,
+		"function f(module) { return module.id }":            nil,
+	} {
+		if diff := cmp.Diff(want, Inspect(&Script{Level: LevelMethod, File: "m.js", Source: source}).Modules, cmpopts.EquateEmpty()); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", source, diff)
+		}
 	}
 }
 

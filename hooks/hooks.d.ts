@@ -55,13 +55,13 @@ interface Handlers {
  * connector and method scripts, in before_action, after_action,
  * after_action_paging and after_error.
  */
-declare class AuthRefreshException extends Error { constructor(message?: string); }
+declare const AuthRefreshException: { new (message?: string): Error; (message?: string): Error; readonly prototype: Error };
 
 /** Thrown, it parks the execution until the login method has opened a new session. From where AuthRefreshException may be thrown. */
-declare class AuthSessionException extends Error { constructor(message?: string); }
+declare const AuthSessionException: { new (message?: string): Error; (message?: string): Error; readonly prototype: Error };
 
 /** Thrown, it defers the execution by so many seconds (30 days at most). From connector and method scripts, in every event. */
-declare class RetryLaterException extends Error { constructor(seconds: number, message?: string); }
+declare const RetryLaterException: { new (seconds: number, message?: string): Error; (seconds: number, message?: string): Error; readonly prototype: Error };
 
 // Functions
 
@@ -144,7 +144,7 @@ declare function cyclr_storage_list_values(): string[];
 /** All keys, in that order. */
 declare function cyclr_storage_list_keys(): string[];
 /** A value, or null where there is none. */
-declare function cyclr_storage_get(key: string): string | null;
+declare function cyclr_storage_get(key: string): any;
 /** Stores a value, an object as its JSON. */
 declare function cyclr_storage_set(key: string, value: any): void;
 /** Adds a text at the end of what is stored. */
@@ -161,7 +161,7 @@ declare function cyclr_storage_increment(key: string, amount?: number): string;
 declare function cyclr_storage_decrement(key: string, amount?: number): string;
 declare function cycle_storage_list_values(): string[];
 declare function cycle_storage_list_keys(): string[];
-declare function cycle_storage_get(key: string): string | null;
+declare function cycle_storage_get(key: string): any;
 declare function cycle_storage_set(key: string, value: any): void;
 declare function cycle_storage_append(key: string, value: any): void;
 declare function cycle_storage_delete(key: string): void;

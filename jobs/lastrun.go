@@ -25,6 +25,10 @@ import (
 // is made only while the attempt's token stands in the record, so that a worker
 // that comes back late does not set the date back.
 
+// lastRunKept is how long a date is kept that no run has looked at: longer than
+// any cycle pauses, so that steps which are gone leave nothing for ever.
+const lastRunKept = 400 * 24 * time.Hour
+
 // lastRunKey is hashed because a cycle_step_id may be any text.
 func lastRunKey(c *credentials.Credential, cycleStep string) string {
 	owner := "account\x00" + c.AccountID
@@ -54,8 +58,9 @@ func (a *attempt) seeLastRun(ctx context.Context) (time.Time, error) {
 	if a.rec.lastRun == "" {
 		key := lastRunKey(a.cred, id)
 		pipe := a.p.rdb.Pipeline()
-		pipe.SetNX(ctx, key, a.at.UnixMilli(), 0)
+		pipe.SetNX(ctx, key, a.at.UnixMilli(), lastRunKept)
 		found := pipe.Get(ctx, key)
+		pipe.Expire(ctx, key, lastRunKept)
 		if _, err := pipe.Exec(ctx); err != nil {
 			return time.Time{}, err
 		}
@@ -85,5 +90,5 @@ func (a *attempt) moveLastRun(ctx context.Context, next time.Time) error {
 	case owner != a.rec.attempt:
 		return errOvertaken
 	}
-	return a.p.rdb.Set(ctx, lastRunKey(a.cred, id), next.UnixMilli(), 0).Err()
+	return a.p.rdb.Set(ctx, lastRunKey(a.cred, id), next.UnixMilli(), lastRunKept).Err()
 }

@@ -103,6 +103,15 @@ func (t *try) open(cmd *cobra.Command, args []string) error {
 			wrong("--replay: %s: section partner: %v", t.replayFile, err)
 		}
 	}
+	if t.recordFile != "" && len(mistakes) == 0 {
+		// What cannot be kept is not worth a call.
+		_, before := os.Stat(t.recordFile)
+		if f, err := os.OpenFile(t.recordFile, os.O_CREATE|os.O_WRONLY, 0o600); err != nil {
+			wrong("--record: %s cannot be written", t.recordFile)
+		} else if _ = f.Close(); before != nil {
+			_ = os.Remove(t.recordFile)
+		}
+	}
 	if len(mistakes) > 0 {
 		return &cli.Error{Code: cli.ExitUsage, Text: joined(mistakes)}
 	}
