@@ -117,7 +117,6 @@ func (r *run) shown(v goja.Value) string {
 
 // httpRequest asks the worker, which has the network, to make a request.
 func (r *run) httpRequest(c goja.FunctionCall) goja.Value {
-	vm := r.vm
 	if r.requests++; r.requests > r.h.maxRequests {
 		panic(&limitSignal{fmt.Sprintf("%s made more than %d http_requests", r.ev.name, r.h.maxRequests)})
 	}
@@ -179,7 +178,7 @@ func (r *run) httpRequest(c goja.FunctionCall) goja.Value {
 		r.faults = append(r.faults, o)
 		panic(o)
 	}
-	v, err := parseJSON(vm, answer)
+	v, err := r.parseJSON(answer)
 	if err != nil {
 		r.throw("http_request: " + err.Error())
 	}

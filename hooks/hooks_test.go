@@ -292,7 +292,7 @@ func BenchmarkEvent(b *testing.B) {
 		p := goja.MustCompile("", js, false)
 		for b.Loop() {
 			vm := goja.New()
-			v, _ := parseJSON(vm, body)
+			v, _ := parseJSON(vm, body, false)
 			_ = vm.Set("method_response", v)
 			if _, err := vm.RunProgram(p); err != nil {
 				b.Fatal(err)

@@ -310,7 +310,7 @@ func (r *run) reached(g *globalSide) bool {
 var definers = []string{"delete", "deleteProperty", "defineProperty", "defineProperties", "__defineGetter__"}
 
 func (r *run) parse(g *globalSide) goja.Value {
-	v, err := parseJSON(r.vm, g.raw)
+	v, err := r.parseJSON(g.raw)
 	if err != nil {
 		panic(r.vm.NewGoError(fmt.Errorf("%s: %w", g.name, err)))
 	}
@@ -708,7 +708,7 @@ func (r *run) unchanged(raw []byte, g *globalSide) bool {
 	if certain {
 		return same
 	}
-	pristine, err := parseJSON(r.vm, g.raw)
+	pristine, err := r.parseJSON(g.raw)
 	if err != nil {
 		return false
 	}

@@ -82,7 +82,7 @@ func (r *run) askStorage(name string, req StorageRequest) goja.Value {
 	if kind == frameFault {
 		r.throw(name + ": " + string(answer))
 	}
-	v, err := parseJSON(r.vm, answer)
+	v, err := r.parseJSON(answer)
 	if err != nil {
 		r.throw(name + ": " + err.Error())
 	}
