@@ -57,14 +57,16 @@ type Engine struct {
 	stop   chan struct{} // ends watch
 	done   chan struct{} // watch has ended
 
-	deaths atomic.Int64
-	ready  atomic.Bool
+	deaths  atomic.Int64
+	started atomic.Int64
+	ready   atomic.Bool
 }
 
 // Stats of an Engine.
 type Stats struct {
-	Live, Idle int
-	Deaths     int64
+	Live, Idle int   // hosts now
+	Started    int64 // hosts so far
+	Deaths     int64 // of hosts, charged to an event
 }
 
 // New starts an engine and its first hosts.
@@ -119,7 +121,7 @@ func (e *Engine) Ready() bool { return e.ready.Load() }
 func (e *Engine) Stats() Stats {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return Stats{Live: len(e.hosts), Idle: len(e.idle), Deaths: e.deaths.Load()}
+	return Stats{Live: len(e.hosts), Idle: len(e.idle), Started: e.started.Load(), Deaths: e.deaths.Load()}
 }
 
 // Close ends all hosts; events that run fail.
@@ -406,6 +408,7 @@ func (e *Engine) spawn() (*host, error) {
 	if err := cmd.Start(); err != nil {
 		return nil, fmt.Errorf("a hook host cannot be started: %w", err)
 	}
+	e.started.Add(1)
 	watch := time.AfterFunc(30*time.Second, func() { _ = cmd.Process.Kill() })
 	defer watch.Stop()
 	if kind, _, err := readFrame(h.out); err != nil || kind != frameHello {

@@ -108,17 +108,17 @@ func TestLine_whatEndsHostsEndsTwo(t *testing.T) {
 	for e.Stats().Idle > 0 { // they are at work
 		time.Sleep(time.Millisecond)
 	}
-	begun := time.Now()
+	before := e.Stats().Started
 	_, err := e.Run(context.Background(), &Event{Name: "after_action", Scripts: source(LevelMethod, `function after_action() { new ArrayBuffer(2**33) }`)})
-	took := time.Since(begun)
+	started := e.Stats().Started - before
 	cancel()
 	wg.Wait()
 	var limit *LimitError
-	if !errors.As(err, &limit) || !strings.Contains(limit.Message, "memory") {
+	if !errors.As(err, &limit) {
 		t.Errorf("the guilty one: %v", err)
 	}
-	if took > 5*time.Second { // more than a hundred hosts, as many as its time allows
-		t.Errorf("it took %s", took)
+	if started > 10 { // its own, and what its neighbours needed meanwhile
+		t.Errorf("%d hosts were started", started)
 	}
 }
 
