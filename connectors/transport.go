@@ -227,14 +227,16 @@ func describeFault(host string, sent bool, err error) *fault {
 	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &ne) && ne.Timeout():
 		f.timeout, f.text = true, fmt.Sprintf("host %q did not answer in time", host)
 	case errors.As(err, &op) && op.Op == "dial":
-		f.text = fmt.Sprintf("host %q cannot be reached: %s", host, plainCause(err))
+		f.text = fmt.Sprintf("host %q cannot be reached: %s", host, FaultCause(err))
 	default:
-		f.text = fmt.Sprintf("the connection to host %q broke: %s", host, plainCause(err))
+		f.text = fmt.Sprintf("the connection to host %q broke: %s", host, FaultCause(err))
 	}
 	return f
 }
 
-func plainCause(err error) string {
+// FaultCause is why a connection failed, without the address that Go tells
+// beside it.
+func FaultCause(err error) string {
 	var ue *url.Error
 	if errors.As(err, &ue) {
 		err = ue.Err

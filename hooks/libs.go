@@ -31,7 +31,8 @@ type libraries struct {
 	zones    *timeZones
 }
 
-func (l *libraries) read(name string) ([]byte, error) {
+// file finds a library's file, nil if there is none.
+func (l *libraries) file(name string) (*zip.File, error) {
 	if l.files == nil {
 		z, err := zip.NewReader(bytes.NewReader(libsZip), int64(len(libsZip)))
 		if err != nil {
@@ -42,7 +43,14 @@ func (l *libraries) read(name string) ([]byte, error) {
 			l.files[f.Name] = f
 		}
 	}
-	f := l.files[name]
+	return l.files[name], nil
+}
+
+func (l *libraries) read(name string) ([]byte, error) {
+	f, err := l.file(name)
+	if err != nil {
+		return nil, err
+	}
 	if f == nil {
 		return nil, fmt.Errorf("there is no file %s", name)
 	}
@@ -141,8 +149,8 @@ func (r *run) require(name string) goja.Value {
 }
 
 func (l *libraries) has(file string) bool {
-	_, err := l.read(file)
-	return err == nil
+	f, err := l.file(file)
+	return err == nil && f != nil
 }
 
 // module runs a library's file, once in a runtime, and returns its exports.

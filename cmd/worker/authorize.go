@@ -212,15 +212,9 @@ func (a *authorization) open(ctx context.Context, stderr io.Writer) error {
 	if a.engine, err = hooks.New(hooks.Config{Hosts: 1, Reserved: 1, Timeout: c.timeout, Memory: c.memory, Logger: a.log}); err != nil {
 		return cli.Failed("%v", err)
 	}
-	forbidden := []string{a.back.Addr}
-	if c.redisOptions.Network != "unix" {
-		forbidden = append(forbidden, c.redisOptions.Addr)
-	}
-	a.caller, err = connectors.NewCaller(connectors.CallerConfig{
-		Engine: a.engine, Partner: c.partner, AllowPrivate: c.private, AllowNetworks: c.allowed, Forbidden: forbidden,
-		MaxResponse: c.maxResponse, CallTimeout: c.callTimeout, AuthStyles: a.store, Data: a.store, Logger: a.log,
-	})
-	if err != nil {
+	cc := c.callerConfig(a.back.Addr)
+	cc.Engine, cc.AuthStyles, cc.Data, cc.Logger = a.engine, a.store, a.store, a.log
+	if a.caller, err = connectors.NewCaller(cc); err != nil {
 		return cli.Usage("%v", err)
 	}
 	return nil

@@ -130,37 +130,17 @@ func checkSteps(ctx context.Context, path string) ([]connectors.Finding, error) 
 	return all, err
 }
 
-// maxShown is how many characters of an author's line are shown.
-const maxShown = 160
-
-// caret is a line of a text with a caret under one of its characters; "" if
-// there is no such line.
+// caret is a line of a text with a caret under one of its characters, for a
+// terminal, whose cursor nothing of it moves; "" if there is no such line.
 func caret(text string, line, col int) string {
-	lines := strings.Split(text, "\n")
-	if line < 1 || line > len(lines) || col < 1 {
+	shown := connectors.Excerpt(text, line, col)
+	if shown == "" {
 		return ""
 	}
-	shown := []rune(strings.TrimRight(lines[line-1], "\r"))
-	if len(shown) == 0 || col > len(shown)+1 {
-		return ""
-	}
-	if from := col - 1 - maxShown/2; from > 0 && len(shown) > maxShown {
-		shown, col = shown[from:], col-from
-	}
-	if len(shown) > maxShown {
-		shown = shown[:maxShown]
-	}
-	under := make([]rune, col-1)
-	for i := range under {
-		under[i] = ' '
-		if shown[i] == '\t' { // as wide as it is above
-			under[i] = '\t'
+	return "    " + strings.Map(func(r rune) rune {
+		if r != '\t' && r != '\n' && unicode.IsControl(r) {
+			return '?'
 		}
-	}
-	for i, r := range shown {
-		if r != '\t' && unicode.IsControl(r) {
-			shown[i] = '?' // nothing of a file moves the terminal's cursor
-		}
-	}
-	return fmt.Sprintf("    %s\n    %s^\n", string(shown), string(under))
+		return r
+	}, strings.Replace(shown, "\n", "\n    ", 1)) + "\n"
 }

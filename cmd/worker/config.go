@@ -245,3 +245,13 @@ func readKeys(file string) (*credentials.Keyring, error) {
 	}
 	return k, nil
 }
+
+// callerConfig is what a caller needs of the options. Redis is out of its reach,
+// and so are the addresses that this process itself listens on.
+func (c *config) callerConfig(own ...string) connectors.CallerConfig {
+	if c.redisOptions.Network != "unix" {
+		own = append(own, c.redisOptions.Addr)
+	}
+	return connectors.CallerConfig{Partner: c.partner, AllowPrivate: c.private, AllowNetworks: c.allowed, Forbidden: own,
+		MaxResponse: c.maxResponse, CallTimeout: c.callTimeout}
+}

@@ -14,7 +14,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 
 	"github.com/stepworker/stepworker/connectors"
 )
@@ -285,9 +284,9 @@ func faultText(err error) string {
 	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &ne) && ne.Timeout():
 		return "timeout"
 	case errors.As(err, &op) && op.Op == "dial":
-		return "not reached: " + cause(err)
+		return "not reached: " + connectors.FaultCause(err)
 	}
-	return cause(err)
+	return connectors.FaultCause(err)
 }
 
 func faultOf(text string) error {
@@ -300,16 +299,4 @@ func faultOf(text string) error {
 		return &net.OpError{Op: "dial", Err: errors.New(reason)}
 	}
 	return errors.New(text)
-}
-
-func cause(err error) string {
-	var errno syscall.Errno
-	if errors.As(err, &errno) {
-		return errno.Error()
-	}
-	text := err.Error()
-	if i := strings.LastIndex(text, ": "); i >= 0 {
-		text = text[i+2:]
-	}
-	return text
 }

@@ -156,10 +156,7 @@ func (t *try) definition(cmd *cobra.Command) error {
 // connect makes what the call needs: the credential, hook hosts, the caller.
 func (t *try) connect(cmd *cobra.Command, fromRedis bool, recorded *recording) error {
 	c := t.cfg
-	cc := connectors.CallerConfig{Partner: c.partner, AllowPrivate: c.private, AllowNetworks: c.allowed, MaxResponse: c.maxResponse, CallTimeout: c.callTimeout}
-	if c.redisOptions.Network != "unix" {
-		cc.Forbidden = []string{c.redisOptions.Addr}
-	}
+	cc := c.callerConfig()
 	switch {
 	case fromRedis:
 		rdb, err := cli.Open(cmd.Context(), c.redisOptions)

@@ -193,9 +193,9 @@ func TestCaret(t *testing.T) {
 		"tabs stay":       {"a\n\tb é c", 2, 6, "    \tb é c\n    \t    ^\n"},
 		"behind the end":  {"ab", 1, 3, "    ab\n      ^\n"},
 		"no such line":    {"ab", 2, 1, ""},
-		"no such column":  {"ab", 1, 9, ""},
+		"beyond the end":  {"ab", 1, 9, "    ab\n      ^\n"},
 		"a cursor's code": {"a\x1b[2Jb", 1, 1, "    a?[2Jb\n    ^\n"},
-		"a long line":     {strings.Repeat("a", 200) + "B" + strings.Repeat("c", 200), 1, 201, "    " + strings.Repeat("a", 80) + "B" + strings.Repeat("c", 79) + "\n    " + strings.Repeat(" ", 80) + "^\n"},
+		"a long line":     {strings.Repeat("a", 200) + "B" + strings.Repeat("c", 200), 1, 201, "    " + strings.Repeat("a", 60) + "B" + strings.Repeat("c", 59) + "\n    " + strings.Repeat(" ", 60) + "^\n"},
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {

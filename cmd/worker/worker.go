@@ -104,15 +104,9 @@ func (w *Worker) Open(ctx context.Context) error {
 	}
 	reg.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "stepworker_hook_host_deaths_total", Help: "Hook hosts that died under an event."},
 		func() float64 { return float64(w.engine.Stats().Deaths) }))
-	forbidden := []string{w.Addr}
-	if c.redisOptions.Network != "unix" {
-		forbidden = append(forbidden, c.redisOptions.Addr)
-	}
-	w.caller, err = connectors.NewCaller(connectors.CallerConfig{
-		Engine: w.engine, Partner: c.partner, AllowPrivate: c.private, AllowNetworks: c.allowed, Forbidden: forbidden,
-		MaxResponse: c.maxResponse, CallTimeout: c.callTimeout, AuthStyles: w.store, Data: w.store, Logger: w.log,
-	})
-	if err != nil {
+	cc := c.callerConfig(w.Addr)
+	cc.Engine, cc.AuthStyles, cc.Data, cc.Logger = w.engine, w.store, w.store, w.log
+	if w.caller, err = connectors.NewCaller(cc); err != nil {
 		return cli.Usage("%v", err)
 	}
 	w.pool, err = jobs.NewPool(jobs.PoolConfig{
