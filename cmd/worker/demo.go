@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"text/tabwriter"
@@ -48,8 +49,14 @@ type teller struct {
 	out   io.Writer
 	mu    sync.Mutex
 	begun time.Time
-	brief bool           // many executions: count, do not tell each
-	seen  map[string]int // moments of this story
+	brief bool            // many executions: count, do not tell each
+	seen  map[string]int  // moments of this story
+	ended map[string]bool // executions whose end was told
+	news  chan struct{}   // something was told
+}
+
+func newTeller(out io.Writer) *teller {
+	return &teller{out: out, begun: time.Now(), seen: map[string]int{}, ended: map[string]bool{}, news: make(chan struct{}, 1)}
 }
 
 func (t *teller) say(format string, args ...any) {
@@ -60,6 +67,14 @@ func (t *teller) observe(m jobs.Moment) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.seen[m.What]++
+	switch jobs.Status(m.What) {
+	case jobs.Succeeded, jobs.Warning, jobs.Failed, jobs.Cancelled:
+		t.ended[m.ExecutionID] = true
+	}
+	select {
+	case t.news <- struct{}{}:
+	default:
+	}
 	aboutRefresh := strings.HasPrefix(m.What, "refresh")
 	if t.brief && !aboutRefresh {
 		return
@@ -100,6 +115,25 @@ func (t *teller) count(what string) int {
 	return t.seen[what]
 }
 
+// heard waits until the end of each of these executions was told: results can
+// be read a moment earlier than the worker that stored them tells of it.
+func (t *teller) heard(ctx context.Context, ids []string) error {
+	missing := func(id string) bool { return !t.ended[id] }
+	for {
+		t.mu.Lock()
+		all := !slices.ContainsFunc(ids, missing)
+		t.mu.Unlock()
+		if all {
+			return nil
+		}
+		select {
+		case <-t.news:
+		case <-ctx.Done():
+			return errors.New("the worker did not tell of the end of every execution")
+		}
+	}
+}
+
 // story is one thing that happens to credentials, and how it should end.
 type story struct {
 	name, title string
@@ -127,7 +161,7 @@ func demo(ctx context.Context, c *config, out, stderr io.Writer, exit bool) erro
 	go func() { _ = server.Serve(l) }()
 	defer server.Close()
 
-	tell := &teller{out: out, begun: time.Now(), seen: map[string]int{}}
+	tell := newTeller(out)
 	env, err := openDev(ctx, c, stderr, tell.observe)
 	if err != nil {
 		return err
@@ -332,5 +366,8 @@ func (s *stage) wait(ctx context.Context, ids []string) error {
 	if err != nil {
 		return fmt.Errorf("not all executions ended: %w", err)
 	}
-	return bad
+	if bad != nil {
+		return bad
+	}
+	return s.tell.heard(ctx, ids)
 }
