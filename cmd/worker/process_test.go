@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"flag"
 	"fmt"
 	"io"
 	"net/http"
@@ -38,6 +39,12 @@ func TestMain(m *testing.M) {
 		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 		go func() { <-ctx.Done(); stop() }()
 		os.Exit(run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+	}
+	// These tests wait for minutes and compute for seconds: more of them at once
+	// than there are cores.
+	flag.Parse()
+	if err := flag.Set("test.parallel", "6"); err != nil {
+		panic(err)
 	}
 	os.Exit(m.Run())
 }
@@ -191,6 +198,7 @@ func TestStampede_overThreeProcesses(t *testing.T) {
 	if testing.Short() {
 		t.Skip("worker processes")
 	}
+	t.Parallel()
 	for name, c := range map[string]struct {
 		prepare  func(*sampleapi.Provider)
 		requests int
@@ -268,6 +276,7 @@ func TestKill_atEveryPoint(t *testing.T) {
 	if testing.Short() {
 		t.Skip("asynq takes a minute to notice a dead worker")
 	}
+	t.Parallel()
 	for _, point := range []string{"before-park", "parked", "refresh-before-send", "refresh-answered", "refresh-saved", "resuming", "resumed-one"} {
 		t.Run(point, func(t *testing.T) {
 			t.Parallel()
