@@ -39,7 +39,7 @@ func TestRun_hostileScriptFailsAloneWithKindLimit(t *testing.T) {
 	if testing.Short() {
 		t.Skip("runs into its time limits")
 	}
-	e := newEngine(t, Config{Timeout: 700 * time.Millisecond, Memory: 256 << 20})
+	e := newEngine(t, Config{Timeout: 1500 * time.Millisecond, Memory: 256 << 20})
 	for name, js := range map[string]string{
 		"loop":           `while(true){}`,
 		"finally loop":   `try{while(true){}}finally{while(true){}}`,
