@@ -147,6 +147,8 @@ func (r *run) httpRequest(c goja.FunctionCall) goja.Value {
 			r.throw("http_request: parameters must be an object")
 		}
 		req.Parameters = raw
+	} else if !goja.IsUndefined(get("parameters")) {
+		r.throw("http_request: parameters must be an object")
 	}
 	if o, ok := get("headers").(*goja.Object); ok {
 		req.Headers = map[string]string{}
@@ -155,6 +157,8 @@ func (r *run) httpRequest(c goja.FunctionCall) goja.Value {
 				req.Headers[k] = v.String()
 			}
 		}
+	} else if !goja.IsUndefined(get("headers")) {
+		r.throw("http_request: headers must be an object")
 	}
 	if d := get("data"); !goja.IsUndefined(d) {
 		req.HasData = true
