@@ -340,7 +340,9 @@ func (x *exchange) take(out *hooks.Outcome) {
 	x.query = out.Value("method_request_parameters", x.query)
 	x.body = out.Value("method_request", x.body)
 	x.merge = out.Value("method_request_mergefields", x.merge)
-	x.actionData = out.Value("action_data", x.actionData)
+	if x.actionData = out.Value("action_data", x.actionData); x.actionData == nil || string(x.actionData) == "null" {
+		x.actionData = json.RawMessage(`{}`) // every event, and every attempt, may set a member of it
+	}
 	if v, ok := out.Changed["session_properties"]; ok {
 		x.session, x.newSession, x.masks = v, true, nil // what is masked is found anew
 	}

@@ -429,6 +429,24 @@ methods:
 	sameJSON(t, "action_data", second.ActionData, `{"tries":2,"saw":200}`)
 }
 
+func TestCall_actionDataIsAnObjectAgainAtTheNextEvent(t *testing.T) {
+	for _, emptied := range []string{"action_data = null", "action_data = undefined", "delete action_data", "action_data = function () {}"} {
+		t.Run(emptied, func(t *testing.T) {
+			a := newAPI(t, `
+connector: acme
+base_url: BASE
+script: |
+  function before_action() { `+emptied+` }
+  function after_action() { action_data.x = 1 }
+  function after_action_paging() { method_response = action_data }
+methods:
+  - {method: get, endpoint: /a}
+`, nil)
+			sameJSON(t, "content", a.must("get").Content, `{"x":1}`)
+		})
+	}
+}
+
 func TestCall_statuses(t *testing.T) {
 	type fact struct {
 		Kind          string
