@@ -545,6 +545,12 @@ func (c *conversation) run(ctx context.Context) (out *Outcome, err error, alive 
 			c.asked = true
 			e.pause(c) // it only waits now: another may run
 			kind, answer, err := c.answer(ctx, kind, body)
+			if ctx.Err() == nil && !time.Now().Before(c.deadline) {
+				// The event's own time is up: what cut the answer short is no
+				// fault of a network or of Redis.
+				c.timedOut.Store(true)
+				return dead()
+			}
 			if err != nil {
 				return nil, err, false
 			}

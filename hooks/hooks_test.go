@@ -193,15 +193,39 @@ func TestRun_harmIsNobodyElses(t *testing.T) {
 	})
 }
 
-func TestRun_httpRequestsCountForTheTimeLimit(t *testing.T) {
+// patience is a worker's side that answers only when it may wait no longer.
+type patience struct{}
+
+func (patience) DoHook(ctx context.Context, _ HTTPRequest) (*HTTPResponse, error) {
+	<-ctx.Done() // a test that never ends is one that fails
+	return nil, ctx.Err()
+}
+
+func (patience) DoStorage(ctx context.Context, _ StorageRequest) (json.RawMessage, error) {
+	<-ctx.Done()
+	return nil, ctx.Err()
+}
+
+// Who waits for the worker until the event's time is up has broken the limit:
+// there was no fault of a network or of Redis that a script could catch.
+func TestRun_waitingForTheWorkerCountsForTheTimeLimit(t *testing.T) {
 	e := newEngine(t, Config{Hosts: 1, Timeout: 500 * time.Millisecond})
-	doer := doerFunc(func(ctx context.Context, _ HTTPRequest) (*HTTPResponse, error) {
-		<-ctx.Done() // a test that never ends is one that fails
-		return nil, ctx.Err()
-	})
-	_, err := e.Run(context.Background(), &Event{Name: "before_action", Doer: doer, Scripts: source(LevelMethod, `function before_action() { http_request({url: 'http://slow/'}) }`)})
-	if err == nil {
-		t.Error("no error")
+	for name, js := range map[string]string{
+		"http_request":         `http_request({url: 'http://slow/'})`,
+		"http_request, caught": `try { http_request({url: 'http://slow/'}) } catch (e) { return true }`,
+		"storage":              `cyclr_storage_get('a')`,
+		"storage, caught":      `for (;;) try { cyclr_storage_get('a') } catch (e) {}`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := e.Run(context.Background(), &Event{Name: "before_action", Doer: patience{}, Storage: patience{}, Scripts: source(LevelMethod, `function before_action() { `+js+` }`)})
+			var limit *LimitError
+			if !errors.As(err, &limit) || limit.Message != "before_action ran longer than 500ms" {
+				t.Errorf("got %v, want a LimitError that tells the time", err)
+			}
+			if out, err := e.Run(context.Background(), &Event{Name: "before_action", Scripts: source(LevelMethod, `function before_action() { return 7 }`)}); err != nil || string(out.Result) != "7" {
+				t.Errorf("the next event: %v, %v", out, err)
+			}
+		})
 	}
 }
 
