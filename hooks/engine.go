@@ -518,7 +518,9 @@ func (c *conversation) run(ctx context.Context) (out *Outcome, err error, alive 
 		switch said := h.stderr.String(); {
 		case c.timedOut.Load():
 			text = fmt.Sprintf("ran longer than %s", e.cfg.Timeout)
-		case strings.Contains(said, "out of memory"), strings.Contains(said, "cannot allocate memory"):
+		case strings.Contains(said, "out of memory"), strings.Contains(said, "cannot allocate memory"),
+			// Go's collector does not look whether it was given what it asked for.
+			strings.Contains(said, "SIGSEGV") && strings.Contains(said, "addr=0x0") && strings.Contains(said, "runtime.("):
 			text = fmt.Sprintf("used more memory than %d MiB", e.cfg.Memory>>20)
 		case strings.Contains(said, "stack exceeds"):
 			text = "nested deeper than the stack allows"

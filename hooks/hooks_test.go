@@ -73,6 +73,30 @@ func TestRun_hostileScriptFailsAloneWithKindLimit(t *testing.T) {
 	}
 }
 
+// Which limit was broken is told, wherever it happens.
+func TestRun_limitIsNamed(t *testing.T) {
+	e := newEngine(t, Config{Hosts: 1, Timeout: 700 * time.Millisecond, Memory: 128 << 20})
+	const long, much, deep = "before_action ran longer than 700ms", "before_action used more memory than 128 MiB", "before_action at method level called itself deeper than 500"
+	for name, test := range map[string]struct{ js, want string }{
+		"loop in a thrown name":      {`var e = new Error('a'); Object.defineProperty(e, 'name', {get() { for (;;); }}); throw e`, long},
+		"loop in a rejected stack":   {`var e = new Error('a'); Object.defineProperty(e, 'stack', {get() { for (;;); }}); return Promise.reject(e)`, long},
+		"loop in a global's getter":  {`Object.defineProperty(globalThis, 'action_data', {get() { for (;;); }, configurable: true})`, long},
+		"depth in a thrown name":     {`var e = new Error('a'); Object.defineProperty(e, 'name', {get() { return this.name; }}); throw e`, deep},
+		"memory in one long text":    {`btoa('x'.repeat(1e8))`, much},
+		"memory in what it leaves":   {`action_data = {a: 'z'.repeat(3e7)}`, much},
+		"memory in a growing string": {`for (var s = 'x'; ; ) s += s`, much},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := e.Run(context.Background(), &Event{Name: "before_action", Scripts: source(LevelMethod, "function before_action() { "+test.js+" }"),
+				Globals: []Global{{Name: "action_data", JSON: []byte(`{}`), Write: true}}})
+			var limit *LimitError
+			if !errors.As(err, &limit) || limit.Message != test.want {
+				t.Errorf("got %v, want %s", err, test.want)
+			}
+		})
+	}
+}
+
 type doerFunc func(context.Context, HTTPRequest) (*HTTPResponse, error)
 
 func (f doerFunc) DoHook(ctx context.Context, r HTTPRequest) (*HTTPResponse, error) { return f(ctx, r) }

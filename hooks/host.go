@@ -203,8 +203,13 @@ func (h *hostSide) run(ev *eventSide) (v verdict, changed map[string][]byte) {
 	defer func() {
 		if p := recover(); p != nil { // a Go panic out of the engine: its state is void
 			v, changed = verdict{Kind: "limit", Ran: r.ran, Level: r.level, Text: ev.name + " broke the script engine", Spent: true, Logs: r.logs}, nil
-			if s, ok := p.(*limitSignal); ok {
-				v.Text = s.text
+			// A limit may break where we call script code ourselves, a getter of
+			// what was thrown for one.
+			var limit *limitSignal
+			var interrupted *goja.InterruptedError
+			var overflow *goja.StackOverflowError
+			if err, _ := p.(error); errors.As(err, &limit) || errors.As(err, &interrupted) || errors.As(err, &overflow) {
+				v.Text = r.failure(err, r.level, verdict{}).Text
 			}
 		}
 	}()
