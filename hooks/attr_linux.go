@@ -3,6 +3,8 @@ package hooks
 import (
 	"io"
 	"os"
+	"strconv"
+	"strings"
 	"syscall"
 	"time"
 	"unsafe"
@@ -35,7 +37,10 @@ func yield(pid int) { _ = unix.Setpriority(unix.PRIO_PGRP, pid, 19) }
 
 // confine is what a host takes from itself before it runs anybody's script.
 // RLIMIT_AS is of no use: Go reserves far more address space than it uses.
+// What the process has reserved by now it hardly uses, and a script cannot:
+// it comes on top, or a small limit would leave a host none to run with.
 func confine(memory uint64) {
+	memory += dataReserved()
 	set := func(what int, n uint64) { _ = unix.Setrlimit(what, &unix.Rlimit{Cur: n, Max: n}) }
 	set(unix.RLIMIT_DATA, memory)
 	set(unix.RLIMIT_CORE, 0)
@@ -43,6 +48,21 @@ func confine(memory uint64) {
 	set(unix.RLIMIT_NOFILE, 16)
 	// First to go when the machine runs out of memory.
 	_ = os.WriteFile("/proc/self/oom_score_adj", []byte("1000"), 0)
+}
+
+// dataReserved is this process's data segment, in bytes.
+func dataReserved() uint64 {
+	raw, err := os.ReadFile("/proc/self/statm")
+	if err != nil {
+		return 0
+	}
+	// size resident shared text lib data dt, in pages
+	fields := strings.Fields(string(raw))
+	if len(fields) < 6 {
+		return 0
+	}
+	pages, _ := strconv.ParseUint(fields[5], 10, 64)
+	return pages * uint64(os.Getpagesize())
 }
 
 // hostInput and hostOutput are a host's pipes, for a process whose only thread

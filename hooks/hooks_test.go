@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"strings"
 	"sync"
@@ -75,8 +76,9 @@ func TestRun_hostileScriptFailsAloneWithKindLimit(t *testing.T) {
 
 // Which limit was broken is told, wherever it happens.
 func TestRun_limitIsNamed(t *testing.T) {
-	e := newEngine(t, Config{Hosts: 1, Timeout: 700 * time.Millisecond, Memory: 128 << 20})
-	const long, much, deep = "before_action ran longer than 700ms", "before_action used more memory than 128 MiB", "before_action at method level called itself deeper than 500"
+	short := newEngine(t, Config{Hosts: 1, Timeout: 700 * time.Millisecond})
+	small := newEngine(t, Config{Hosts: 1, Memory: 64 << 20})
+	const long, much, deep = "before_action ran longer than 700ms", "before_action used more memory than 64 MiB", "before_action at method level called itself deeper than 500"
 	for name, test := range map[string]struct{ js, want string }{
 		"loop in a thrown name":      {`var e = new Error('a'); Object.defineProperty(e, 'name', {get() { for (;;); }}); throw e`, long},
 		"loop in a rejected stack":   {`var e = new Error('a'); Object.defineProperty(e, 'stack', {get() { for (;;); }}); return Promise.reject(e)`, long},
@@ -87,6 +89,10 @@ func TestRun_limitIsNamed(t *testing.T) {
 		"memory in a growing string": {`for (var s = 'x'; ; ) s += s`, much},
 	} {
 		t.Run(name, func(t *testing.T) {
+			e := short
+			if test.want == much {
+				e = small
+			}
 			_, err := e.Run(context.Background(), &Event{Name: "before_action", Scripts: source(LevelMethod, "function before_action() { "+test.js+" }"),
 				Globals: []Global{{Name: "action_data", JSON: []byte(`{}`), Write: true}}})
 			var limit *LimitError
@@ -94,6 +100,30 @@ func TestRun_limitIsNamed(t *testing.T) {
 				t.Errorf("got %v, want %s", err, test.want)
 			}
 		})
+	}
+}
+
+// The smallest limit that a worker takes leaves a script room to work in.
+func TestRun_smallMemoryIsEnough(t *testing.T) {
+	e := newEngine(t, Config{Hosts: 1, Memory: 64 << 20})
+	body := []byte(`{"list": [` + strings.TrimSuffix(strings.Repeat(`"abcdefghij",`, 50_000), ",") + `]}`)
+	js := `function after_action() {
+		var hash = CryptoJS.SHA256(moment.tz('2026-01-01T00:00:00Z', 'Europe/Berlin').format()).toString();
+		return method_response.list.map(function (s) { return s + hash }).join('').length;
+	}`
+	for i := range 10 { // each on a host that has compiled none of it
+		out, err := e.Run(context.Background(), &Event{Name: "after_action", Scripts: source(LevelConnector, fmt.Sprintf("%s // %d", js, i)),
+			Globals: []Global{{Name: "method_response", JSON: body, Write: true}}})
+		if err != nil || string(out.Result) != "3700000" {
+			t.Fatalf("event %d: %+v, %v", i, out, err)
+		}
+		e.mu.Lock()
+		idle := e.idle
+		e.idle = nil
+		e.mu.Unlock()
+		for _, h := range idle {
+			e.end(h)
+		}
 	}
 }
 
