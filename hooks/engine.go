@@ -16,6 +16,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 	"unicode/utf8"
 )
@@ -511,7 +512,7 @@ func (c *conversation) run(ctx context.Context) (out *Outcome, err error, alive 
 		}
 		c.died = !c.timedOut.Load()
 		h.kill()
-		if compiling != nil && !c.used {
+		if compiling != nil && !c.used && !killed(h.cmd.ProcessState) {
 			e.ban(*compiling)
 		}
 		text := "ended its hook host"
@@ -580,6 +581,14 @@ func (c *conversation) run(ctx context.Context) (out *Outcome, err error, alive 
 			return dead()
 		}
 	}
+}
+
+// killed says that somebody else ended a host: we at its time limit, which
+// waiting for a processor may have used up, or the kernel, which picks hosts
+// first when the machine runs out of memory. That tells nothing of a source.
+func killed(s *os.ProcessState) bool {
+	status, ok := s.Sys().(syscall.WaitStatus)
+	return ok && status.Signaled() && status.Signal() == syscall.SIGKILL
 }
 
 // ban keeps a source from being compiled again: it ended a host that had done

@@ -172,6 +172,40 @@ function after_action() {
 	}
 }
 
+// A host that somebody kills while it compiles tells nothing of the source.
+func TestRun_killedWhileItCompilesBansNothing(t *testing.T) {
+	e := newEngine(t, Config{Hosts: 1})
+	long := strings.Repeat("\nvar a = {b: [1, 2, 3]};", 2000)
+	killed := 0
+	for i := range 20 { // sooner and later, on a host that has run nothing
+		h, err := e.spawn()
+		if err != nil {
+			t.Fatal(err)
+		}
+		e.mu.Lock()
+		idle := e.idle
+		e.idle = []*host{h}
+		e.hosts <- struct{}{}
+		e.mu.Unlock()
+		for _, old := range idle {
+			e.end(old)
+		}
+		ev := &Event{Name: "before_action", Scripts: source(LevelConnector, fmt.Sprintf("function before_action() { return 7 } // %d%s", i, long))}
+		kill := time.AfterFunc(time.Duration(i)*500*time.Microsecond, func() { _ = h.cmd.Process.Kill() })
+		if _, err := e.Run(context.Background(), ev); err != nil {
+			killed++
+		}
+		kill.Stop()
+		out, err := e.Run(context.Background(), ev)
+		if err != nil || string(out.Result) != "7" {
+			t.Fatalf("the next event of that source: %+v, %v", out, err)
+		}
+	}
+	if killed == 0 {
+		t.Error("no host was killed in time")
+	}
+}
+
 func TestRun_cancelledContextIsNoLimit(t *testing.T) {
 	e := newEngine(t, Config{})
 	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
