@@ -51,7 +51,7 @@ func Inspect(s *Script) *Inspection {
 	if _, text := prescan(s.Source); text != "" {
 		return nil
 	}
-	tree, err := parse("script", s.Source)
+	tree, err := within(readPatience, s.Source, func() (*ast.Program, error) { return parse("script", s.Source) })
 	if err != nil {
 		return nil
 	}

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
+	"time"
 
 	"github.com/dop251/goja"
 	"github.com/dop251/goja/ast"
@@ -301,6 +303,40 @@ func syntaxVerdict(err error) *verdict {
 	return &verdict{Kind: "script", Engine: true, Line: line, Column: col, Text: "syntax error: " + clip(text, 500)}
 }
 
+// readPatience is how long a source may take to be read where nobody runs it: a
+// thousand times what the longest takes.
+const readPatience = 5 * time.Second
+
+var errTooLong = errors.New("the script engine cannot read it in any time: an arrow function stands within the parentheses of another, again and again")
+
+// endless are the sources that were given up.
+var endless sync.Map
+
+// within reads a source in this process, where no hook host's limits hold: some
+// take the engine's parser time that doubles with every level, and it cannot be
+// stopped, only left behind.
+func within(limit time.Duration, source string, read func() (*ast.Program, error)) (*ast.Program, error) {
+	if _, known := endless.Load(source); known {
+		return nil, errTooLong
+	}
+	type outcome struct {
+		tree *ast.Program
+		err  error
+	}
+	done := make(chan outcome, 1)
+	go func() {
+		tree, err := read()
+		done <- outcome{tree, err}
+	}()
+	select {
+	case o := <-done:
+		return o.tree, o.err
+	case <-time.After(limit):
+		endless.Store(source, true)
+		return nil, errTooLong
+	}
+}
+
 // SyntaxFinding is a mistake in a script, placed in its author's file.
 type SyntaxFinding struct {
 	Line, Column int
@@ -313,12 +349,19 @@ func CheckSource(s *Script) []SyntaxFinding {
 		l, c := s.place(line, 1)
 		return []SyntaxFinding{{l, c, text}}
 	}
-	tree, err := parse("script", s.Source)
-	if err == nil {
-		_, err = compileTree(tree)
-	}
+	_, err := within(readPatience, s.Source, func() (*ast.Program, error) {
+		tree, err := parse("script", s.Source)
+		if err == nil {
+			_, err = compileTree(tree)
+		}
+		return tree, err
+	})
 	if err == nil {
 		return nil
+	}
+	if errors.Is(err, errTooLong) {
+		l, c := s.place(1, 1)
+		return []SyntaxFinding{{l, c, err.Error()}}
 	}
 	line, col, text := syntaxPlace(err)
 	if told := unsupported(s.Source, line, col, text); told != "" {
