@@ -552,7 +552,9 @@ func TestRedactor_everyEncoding(t *testing.T) {
 	const secret = `s3cr/t+v! (ab) "é`
 	r := NewRedactor([]string{secret}, 6)
 	js, _ := json.Marshal(secret)
+	body, _ := json.Marshal(string(js))
 	for name, text := range map[string]string{
+		"json in json": string(body), "ascii json in json": `{"body":"{\"a\":\"s3cr/t+v! (ab) \\\"\\u00e9\"}"}`,
 		"plain": secret, "query": url.QueryEscape(secret), "path": url.PathEscape(secret), "lower": lowerHex(url.QueryEscape(secret)),
 		"json": string(js), "base64": base64.StdEncoding.EncodeToString([]byte(secret)), "basic": base64.StdEncoding.EncodeToString([]byte("u:" + secret)),
 		"component": "s3cr%2Ft%2Bv!%20(ab)%20%22%C3%A9", "quote": "s3cr/t%2Bv%21%20%28ab%29%20%22%C3%A9", "ascii json": `s3cr/t+v! (ab) \"\u00e9`,

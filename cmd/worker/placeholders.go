@@ -85,8 +85,9 @@ func (s *secretNames) hide(text string) string {
 		if wordAsKey.MatchString(m) { // a password may be "password": members keep their names
 			return m
 		}
-		if strings.Contains(m, `\u`) || strings.Contains(m, `\/`) {
-			// What needs no escape is escaped: the secret is seen without.
+		if strings.Contains(m, `\`) {
+			// What needs no escape is escaped, or it is JSON in JSON, and all is
+			// escaped twice: the secret is seen without.
 			text, colon := m[:strings.LastIndexByte(m, '"')+1], m[strings.LastIndexByte(m, '"')+1:]
 			var v string
 			if json.Unmarshal([]byte(text), &v) == nil {

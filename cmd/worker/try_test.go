@@ -97,6 +97,7 @@ func TestPlaceholders(t *testing.T) {
 		"in a query":         {`?a=p%26ss+%22w%2Frd&b=p%26ss%20%22w%2Frd`, `?a={{secret.password}}&b={{secret.password}}`},
 		"in JSON":            {`{"a": "p&ss \"w/rd", "b": 12345678}`, `{"a": "{{secret.password}}", "b": {{secret.pin.number}}}`},
 		"escaped in JSON":    {`{"a\/b": "p\u0026ss \u0022w\/rd", "c\/": "\u00e9"}`, `{"a\/b": "{{secret.password}}", "c\/": "\u00e9"}`},
+		"in JSON in JSON":    {`{"body": "{\"a\":\"p&ss \\\"w/rd\"}"}`, `{"body": "{\"a\":\"{{secret.password}}\"}"}`},
 		"in base64":          {`Basic YW5uOmZpcnN0LXRva2Vu`, `Basic {{base64 ann:{{secret.access_token}}}}`},
 		"in base64 for URLs": {`YW5uYTpmaXJzdC10b2tlbg`, `{{base64url anna:{{secret.access_token}}}}`},
 		"a member's name":    {`{"access": ["second-token"], "first-token": 1}`, `{"access": ["{{secret.access_token.2}}"], "{{secret.access_token}}": 1}`},
