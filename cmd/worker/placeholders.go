@@ -60,6 +60,18 @@ func (s *secretNames) add(all ...connectors.NamedSecret) {
 	}
 }
 
+// addLikely names what only looks like a secret. One that is a known secret
+// and hardly more, as in "SID=" before a session's, has no name of its own: the
+// next request that holds it is made of the known one in a replay.
+func (s *secretNames) addLikely(all ...connectors.NamedSecret) {
+	for _, n := range all {
+		hidden := s.replacer().Replace(n.Value)
+		if rest := secretField.ReplaceAllString(hidden, ""); rest == hidden || len(rest) >= minSecret {
+			s.add(n)
+		}
+	}
+}
+
 func (s *secretNames) know(name, value string) {
 	s.byName[name], s.byValue[value] = value, name
 	s.plain, s.masks = nil, nil

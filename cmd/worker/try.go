@@ -137,7 +137,7 @@ func (t *try) show() {
 	t.names.add(t.caller.NamedSecrets(t.def, t.account.cred)...)
 	for _, e := range t.wire {
 		if e.purpose == "token request" || t.def.LoginMethod != "" && e.purpose == "method "+t.def.LoginMethod {
-			t.names.add(e.likelySecrets()...) // also those that nothing finds
+			t.names.addLikely(e.likelySecrets()...) // also those that nothing finds
 		}
 	}
 	t.screen.flush()
@@ -300,7 +300,7 @@ func (t *try) nothingToRenew(ctx context.Context, e *connectors.AuthError) strin
 // record writes the recording.
 func (t *try) record(first json.RawMessage, out *outcome) error {
 	for _, e := range t.wire {
-		t.names.add(e.likelySecrets()...)
+		t.names.addLikely(e.likelySecrets()...)
 	}
 	for _, name := range t.names.short {
 		t.screen.tell("%s has fewer than %d characters, so it is not hidden in the recording", name, minSecret)

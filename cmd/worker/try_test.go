@@ -116,6 +116,10 @@ func TestPlaceholders(t *testing.T) {
 	if d := cmp.Diff([]string{"code"}, s.short); d != "" {
 		t.Error(d)
 	}
+	s.addLikely(connectors.NamedSecret{Name: "cookie", Value: "SID=first-token"}, connectors.NamedSecret{Name: "cookie", Value: "SID=first-token; more=of-it"})
+	if got := s.hide("SID=first-token, SID=first-token; more=of-it"); got != "SID={{secret.access_token}}, {{secret.cookie}}" {
+		t.Error(got)
+	}
 	made := s.fill("{{secret.new}} {{secret.id.number}}", asItIs)
 	if s.hide(made) != "{{secret.new}} {{secret.id.number}}" || len(strings.Fields(made)[1]) != 15 {
 		t.Error(made)
