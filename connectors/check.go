@@ -28,6 +28,14 @@ func scriptFindings(s *hooks.Script) []Finding {
 		if s.Level == hooks.LevelStep && connectorsOnly(m.Name) {
 			all = append(all, hintAt(s, m, "%s does not run in a step's script: it is for connector scripts", m.Name))
 		}
+		if s.Level == hooks.LevelMethod && strings.Contains(m.Name, "_oauth2_") && slices.Contains(hooks.EventNames, m.Name) {
+			all = append(all, hintAt(s, m, "%s does not run in a method's script: a token request is the connector's, so it stands at connector level", m.Name))
+		}
+	}
+	for _, m := range in.Uncallable {
+		if slices.Contains(hooks.EventNames, m.Name) {
+			all = append(all, hintAt(s, m, "%s is a class or a generator, which no event can call: make it a function", m.Name))
+		}
 	}
 	for _, m := range in.Consts {
 		all = append(all, hintAt(s, m, "%s is a const: to assign to it throws a TypeError", m.Name))

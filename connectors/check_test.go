@@ -59,6 +59,9 @@ func TestCheckStep(t *testing.T) {
 		"an event of connectors":      {"function action_condition() {}\nfunction before_oauth2_token() {}", []string{"step:1:10: action_condition does not run in a step's script: it is for connector scripts", "step:2:10: before_oauth2_token does not run in a step's script: it is for connector scripts"}},
 		"an exception of connectors":  {"function after_error() {\n  throw new AuthRefreshException();\n}", []string{"step:2:13: AuthRefreshException is for connector scripts: thrown from a step's script it fails the execution"}},
 		"an event in another's words": {"beforeAction = () => true", []string{"step:1:1: function beforeAction handles no event; did you mean before_action?"}},
+		"a property of the global":    {"globalThis.after_erorr = function () {};\nthis.after_action = () => true;", []string{"step:1:12: function after_erorr handles no event; did you mean after_error?"}},
+		"a helper on the global":      {"globalThis.after_common = () => true;\nfunction after_action() { return globalThis.after_common(); }", nil},
+		"what no event can call":      {"class after_action {}\nfunction* before_action() {}\nclass Helper {}", []string{"step:1:7: after_action is a class or a generator, which no event can call: make it a function", "step:2:11: before_action is a class or a generator, which no event can call: make it a function"}},
 		"what does not parse":         {"function (", []string{"step:1:10: syntax error: Unexpected token ("}},
 	}
 	for name, c := range cases {
@@ -93,6 +96,26 @@ methods:
       function after_error() { return after_error_common(); }
 `)
 	if d := cmp.Diff([]string{"9:12: function after_acton handles no event; did you mean after_action? (hint)"}, got); d != "" {
+		t.Error(d)
+	}
+}
+
+// A token request is made for the connector, whichever method asked for it.
+func TestCheck_tokenEventsInAMethod(t *testing.T) {
+	got := check(t, `connector: acme
+base_url: https://acme.example
+auth: {type: oauth2, token_url: https://acme.example/token}
+script: |
+  function before_oauth2_refresh() { return true; }
+methods:
+  - method: one
+    endpoint: /a
+    script: |
+      function before_oauth2_token() { return true; }
+      function action_condition() { return true; }
+`)
+	want := []string{"10:16: before_oauth2_token does not run in a method's script: a token request is the connector's, so it stands at connector level (hint)"}
+	if d := cmp.Diff(want, got); d != "" {
 		t.Error(d)
 	}
 }

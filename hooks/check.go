@@ -16,6 +16,9 @@ type Inspection struct {
 	// Handlers are the names that hold a function from the beginning: top-level
 	// declarations, and assignments of a function to a plain name.
 	Handlers []Mention
+	// Uncallable are the top-level classes and generators: called as a handler is,
+	// the one throws, and the other does nothing.
+	Uncallable []Mention
 	// Top are the top-level declarations; Lexical those that are const, let or class.
 	Top     []Mention
 	Lexical map[string]bool
@@ -112,9 +115,13 @@ func (in *Inspection) topLevel(st ast.Statement, consts map[string]bool) {
 	switch d := st.(type) {
 	case *ast.FunctionDeclaration:
 		in.Handlers = append(in.Handlers, in.mention(d.Function.Name))
+		if d.Function.Generator {
+			in.Uncallable = append(in.Uncallable, in.mention(d.Function.Name))
+		}
 		in.Top = append(in.Top, in.mention(d.Function.Name))
 	case *ast.ClassDeclaration:
 		lexical(d.Class.Name)
+		in.Uncallable = append(in.Uncallable, in.mention(d.Class.Name))
 	case *ast.LexicalDeclaration:
 		variables(d.List)
 		for _, b := range d.List {
@@ -128,8 +135,13 @@ func (in *Inspection) topLevel(st ast.Statement, consts map[string]bool) {
 		variables(d.List)
 	case *ast.ExpressionStatement:
 		if a, ok := d.Expression.(*ast.AssignExpression); ok && isFunction(a.Right) {
-			if id, ok := a.Left.(*ast.Identifier); ok {
-				in.Handlers = append(in.Handlers, in.mention(id))
+			switch l := a.Left.(type) {
+			case *ast.Identifier:
+				in.Handlers = append(in.Handlers, in.mention(l))
+			case *ast.DotExpression:
+				if name := ownProperty(l); name != "" {
+					in.Handlers = append(in.Handlers, in.at(l.Identifier.Idx, name))
+				}
 			}
 		}
 	}
@@ -232,10 +244,12 @@ func (in *Inspection) look(n any) (writes []*ast.Identifier) {
 		}
 		if isGlobal(d.Left) {
 			in.guarded[d.Identifier.Name.String()], in.harmless[d.Left] = true, true
+			in.Uses[d.Identifier.Name.String()]++
 		}
 	case *ast.BracketExpression:
 		if text, ok := d.Member.(*ast.StringLiteral); ok && isGlobal(d.Left) {
 			in.guarded[text.Value.String()], in.harmless[d.Left] = true, true
+			in.Uses[text.Value.String()]++
 		}
 	case *ast.CallExpression:
 		call(d.Callee)
