@@ -338,7 +338,7 @@ declare let method_response_headers: Headers;
  * Set, it will be last_successful_run_date in the next run.
  * Events: after_action_paging. Written in: after_action_paging.
  */
-declare let next_last_successful_run_date: string | undefined;
+declare let next_last_successful_run_date: string | Date | undefined;
 
 /** Events: after_action, after_action_paging, action_condition. */
 declare let reasonPhrase: string;

@@ -29,6 +29,10 @@ func TestDeclarations_areTheRuntimes(t *testing.T) {
 		t.Errorf("names (-runtime +hooks.d.ts):\n%s", diff)
 	}
 
+	if !strings.Contains(source, "next_last_successful_run_date: string | Date |") { // as docs/steps.md says
+		t.Error("an editor would refuse a Date as the next last successful run date")
+	}
+
 	data := map[string][2][]string{}
 	for _, m := range regexp.MustCompile(`(?s)/\*\*((?:[^*]|\*[^/])*?)\*/\ndeclare let (\w+)`).FindAllStringSubmatch(source, -1) {
 		data[m[2]] = [2][]string{eventList(m[1], "Events"), eventList(m[1], "Written in")}
