@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 	"sync"
@@ -249,8 +250,27 @@ func (x *exchange) apiError(f *fault) *CallError {
 		e.Kind, e.Defer, e.RetryAfter = "rate", true, wait
 	case x.status == http.StatusRequestTimeout, x.status >= 500:
 		e.Repeat, e.RetryAfter = repeat, wait
+	case x.status/100 == 3:
+		if host := x.leadsAway(); host != "" {
+			e.Kind, e.Message = "input", fmt.Sprintf("%s: it leads to host %q, which is neither the connector's nor in auth.hosts", e.Message, host)
+		}
 	}
 	return e
+}
+
+// leadsAway is the host that a redirect leads to, unless it is the connector's.
+func (x *exchange) leadsAway() string {
+	u, err := url.Parse(x.resHead.Get("Location"))
+	if err != nil || u.Host == "" {
+		return ""
+	}
+	if u.Scheme == "" {
+		u.Scheme, _, _ = strings.Cut(x.target, ":")
+	}
+	if x.mayReceive(u) {
+		return ""
+	}
+	return u.Host
 }
 
 func (x *exchange) statusText() string {

@@ -152,6 +152,7 @@ methods:
   - {method: long, endpoint: /6}
   - {method: post, verb: POST, endpoint: /1}
   - {method: away, endpoint: /away}
+  - {method: aside, verb: POST, endpoint: /aside}
   - {method: shout, endpoint: /shout}
   - {method: seen, endpoint: /away, script: "function after_error() { method_error.isSuccess = true; method_error.content = JSON.stringify([method_error.statusCode, method_error.headers.location]) }"}
 `, func(w http.ResponseWriter, r *http.Request) {
@@ -159,6 +160,9 @@ methods:
 		if r.URL.Path == "/away" {
 			w.Header().Set("Location", other.URL)
 			w.WriteHeader(302)
+		} else if r.URL.Path == "/aside" {
+			w.Header().Set("Location", "//elsewhere.example/x")
+			w.WriteHeader(303)
 		} else if r.URL.Path == "/shout" {
 			w.Header().Set("Location", "HTTP://LOCALHOST:"+strings.TrimPrefix(r.Host, "localhost:")+"/0")
 			w.WriteHeader(302)
@@ -179,14 +183,26 @@ methods:
 			t.Errorf("a redirect on the same host was followed with %v", r.Header)
 		}
 	}
-	for m, want := range map[string]int{"long": 6, "post": 1, "away": 1} {
-		if e := a.fails(m); e.Kind != "http" || e.StatusCode < 300 || e.StatusCode > 399 {
+	for m, want := range map[string]struct {
+		kind     string
+		requests int
+	}{"long": {"http", 6}, "post": {"http", 1}, "away": {"input", 1}, "aside": {"input", 1}} {
+		e := a.fails(m)
+		if e.Kind != want.kind || e.StatusCode < 300 || e.StatusCode > 399 {
 			t.Errorf("%s: got %+v", m, e)
 		}
-		if n := len(a.requests()); n != want {
-			t.Errorf("%s: %d requests, want %d", m, n, want)
+		if away := want.kind == "input"; away != strings.Contains(e.Message, "neither the connector's nor in auth.hosts") {
+			t.Errorf("%s: %s", m, e.Message)
+		}
+		if n := len(a.requests()); n != want.requests {
+			t.Errorf("%s: %d requests, want %d", m, n, want.requests)
 		}
 	}
+	a.Def.Auth.Hosts = []string{strings.TrimPrefix(other.URL, "http://")}
+	if e := a.fails("away"); e.Kind != "http" { // allowed, but no redirect is followed there
+		t.Errorf("a host of auth.hosts: %+v", e)
+	}
+	a.Def.Auth.Hosts = nil
 	sameJSON(t, "after_error", a.must("seen").Content, `[302,"`+other.URL+`"]`)
 	if len(stolen) != 0 {
 		t.Errorf("the other host was asked, with %v", <-stolen)
