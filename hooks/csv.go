@@ -13,7 +13,8 @@ import (
 
 // csvParse is cyclr_csv_parse(text, delimiter, hasHeader): a list of objects
 // of texts (RFC 4180). Without a header the names are Field1, Field2, …; so
-// are those of values for which the header has no name, or one it has twice.
+// are those of values for which the header has no name, or one it has twice;
+// where the header has that name too, Field1_, Field2_, ….
 func (r *run) csvParse(c goja.FunctionCall) goja.Value {
 	vm := r.vm
 	delimiter := text(c.Argument(1))
@@ -31,6 +32,15 @@ func (r *run) csvParse(c goja.FunctionCall) goja.Value {
 	in := csv.NewReader(strings.NewReader(source))
 	in.Comma, in.FieldsPerRecord, in.LazyQuotes, in.ReuseRecord = comma, -1, true, true
 	var names []string
+	taken := map[string]bool{}
+	made := func(i int) string {
+		n := fmt.Sprintf("Field%d", i+1)
+		for taken[n] {
+			n += "_"
+		}
+		taken[n] = true
+		return n
+	}
 	rows := []any{}
 	first := c.Argument(2).ToBoolean()
 	for {
@@ -43,20 +53,26 @@ func (r *run) csvParse(c goja.FunctionCall) goja.Value {
 		}
 		if first {
 			first = false
-			seen := map[string]bool{}
-			for i, n := range record {
-				if n == "" || seen[n] {
-					n = fmt.Sprintf("Field%d", i+1)
+			for _, n := range record {
+				if n == "" || taken[n] {
+					n = ""
+				} else {
+					n = strings.Clone(n)
+					taken[n] = true
 				}
-				seen[n] = true
-				names = append(names, strings.Clone(n))
+				names = append(names, n)
+			}
+			for i, n := range names {
+				if n == "" {
+					names[i] = made(i)
+				}
 			}
 			continue
 		}
 		row := vm.NewObject()
 		for i, v := range record {
 			if i == len(names) {
-				names = append(names, fmt.Sprintf("Field%d", i+1))
+				names = append(names, made(i))
 			}
 			_ = row.DefineDataProperty(names[i], vm.ToValue(strings.Clone(v)), goja.FLAG_TRUE, goja.FLAG_TRUE, goja.FLAG_TRUE)
 		}

@@ -15,6 +15,7 @@ type exceptions struct {
 	r      *run
 	made   map[*goja.Object]*exceptionKind
 	protos map[*goja.Object]ExceptionKind
+	ours   map[*goja.Object]ExceptionKind // the classes
 	build  goja.Callable
 }
 
@@ -28,7 +29,10 @@ var exceptionSource = mustCompile(`(function(brand, name) {
   'use strict';
   var make = Reflect.construct, Base = Error, define = Object.defineProperty, text = String;
   var C = {[name]: function() {
-    var args = name === 'RetryLaterException' ? [arguments[1] === undefined ? '' : arguments[1]] : arguments;
+    var args = arguments;
+    if (name === 'RetryLaterException' && (args.length > 1 || typeof args[0] !== 'string' || +args[0] === +args[0])) { // not a text alone
+      args = [args[1] === undefined ? '' : args[1]];
+    }
     var e;
     if (!new.target && this instanceof C) { // an ES5 subclass calls it on its own object
       e = this;
@@ -94,7 +98,7 @@ func newExceptions(r *run) *exceptions {
 func (x *exceptions) class(name ExceptionKind) goja.Value {
 	vm := x.r.vm
 	if x.build == nil {
-		x.made, x.protos = map[*goja.Object]*exceptionKind{}, map[*goja.Object]ExceptionKind{}
+		x.made, x.protos, x.ours = map[*goja.Object]*exceptionKind{}, map[*goja.Object]ExceptionKind{}, map[*goja.Object]ExceptionKind{}
 		fn, err := vm.RunProgram(exceptionSource)
 		if err != nil {
 			panic(err)
@@ -119,6 +123,7 @@ func (x *exceptions) class(name ExceptionKind) goja.Value {
 	if err != nil {
 		panic(err)
 	}
+	x.ours[class.ToObject(vm)] = name
 	if proto, ok := class.ToObject(vm).Get("prototype").(*goja.Object); ok {
 		x.protos[proto] = name
 	}

@@ -82,6 +82,8 @@ func TestRun_limitIsNamed(t *testing.T) {
 	for name, test := range map[string]struct{ js, want string }{
 		"loop in a thrown name":      {`var e = new Error('a'); Object.defineProperty(e, 'name', {get() { for (;;); }}); throw e`, long},
 		"loop in a rejected stack":   {`var e = new Error('a'); Object.defineProperty(e, 'stack', {get() { for (;;); }}); return Promise.reject(e)`, long},
+		"loop in a thrown member":    {`throw {get constructor() { for (;;); }}`, long},
+		"depth in a thrown member":   {`throw {get a() { return JSON.stringify(this); }}`, deep},
 		"loop in a global's getter":  {`Object.defineProperty(globalThis, 'action_data', {get() { for (;;); }, configurable: true})`, long},
 		"depth in a thrown name":     {`var e = new Error('a'); Object.defineProperty(e, 'name', {get() { return this.name; }}); throw e`, deep},
 		"memory in one long text":    {`btoa('x'.repeat(1e8))`, much},

@@ -415,6 +415,9 @@ func (r *run) handlers() verdict {
 		if v.Result, err = r.stringify(value); errors.As(err, &interrupted) {
 			return r.failure(err, h.level, v)
 		} // else what is no JSON counts as true: only false stops
+		if strings.HasSuffix(r.ev.name, "_webhook") && string(v.Result) == "false" {
+			v.Result = nil // new Boolean(false) is an object
+		}
 		if len(v.Result) > maxOutput {
 			return r.failure(&limitSignal{fmt.Sprintf("%s returned more than %d MiB", r.ev.name, maxOutput>>20)}, h.level, v)
 		}
@@ -652,6 +655,15 @@ func (r *run) stringify(v goja.Value) (json.RawMessage, error) {
 	return json.RawMessage(out.String()), nil
 }
 
+// unwritable is why a global has no JSON: a cycle, a BigInt, a getter that throws.
+type unwritable struct {
+	global string
+	err    error
+}
+
+func (e *unwritable) Error() string { return e.global + ": " + e.err.Error() }
+func (e *unwritable) Unwrap() error { return e.err }
+
 // current is what a global is now, as JSON.
 func (r *run) current(g *globalSide) ([]byte, error) {
 	v := r.vm.GlobalObject().Get(g.name)
@@ -660,7 +672,7 @@ func (r *run) current(g *globalSide) ([]byte, error) {
 	}
 	raw, err := r.stringify(v)
 	if err != nil {
-		return nil, err
+		return nil, &unwritable{g.name, err}
 	}
 	if depthOf(raw) > maxJSONDepth {
 		return nil, &limitSignal{fmt.Sprintf("%s left a %s that is nested deeper than %d", r.ev.name, g.name, maxJSONDepth)}
@@ -746,7 +758,12 @@ func (r *run) failure(err error, level Level, v verdict) verdict {
 	case errors.As(err, &rejected):
 		return r.thrownValue(rejected.value, nil, level, v)
 	case errors.As(err, &thrown):
-		return r.thrownValue(thrown.Value(), thrown.Stack(), level, v)
+		v = r.thrownValue(thrown.Value(), thrown.Stack(), level, v)
+		var in *unwritable
+		if where := r.where(level) + ": "; errors.As(err, &in) && v.Kind == "script" {
+			v.Text = where + in.global + ": " + strings.TrimPrefix(v.Text, where)
+		}
+		return v
 	}
 	// Nothing was thrown: how the script is written is at fault.
 	v.Kind, v.Engine, v.Text = "script", true, r.where(level)+": "+clip(err.Error(), maxText)
@@ -767,6 +784,9 @@ func (r *run) thrownValue(value goja.Value, stack []goja.StackFrame, level Level
 		text, name = r.describe(value)
 		if o, ok := value.(*goja.Object); ok {
 			v.Fault = slices.Contains(r.faults, o)
+			if class, ok := r.exc.ours[o]; ok {
+				text = fmt.Sprintf("the class %s itself was thrown; throw new %s()", class, class)
+			}
 			if stack == nil { // it came out of a promise
 				r.placeOf(o, &v)
 			}
@@ -838,6 +858,11 @@ func (r *run) describe(value goja.Value) (text, name string) {
 	switch {
 	case text == "" && name == "":
 		raw, err := r.stringify(o)
+		var interrupted *goja.InterruptedError
+		var overflow *goja.StackOverflowError
+		if errors.As(err, &interrupted) || errors.As(err, &overflow) {
+			panic(err) // a limit, as where a getter is called
+		}
 		if err != nil || raw == nil {
 			return "an object was thrown", ""
 		}
