@@ -3,12 +3,14 @@ package main
 import (
 	"errors"
 	"fmt"
+	"math"
 	"net"
 	"net/netip"
 	"os"
 	"runtime"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -122,6 +124,22 @@ func (c *config) addRun(fs *pflag.FlagSet) {
 	cli.Bool(fs, &c.private, "allow-private-network", "let APIs be on loopback and private addresses")
 }
 
+// openFiles is how many a worker may need at once: each step a hook host's three
+// pipes, a connection to its API, and one to Redis; and what there is when it is idle.
+func openFiles(concurrency, hookHosts int) uint64 {
+	return 64 + uint64(5*concurrency+3*hookHosts)
+}
+
+// mayOpen is how many the system lets this process have open. Without them
+// steps fail that are right.
+func mayOpen() uint64 {
+	var limit syscall.Rlimit // Go has raised the soft limit to the hard one
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
+		return math.MaxUint64
+	}
+	return limit.Cur
+}
+
 // resolve reads what flags and environment name, and returns every mistake.
 func (c *config) resolve(fs *pflag.FlagSet, needKeys, needConnectors bool) []string {
 	mistakes := append(cli.Resolve(fs), c.log.Mistakes()...)
@@ -154,6 +172,8 @@ func (c *config) resolve(fs *pflag.FlagSet, needKeys, needConnectors bool) []str
 	}
 	if c.concurrency < 1 || c.concurrency > 10_000 {
 		wrong("--concurrency: 1 to 10000 is needed, not %d", c.concurrency)
+	} else if files := openFiles(c.concurrency, c.hookHosts); fs.Lookup("concurrency") != nil && mayOpen() < files {
+		wrong("--concurrency: %d takes up to %d open files, and the system lets this process have %d (ulimit -n)", c.concurrency, files, mayOpen())
 	}
 	if c.hookHosts < 1 || c.hookHosts > 1000 {
 		wrong("--hook-hosts: 1 to 1000 is needed, not %d", c.hookHosts)
