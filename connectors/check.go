@@ -43,6 +43,9 @@ func scriptFindings(s *hooks.Script) []Finding {
 	for _, m := range in.Modules[:min(len(in.Modules), 1)] {
 		all = append(all, hintAt(s, m, "there are no modules: %s does not exist in scripts; a later level sees an earlier one's functions by itself", m.Name))
 	}
+	for _, m := range in.Required {
+		all = append(all, hintAt(s, m, "require has no module %q: moment, moment-timezone and crypto-js can be required", m.Name))
+	}
 	for _, m := range in.Silent {
 		all = append(all, hintAt(s, m, "%s matches nothing in this engine: write the characters out, such as [a-zA-Z\\u00c0-\\u024f]", m.Name))
 	}
@@ -139,12 +142,19 @@ func (p *fileParser) missing(in *hooks.Inspection, beside ...*hooks.Inspection) 
 		}
 	}
 	for _, m := range in.Missing(beside...) {
-		text := fmt.Sprintf("function %s does not exist", m.Name)
-		if near := nearest(m.Name, known); near != "" {
-			text += "; did you mean " + near + "?"
-		}
-		p.findings = append(p.findings, hintAt(in.Script, m, "%s", text))
+		p.findings = append(p.findings, doesNotExist(in.Script, m, nearest(m.Name, known)))
 	}
+}
+
+func doesNotExist(s *hooks.Script, m hooks.Mention, near string) Finding {
+	text := m.Name + " does not exist"
+	if !m.Value {
+		text = "function " + text
+	}
+	if near != "" {
+		text += "; did you mean " + near + "?"
+	}
+	return hintAt(s, m, "%s", text)
 }
 
 // inlineCalls finds what inline script calls and has not: it sees no level's
@@ -152,11 +162,14 @@ func (p *fileParser) missing(in *hooks.Inspection, beside ...*hooks.Inspection) 
 func inlineCalls(in *hooks.Inspection) (all []Finding) {
 	const not = "http_request"
 	for _, m := range in.Missing() {
-		text := fmt.Sprintf("function %s does not exist", m.Name)
-		if near := nearest(m.Name, hooks.Names()); near != "" && near != not {
-			text += "; did you mean " + near + "?"
+		if strings.HasPrefix(m.Name, fieldVariable) {
+			continue
 		}
-		all = append(all, hintAt(in.Script, m, "%s", text))
+		near := nearest(m.Name, hooks.Names())
+		if near == not {
+			near = ""
+		}
+		all = append(all, doesNotExist(in.Script, m, near))
 	}
 	for _, m := range in.Calls(not) {
 		all = append(all, hintAt(in.Script, m, "inline script has no %s: call it in a hook", not))
@@ -206,7 +219,7 @@ func CheckStep(s *hooks.Script) []Finding {
 	for _, m := range in.Missing() {
 		near := nearest(m.Name, hooks.Names())
 		if near != "" && levenshtein.Similarity(strings.ToLower(m.Name), strings.ToLower(near), nil) >= 0.8 {
-			all = append(all, hintAt(s, m, "function %s does not exist; did you mean %s?", m.Name, near))
+			all = append(all, doesNotExist(s, m, near))
 		}
 	}
 	for _, m := range in.Exceptions() {

@@ -61,6 +61,11 @@ func TestCheckStep(t *testing.T) {
 		"an event in another's words": {"beforeAction = () => true", []string{"step:1:1: function beforeAction handles no event; did you mean before_action?"}},
 		"a property of the global":    {"globalThis.after_erorr = function () {};\nthis.after_action = () => true;", []string{"step:1:12: function after_erorr handles no event; did you mean after_error?"}},
 		"a helper on the global":      {"globalThis.after_common = () => true;\nfunction after_action() { return globalThis.after_common(); }", nil},
+		"an object in other letters":  {"action_data.a = Json.stringify(CryptoJs['MD5']('a'))", []string{"step:1:17: Json does not exist; did you mean JSON?", "step:1:32: CryptoJs does not exist; did you mean CryptoJS?"}},
+		"a value in other letters":    {"console.log(action_dta, NaN, undefined, Infinity, method_response)", []string{"step:1:13: action_dta does not exist; did you mean action_data?"}},
+		"objects of their own":        {"x = {}; x.y = 1; try {} catch (e) { e.message }\n(function (root) { root.a(arguments.length, arguments) })({});\nvar helpers = {}; helpers.find = 1; if (typeof lib !== 'undefined') lib.find(x)", nil},
+		"a module that is not there":  {"var m = require('moment'), l = require('lodash'), c = require('crypto-js/md5');", []string{"step:1:32: require has no module \"lodash\": moment, moment-timezone and crypto-js can be required"}},
+		"a require of their own":      {"function require(name) { return {}; }\nvar l = require('lodash');", nil},
 		"what no event can call":      {"class after_action {}\nfunction* before_action() {}\nclass Helper {}", []string{"step:1:7: after_action is a class or a generator, which no event can call: make it a function", "step:2:11: before_action is a class or a generator, which no event can call: make it a function"}},
 		"what does not parse":         {"function (", []string{"step:1:10: syntax error: Unexpected token ("}},
 	}

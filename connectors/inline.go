@@ -26,6 +26,9 @@ type inline struct {
 	place  func(line, column int) (int, int)
 }
 
+// fieldVariable begins the names of the variables that stand for merge fields.
+const fieldVariable = "__field"
+
 // inlineField is a merge field and the variable that stands for it. In a
 // string or template literal it is the value's text.
 type inlineField struct {
@@ -264,7 +267,7 @@ func (l *inlineReader) field(name string) error {
 	case l.where == inComment || l.where == inLineComment:
 		return nil
 	}
-	f := inlineField{name: name, text: l.where != inCode, variable: fmt.Sprintf("__field%d", len(l.in.fields))}
+	f := inlineField{name: name, text: l.where != inCode, variable: fmt.Sprintf("%s%d", fieldVariable, len(l.in.fields))}
 	l.in.fields = append(l.in.fields, f)
 	switch l.where {
 	case inString:

@@ -26,6 +26,8 @@ type Inspection struct {
 	Consts []Mention
 	// Modules are uses of exports and module, which a module has.
 	Modules []Mention
+	// Required are modules that require does not have.
+	Required []Mention
 	// Silent are regular expressions with a property escape (\p{…}), which the
 	// engine takes, and matches nothing with.
 	Silent []Mention
@@ -47,6 +49,7 @@ type Inspection struct {
 type Mention struct {
 	Line, Column int
 	Name         string
+	Value        bool // it is used, not called
 }
 
 // Inspect reads a script; nil if it does not parse, which CheckSource tells.
@@ -87,6 +90,9 @@ func Inspect(s *Script) *Inspection {
 		}
 	}
 	in.Modules = slices.DeleteFunc(in.Modules, func(m Mention) bool { return in.declared[m.Name] > 0 || in.assigned[m.Name] || in.guarded[m.Name] })
+	if in.declared["require"] > 0 || in.assigned["require"] {
+		in.Required = nil
+	}
 	return in
 }
 
@@ -95,7 +101,7 @@ func (in *Inspection) mention(id *ast.Identifier) Mention { return in.at(id.Idx,
 func (in *Inspection) at(idx file.Idx, name string) Mention {
 	pos := in.tree.File.Position(int(idx) - in.tree.File.Base())
 	line, col := in.Script.place(pos.Line, pos.Column)
-	return Mention{line, col, name}
+	return Mention{Line: line, Column: col, Name: name}
 }
 
 func (in *Inspection) topLevel(st ast.Statement, consts map[string]bool) {
@@ -183,6 +189,13 @@ func (in *Inspection) look(n any) (writes []*ast.Identifier) {
 			in.dynamic = in.dynamic || name == "eval" || name == "Function"
 		}
 	}
+	value := func(e ast.Expression) {
+		if id, ok := e.(*ast.Identifier); ok {
+			m := in.mention(id)
+			m.Value = true
+			in.calls = append(in.calls, m)
+		}
+	}
 	switch d := n.(type) {
 	case *ast.Identifier:
 		in.Uses[d.Name.String()]++
@@ -241,26 +254,50 @@ func (in *Inspection) look(n any) (writes []*ast.Identifier) {
 	case *ast.DotExpression:
 		if id, ok := d.Left.(*ast.Identifier); ok && (id.Name == "exports" || id.Name == "module") {
 			in.Modules = append(in.Modules, in.mention(id))
+		} else {
+			value(d.Left)
 		}
 		if isGlobal(d.Left) {
 			in.guarded[d.Identifier.Name.String()], in.harmless[d.Left] = true, true
 			in.Uses[d.Identifier.Name.String()]++
 		}
 	case *ast.BracketExpression:
+		value(d.Left)
 		if text, ok := d.Member.(*ast.StringLiteral); ok && isGlobal(d.Left) {
 			in.guarded[text.Value.String()], in.harmless[d.Left] = true, true
 			in.Uses[text.Value.String()]++
 		}
 	case *ast.CallExpression:
 		call(d.Callee)
+		for _, a := range d.ArgumentList {
+			value(a)
+		}
+		in.required(d)
 	case *ast.NewExpression:
 		call(d.Callee)
+		for _, a := range d.ArgumentList {
+			value(a)
+		}
 	case *ast.TemplateLiteral:
 		call(d.Tag)
 	case *ast.WithStatement:
 		in.dynamic = true
 	}
 	return writes
+}
+
+// required notes a module that require does not have.
+func (in *Inspection) required(d *ast.CallExpression) {
+	id, ok := d.Callee.(*ast.Identifier)
+	if !ok || id.Name != "require" || len(d.ArgumentList) == 0 {
+		return
+	}
+	if name, ok := d.ArgumentList[0].(*ast.StringLiteral); ok {
+		of, _, _ := strings.Cut(name.Value.String(), "/")
+		if !slices.Contains([]string{"moment", "moment-timezone", "crypto-js"}, strings.TrimSuffix(of, ".js")) {
+			in.Required = append(in.Required, in.at(d.Callee.Idx0(), name.Value.String()))
+		}
+	}
 }
 
 // noteDefaults notes the defaults in a declaration's pattern: they assign nothing.
@@ -325,7 +362,7 @@ func ownProperty(e ast.Expression) string {
 	return ""
 }
 
-// Missing are the calls of functions that nothing declares: neither the script
+// Missing are the calls of functions, and the uses of values, that nothing declares: neither the script
 // itself nor one of those beside it, and that no script is given. What the
 // script tests with typeof, or looks for in the global object, it knows to be perhaps not there.
 func (in *Inspection) Missing(beside ...*Inspection) []Mention {
@@ -364,7 +401,7 @@ func (in *Inspection) Exceptions() []Mention {
 
 // Calls are the places where a script calls or makes something of these names.
 func (in *Inspection) Calls(names ...string) []Mention {
-	return slices.DeleteFunc(slices.Clone(in.calls), func(m Mention) bool { return !slices.Contains(names, m.Name) })
+	return slices.DeleteFunc(slices.Clone(in.calls), func(m Mention) bool { return m.Value || !slices.Contains(names, m.Name) })
 }
 
 func boundNames(t ast.BindingTarget) []*ast.Identifier {
