@@ -350,6 +350,11 @@ func (x *exchange) evaluate(ctx context.Context, in *inline, look lookup) (v any
 		Name: "inline", Inline: true, Scripts: []hooks.Script{in.script()}, Globals: globals, Storage: &scriptStorage{x}, Urgent: x.call.Urgent,
 	})
 	if _, err := x.ended(out, err); err != nil {
+		var ce *CallError
+		if errors.As(err, &ce) && ce.Kind == "limit" && ce.At == "" { // what ran too long has no place of its own
+			line, column := in.placeOf(1, 1)
+			ce.At = fmt.Sprintf("%s:%d:%d", in.file, line, column)
+		}
 		return nil, false, err
 	}
 	if out.Result == nil {

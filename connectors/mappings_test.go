@@ -80,6 +80,8 @@ func TestMappings_errors(t *testing.T) {
 		"an error":                {"body.t", "=1 +\n  nothing.there", "script", "mappings body.t:2:3", "ReferenceError"},
 		"a syntax error":          {"body.t", "='{{name}}' tru", "script", "mappings body.t:1:13", "syntax error"},
 		"an exception":            {"body.t", "=(() => { throw new AuthRefreshException() })()", "script", "mappings body.t:1:", "connector scripts"},
+		"a limit":                 {"body.t", "=(function f() { return f() })()", "limit", "mappings body.t:1:", "deeper than 500"},
+		"a limit of what it is":   {"body.t", "='x'.repeat(4e7)", "limit", "mappings body.t:1:", "came to more than 32 MiB"},
 		"a form error":            {"bdy.t", "x", "input", "", "its place is parameters.NAME, body or body.LOCATION"},
 	}
 	for name, c := range cases {

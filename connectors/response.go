@@ -58,7 +58,7 @@ func (x *exchange) send(req *http.Request) *fault {
 // by the method's data type. What does not parse is text, never a failure.
 func (x *exchange) parseBody() {
 	contentType := x.resHead.Get("Content-Type")
-	text, binary := decodeText(x.resBody, contentType)
+	text, binary := DecodeText(x.resBody, contentType)
 	x.said = text
 	dt := typeOf(contentType, x.m.ResponseDT)
 	if valid := strings.ToValidUTF8(string(x.resBody), "\ufffd"); dt == JSON && binary && json.Valid([]byte(valid)) {
@@ -95,11 +95,11 @@ func typeOf(contentType string, dt DataType) DataType {
 	return PlainText
 }
 
-// decodeText is a body as text, by its byte-order mark, else by its charset.
+// DecodeText is a body as text, by its byte-order mark, else by its charset.
 // Text that is not UTF-8, and says no other charset, is read as browsers read
 // it (WHATWG Encoding: windows-1252); JSON is UTF-8 (RFC 8259 section 8.1).
 // What is no text comes as base64.
-func decodeText(body []byte, contentType string) (text string, binary bool) {
+func DecodeText(body []byte, contentType string) (text string, binary bool) {
 	media, params, _ := mime.ParseMediaType(contentType)
 	isJSON := typeOf(contentType, PlainText) == JSON
 	isText := strings.HasPrefix(media, "text/") || strings.HasSuffix(media, "xml") || media == "application/x-www-form-urlencoded"
@@ -262,7 +262,7 @@ func (x *exchange) collect(a *Answer) error {
 		a.ContentEncoding = "base64"
 	} else if content != nil && content[0] == '"' && x.m.ResponseDT == JSON && x.m.Type == TypeAction {
 		return &CallError{Kind: "http", StatusCode: x.status, Detail: x.detail(textOf(content)),
-			Message: "the answer is text, though response.data_type says json"}
+			Message: "the answer is no JSON object or list, though response.data_type says json"}
 	}
 	if string(content) == "null" {
 		content = nil
@@ -443,7 +443,7 @@ func (c *Caller) doHook(ctx context.Context, x *exchange, r hooks.HTTPRequest) (
 	if int64(len(raw)) > c.cfg.MaxResponse {
 		return nil, fmt.Errorf("http_request: the answer is larger than %d bytes (--max-response)", c.cfg.MaxResponse)
 	}
-	content, _ := decodeText(raw, res.Header.Get("Content-Type"))
+	content, _ := DecodeText(raw, res.Header.Get("Content-Type"))
 	return &hooks.HTTPResponse{StatusCode: res.StatusCode, Headers: headersJSON(res.Header), Content: content, Request: sent}, nil
 }
 

@@ -14,7 +14,6 @@ import (
 	"strconv"
 	"strings"
 	"unicode"
-	"unicode/utf8"
 
 	"github.com/stepworker/stepworker/connectors"
 	"github.com/stepworker/stepworker/credentials"
@@ -175,9 +174,9 @@ func (s *screen) message(r *credentials.Redactor, w *strings.Builder, h http.Hea
 	if len(body) == 0 {
 		return
 	}
-	shown := fmt.Sprintf("[%d bytes that are no text]", len(body))
-	if utf8.Valid(body) {
-		shown = r.Cut(string(body), shownBody)
+	shown, binary := connectors.DecodeText(body, h.Get("Content-Type"))
+	if shown = r.Cut(shown, shownBody); binary {
+		shown = fmt.Sprintf("[%d bytes that are no text]", len(body))
 	}
 	fmt.Fprintf(w, "\n%s\n", indent(shown))
 }

@@ -333,3 +333,21 @@ func TestTry_tokenThatIsNotFoundIsHidden(t *testing.T) {
 		}
 	}
 }
+
+// Bodies are shown as scripts get them.
+func TestScreen_bodies(t *testing.T) {
+	for name, c := range map[string]struct{ contentType, body, want string }{
+		"UTF-8":        {"text/plain", "Zürich", "    Zürich\n"},
+		"its charset":  {"text/plain; charset=iso-8859-2", "\xb3\xf3d\xbc", "    łódź\n"},
+		"none told":    {"text/xml", "Z\xfcrich", "    Zürich\n"},
+		"what is none": {"image/png", "\xff\x00\x01", "    [3 bytes that are no text]\n"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var w strings.Builder
+			(&screen{}).message(credentials.NewRedactor(nil, 1), &w, http.Header{"Content-Type": {c.contentType}}, []byte(c.body))
+			if !strings.HasSuffix(w.String(), "\n\n"+c.want) {
+				t.Errorf("got %q", w.String())
+			}
+		})
+	}
+}
