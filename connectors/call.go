@@ -319,7 +319,7 @@ func (x *exchange) ended(out *hooks.Outcome, err error) (*hooks.Outcome, error) 
 	case errors.As(err, &script):
 		return out, &CallError{Kind: "script", Message: script.Message, At: script.At, StatusCode: x.status, script: script}
 	case errors.As(err, &limit):
-		return out, &CallError{Kind: "limit", Message: limit.Message, StatusCode: x.status}
+		return out, &CallError{Kind: "limit", Message: limit.Message, At: limit.At, StatusCode: x.status}
 	case ofContext(err):
 		return out, err
 	}
@@ -468,7 +468,7 @@ func (x *exchange) finish(ctx context.Context, err error) error {
 	default:
 		ce = &CallError{Kind: "input", Message: "the request cannot be made: " + err.Error()}
 	}
-	if ce.Kind == "script" && ce.Detail == "" {
+	if (ce.Kind == "script" || ce.Kind == "limit") && ce.Detail == "" {
 		ce.Detail = x.excerpt(ce.At)
 	}
 	ce.ActionData, ce.Ran, ce.Logs = x.actionData, x.ran, x.maskLogs()

@@ -441,7 +441,7 @@ func hookVerdict(event string, err error, r *credentials.Redactor) error {
 	case errors.As(err, &script):
 		return verdict(credentials.Transient, at(script.Message, script.At), 0)
 	case errors.As(err, &limit):
-		return verdict(credentials.VerdictMisconfigured, limit.Message, 0)
+		return verdict(credentials.VerdictMisconfigured, at(limit.Message, limit.At), 0)
 	}
 	return err
 }

@@ -246,7 +246,7 @@ func playCase(t *testing.T, e *Engine, ar *txtar.Archive) (want, got conformance
 	case errors.As(err, &se):
 		got.Error, got.At, got.Level, got.Fault = fmt.Sprintf("script engine=%v: %s", se.Engine, se.Message), se.At, se.Level, se.Fault
 	case errors.As(err, &le):
-		got.Error = "limit: " + le.Message
+		got.Error, got.At = "limit: "+le.Message, le.At
 	case err != nil:
 		t.Fatal(err)
 	}

@@ -153,14 +153,14 @@ func (e *Engine) Run(ctx context.Context, ev *Event) (*Outcome, error) {
 	for i := range ev.Scripts {
 		sources[i] = e.source(&ev.Scripts[i], ev.Inline)
 		if text := sources[i].wrong; text != "" {
-			return nil, &LimitError{ev.Name, fmt.Sprintf("the script at %s level: %s", ev.Scripts[i].Level, text)}
+			return nil, &LimitError{Event: ev.Name, Message: fmt.Sprintf("the script at %s level: %s", ev.Scripts[i].Level, text)}
 		}
 	}
 	e.mu.Lock()
 	for i := range sources {
 		if e.banned[sources[i].sum] {
 			e.mu.Unlock()
-			return nil, &LimitError{ev.Name, fmt.Sprintf("the script at %s level has ended a hook host before, while it was compiled", ev.Scripts[i].Level)}
+			return nil, &LimitError{Event: ev.Name, Message: fmt.Sprintf("the script at %s level has ended a hook host before, while it was compiled", ev.Scripts[i].Level)}
 		}
 	}
 	e.mu.Unlock()
@@ -526,7 +526,7 @@ func (c *conversation) run(ctx context.Context) (out *Outcome, err error, alive 
 		case strings.Contains(said, "stack exceeds"):
 			text = "nested deeper than the stack allows"
 		}
-		return nil, &LimitError{ev.Name, ev.Name + " " + text}, false
+		return nil, &LimitError{Event: ev.Name, Message: ev.Name + " " + text}, false
 	}
 	if c.broken != nil {
 		return dead()
@@ -765,7 +765,7 @@ func decodeOutcome(body []byte, ev *Event) (*Outcome, error, bool) {
 		out.Changed[name] = r.optional()
 	}
 	if r.bad {
-		return nil, &LimitError{ev.Name, ev.Name + " left an outcome that cannot be read"}, false
+		return nil, &LimitError{Event: ev.Name, Message: ev.Name + " left an outcome that cannot be read"}, false
 	}
 	switch at := ev.position(v.AtLevel, v.Line, v.Column); v.Kind {
 	case "":
@@ -775,7 +775,7 @@ func decodeOutcome(body []byte, ev *Event) (*Outcome, error, bool) {
 	case "script":
 		return out, &ScriptError{Event: ev.Name, Level: v.Level, Message: v.Text, At: at, Engine: v.Engine, False: v.False, Fault: v.Fault}, !v.Spent
 	default:
-		return out, &LimitError{ev.Name, v.Text}, !v.Spent
+		return out, &LimitError{ev.Name, v.Text, at}, !v.Spent
 	}
 }
 

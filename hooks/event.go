@@ -187,6 +187,7 @@ func (e *Exception) Error() string {
 type LimitError struct {
 	Event   string
 	Message string
+	At      string // file:line:col, if known
 }
 
 func (e *LimitError) Error() string { return e.Message }

@@ -105,6 +105,19 @@ func TestRun_limitIsNamed(t *testing.T) {
 	}
 }
 
+// Who looks for an endless loop is told where the script was.
+func TestRun_limitHasItsPlace(t *testing.T) {
+	e := newEngine(t, Config{Hosts: 1, Timeout: 300 * time.Millisecond})
+	_, err := e.Run(context.Background(), &Event{Name: "before_action", Scripts: []Script{
+		{Level: LevelConnector, File: "c.js", Source: "function before_action() { return true }"},
+		{Level: LevelMethod, File: "m.yaml", Line: 7, Column: 1, Indent: 4, Source: "function before_action() {\n  for (;;)\n    nothing = 1;\n}"},
+	}})
+	var limit *LimitError
+	if !errors.As(err, &limit) || limit.Message != "before_action ran longer than 300ms" || !strings.HasPrefix(limit.At, "m.yaml:9:") {
+		t.Errorf("got %v, at %q", err, limit.At)
+	}
+}
+
 // The smallest limit that a worker takes leaves a script room to work in.
 func TestRun_smallMemoryIsEnough(t *testing.T) {
 	e := newEngine(t, Config{Hosts: 1, Memory: 64 << 20})

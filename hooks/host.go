@@ -167,7 +167,10 @@ func (h *hostSide) serve(body []byte) []byte {
 }
 
 // limitSignal interrupts a runtime.
-type limitSignal struct{ text string }
+type limitSignal struct {
+	text  string
+	stack []goja.StackFrame // of the call that broke the limit, if one did
+}
 
 func (e *limitSignal) Error() string { return e.text }
 
@@ -209,11 +212,12 @@ func (h *hostSide) run(ev *eventSide) (v verdict, changed map[string][]byte) {
 			var interrupted *goja.InterruptedError
 			var overflow *goja.StackOverflowError
 			if err, _ := p.(error); errors.As(err, &limit) || errors.As(err, &interrupted) || errors.As(err, &overflow) {
-				v.Text = r.failure(err, r.level, verdict{}).Text
+				told := r.failure(err, r.level, verdict{})
+				v.Text, v.AtLevel, v.Line, v.Column = told.Text, told.AtLevel, told.Line, told.Column
 			}
 		}
 	}()
-	timer := time.AfterFunc(ev.timeout, func() { r.vm.Interrupt(&limitSignal{fmt.Sprintf("%s ran longer than %s", ev.name, ev.limit)}) })
+	timer := time.AfterFunc(ev.timeout, func() { r.vm.Interrupt(&limitSignal{text: fmt.Sprintf("%s ran longer than %s", ev.name, ev.limit)}) })
 	defer timer.Stop()
 	r.prepare()
 	if ev.inline {
@@ -419,7 +423,7 @@ func (r *run) handlers() verdict {
 			v.Result = nil // new Boolean(false) is an object
 		}
 		if len(v.Result) > maxOutput {
-			return r.failure(&limitSignal{fmt.Sprintf("%s returned more than %d MiB", r.ev.name, maxOutput>>20)}, h.level, v)
+			return r.failure(&limitSignal{text: fmt.Sprintf("%s returned more than %d MiB", r.ev.name, maxOutput>>20)}, h.level, v)
 		}
 	}
 	return v
@@ -447,9 +451,9 @@ func (r *run) inline() verdict {
 	}
 	if err == nil {
 		if n := depthOf(v.Result); n > maxJSONDepth {
-			err = &limitSignal{fmt.Sprintf("%s came to a value that is nested deeper than %d", r.ev.name, maxJSONDepth)}
+			err = &limitSignal{text: fmt.Sprintf("%s came to a value that is nested deeper than %d", r.ev.name, maxJSONDepth)}
 		} else if len(v.Result) > maxOutput {
-			err = &limitSignal{fmt.Sprintf("%s came to more than %d MiB", r.ev.name, maxOutput>>20)}
+			err = &limitSignal{text: fmt.Sprintf("%s came to more than %d MiB", r.ev.name, maxOutput>>20)}
 		}
 	}
 	if err != nil {
@@ -675,7 +679,7 @@ func (r *run) current(g *globalSide) ([]byte, error) {
 		return nil, &unwritable{g.name, err}
 	}
 	if depthOf(raw) > maxJSONDepth {
-		return nil, &limitSignal{fmt.Sprintf("%s left a %s that is nested deeper than %d", r.ev.name, g.name, maxJSONDepth)}
+		return nil, &limitSignal{text: fmt.Sprintf("%s left a %s that is nested deeper than %d", r.ev.name, g.name, maxJSONDepth)}
 	}
 	return raw, nil
 }
@@ -700,7 +704,7 @@ func (r *run) changes() (map[string][]byte, error) {
 		}
 		changed[g.name] = raw
 		if total += len(raw); total > maxOutput {
-			return nil, &limitSignal{fmt.Sprintf("%s left more than %d MiB", r.ev.name, maxOutput>>20)}
+			return nil, &limitSignal{text: fmt.Sprintf("%s left more than %d MiB", r.ev.name, maxOutput>>20)}
 		}
 	}
 	return changed, nil
@@ -743,17 +747,22 @@ func (r *run) failure(err error, level Level, v verdict) verdict {
 	var rejected *rejection
 	var limit *limitSignal
 	switch {
-	case errors.As(err, &limit):
+	case errors.As(err, &limit) && !errors.As(err, &interrupted):
 		v.Kind, v.Text = "limit", limit.text
+		r.placed(limit.stack, &v)
 		return v
 	case errors.As(err, &interrupted):
 		v.Kind, v.Text = "limit", fmt.Sprint(interrupted.Value())
+		if r.placed(interrupted.Stack(), &v); v.Line == 1 && v.Column == 1 {
+			v.Line = 0 // the engine knows no place within an empty loop
+		}
 		if s, ok := interrupted.Value().(*limitSignal); ok {
 			v.Text = s.text
 		}
 		return v
 	case errors.As(err, &overflow):
 		v.Kind, v.Text = "limit", fmt.Sprintf("%s called itself deeper than %d", r.where(level), maxDepth)
+		r.placed(overflow.Stack(), &v)
 		return v
 	case errors.As(err, &rejected):
 		return r.thrownValue(rejected.value, nil, level, v)
@@ -771,12 +780,7 @@ func (r *run) failure(err error, level Level, v verdict) verdict {
 }
 
 func (r *run) thrownValue(value goja.Value, stack []goja.StackFrame, level Level, v verdict) verdict {
-	for _, f := range stack {
-		if at, ok := r.author(f); ok {
-			v.AtLevel, v.Line, v.Column = at, f.Position().Line, f.Position().Column
-			break
-		}
-	}
+	r.placed(stack, &v)
 	text, name := "", ""
 	var kind *exceptionKind
 	if ex := r.vm.Try(func() {
@@ -826,6 +830,21 @@ func (r *run) placeOf(o *goja.Object, v *verdict) {
 		v.Line, _ = strconv.Atoi(m[2])
 		v.Column, _ = strconv.Atoi(m[3])
 	}
+}
+
+// placed tells the place where an author's code was last.
+func (r *run) placed(stack []goja.StackFrame, v *verdict) {
+	for _, f := range stack {
+		if at, ok := r.author(f); ok {
+			v.AtLevel, v.Line, v.Column = at, f.Position().Line, f.Position().Column
+			return
+		}
+	}
+}
+
+// tooMuch ends the event for what the script asks of the worker.
+func (r *run) tooMuch(format string, args ...any) {
+	panic(&limitSignal{fmt.Sprintf(format, args...), r.vm.CaptureCallStack(0, nil)})
 }
 
 func (r *run) author(f goja.StackFrame) (Level, bool) {

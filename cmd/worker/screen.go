@@ -101,6 +101,7 @@ func shownSide(r *credentials.Redactor, raw json.RawMessage) string {
 func (s *screen) ended(e connectors.TracedEvent, r *credentials.Redactor, w *strings.Builder) {
 	var exc *hooks.Exception
 	var script *hooks.ScriptError
+	var limit *hooks.LimitError
 	switch {
 	case e.Err == nil && e.Result == nil:
 		fmt.Fprintln(w, "    returned nothing, which counts as true")
@@ -114,6 +115,8 @@ func (s *screen) ended(e connectors.TracedEvent, r *credentials.Redactor, w *str
 		fmt.Fprintf(w, "    threw %s%s\n%s", exc.Kind, r.Cut(text, shownBody), s.place(exc.At))
 	case errors.As(e.Err, &script):
 		fmt.Fprintf(w, "    failed: %s\n%s", r.Cut(script.Message, shownBody), s.place(script.At))
+	case errors.As(e.Err, &limit):
+		fmt.Fprintf(w, "    failed: %s\n%s", r.Cut(limit.Message, shownBody), s.place(limit.At))
 	default:
 		fmt.Fprintf(w, "    failed: %s\n", r.Cut(e.Err.Error(), shownBody))
 	}
