@@ -537,11 +537,12 @@ func (c *Caller) redactorsOf(d *Definition, cred *credentials.Credential) *redac
 }
 
 // Secrets is everything that must not be shown: the credential's secrets,
-// and what the connector marks as sensitive.
+// a session that was put among its properties, and what the connector marks as
+// sensitive.
 func (c *Caller) Secrets(d *Definition, cred *credentials.Credential) []string {
 	secrets := cred.SecretValues()
 	add := func(q Parameter) {
-		if !q.Sensitive {
+		if !q.Sensitive && q.Property != "session" {
 			return
 		}
 		if v, ok := c.property(d, cred, q.Property, q.Name); ok {
@@ -549,7 +550,7 @@ func (c *Caller) Secrets(d *Definition, cred *credentials.Credential) []string {
 				secrets = append(secrets, s)
 			}
 		}
-		if s, ok := scalar(q.Value); ok && q.HasValue && !isInline(q.Value) { // what an inline script comes to is masked as it comes
+		if s, ok := scalar(q.Value); ok && q.Sensitive && q.HasValue && !isInline(q.Value) { // what an inline script comes to is masked as it comes
 			secrets = append(secrets, s)
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -965,6 +966,31 @@ methods:
 	a.Cred.Secrets.Session = map[string]string{"token": "t-1"}
 	if d := cmp.Diff(map[string]string{"token": "t-2"}, a.refused("get").Session); d != "" {
 		t.Error(d)
+	}
+}
+
+// Where a credential is put with its session, that stands among its properties.
+func TestCall_aSessionAmongThePropertiesIsMasked(t *testing.T) {
+	const session = "canary-0123456789-session"
+	a := newAPI(t, `
+connector: acme
+base_url: BASE
+parameters:
+  - {name: token, target: http_header, as: X-Token, property: session}
+methods:
+  - method: get
+    endpoint: /a
+    script: function after_error() { console.log('sent', session_properties.token) }
+`, answering(400, `{"refused":"`+session+`"}`))
+	a.Cred.Secrets.Properties = properties(`{"token":"` + session + `"}`)
+	e := a.fails("get")
+	for what, text := range map[string]string{"detail": e.Detail, "logs": strings.Join(e.Logs, "\n")} {
+		if strings.Contains(text, "canary") || !strings.Contains(text, "[redacted]") {
+			t.Errorf("%s is %s", what, text)
+		}
+	}
+	if got := a.Caller.NamedSecrets(a.Def, a.Cred); !slices.Contains(got, connectors.NamedSecret{Name: "token", Value: session}) {
+		t.Errorf("named secrets: %v", got)
 	}
 }
 

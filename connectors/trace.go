@@ -130,7 +130,7 @@ func (c *Caller) NamedSecrets(d *Definition, cred *credentials.Credential) []Nam
 	for i := range params {
 		q := &params[i]
 		v, _ := c.property(d, cred, q.Property, q.Name)
-		if text, ok := scalar(v); ok && q.Sensitive {
+		if text, ok := scalar(v); ok && (q.Sensitive || q.Property == "session") {
 			name(q.Name, text)
 		}
 		if text, ok := scalar(q.Value); ok && q.Sensitive {
