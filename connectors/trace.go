@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"slices"
 	"sort"
+	"strings"
 
 	"github.com/stepworker/stepworker/credentials"
 	"github.com/stepworker/stepworker/hooks"
@@ -23,7 +24,7 @@ type Trace struct {
 // TracedEvent is one event of scripts.
 type TracedEvent struct {
 	Name    string
-	Levels  []hooks.Level // that have a handler of that name, as far as their sources tell
+	Levels  []hooks.Level // that have a handler of that name, as far as their sources tell, in the order in which they run
 	Changes []Change
 	Logs    []string
 	Result  json.RawMessage
@@ -49,6 +50,10 @@ func (t *Trace) event(ev *hooks.Event, out *hooks.Outcome, err error) {
 		if in != nil && slices.ContainsFunc(in.Handlers, func(m hooks.Mention) bool { return m.Name == ev.Name }) {
 			told.Levels = append(told.Levels, ev.Scripts[i].Level)
 		}
+	}
+	if strings.HasPrefix(ev.Name, "before") {
+		before := []hooks.Level{hooks.LevelMethod, hooks.LevelConnector, hooks.LevelStep}
+		slices.SortFunc(told.Levels, func(a, b hooks.Level) int { return slices.Index(before, a) - slices.Index(before, b) })
 	}
 	if out != nil {
 		told.Logs, told.Result = out.Logs, out.Result

@@ -95,6 +95,28 @@ methods:
 	}
 }
 
+func TestTrace_tellsLevelsInTheirOrder(t *testing.T) {
+	var lines []string
+	a := newAPI(t, `
+connector: acme
+base_url: BASE
+script: |
+  function before_action() { console.log('connector'); }
+  function after_action() { console.log('connector'); }
+methods:
+  - method: get
+    endpoint: /things
+    script: |
+      function before_action() { console.log('method'); }
+      function after_action() { console.log('method'); }
+`, answering(200, "{}"), traced(&lines))
+	a.must("get")
+	want := []string{"before_action [method connector]  [method connector]", "method get: GET /things", "after_action [connector method]  [connector method]"}
+	if d := cmp.Diff(want, lines); d != "" {
+		t.Error(d)
+	}
+}
+
 func TestCaller_namesSecrets(t *testing.T) {
 	a := newAPI(t, `
 connector: acme
