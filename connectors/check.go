@@ -142,8 +142,32 @@ func (p *fileParser) missing(in *hooks.Inspection, beside ...*hooks.Inspection) 
 		}
 	}
 	for _, m := range in.Missing(beside...) {
-		p.findings = append(p.findings, doesNotExist(in.Script, m, nearest(m.Name, known)))
+		near := nearest(m.Name, known)
+		if m.Tried && !alike(m.Name, near) {
+			continue
+		}
+		p.findings = append(p.findings, doesNotExist(in.Script, m, near))
 	}
+	p.findings = append(p.findings, lost(in, beside...)...)
+}
+
+func alike(a, b string) bool {
+	return levenshtein.Similarity(strings.ToLower(a), strings.ToLower(b), nil) >= 0.8
+}
+
+// lost are values that a script writes to what is almost the name of an
+// event's data, and that nobody reads.
+func lost(in *hooks.Inspection, beside ...*hooks.Inspection) (all []Finding) {
+	var data []string
+	for _, d := range hooks.Data {
+		data = append(data, d.Name)
+	}
+	for _, m := range in.Lost(beside...) {
+		if near := nearest(m.Name, data); alike(m.Name, near) && !slices.Contains(hooks.Names(), m.Name) {
+			all = append(all, hintAt(in.Script, m, "%s is written and never read; did you mean %s?", m.Name, near))
+		}
+	}
+	return all
 }
 
 func doesNotExist(s *hooks.Script, m hooks.Mention, near string) Finding {
@@ -157,8 +181,12 @@ func doesNotExist(s *hooks.Script, m hooks.Mention, near string) Finding {
 	return hintAt(s, m, "%s", text)
 }
 
-// inlineCalls finds what inline script calls and has not: it sees no level's
-// functions, and no http_request.
+// inlineData are the data that inline script sees.
+var inlineData = []string{"cycle_id", "cycle_step_id", "transaction_id", "cyclr_account_id", "external_account_id", "method_name", "script_execution_context",
+	"last_successful_run_date", "method_response_fields", "method_response_fields_in_use"}
+
+// inlineCalls finds what inline script uses and has not: it sees no level's
+// functions, no http_request, and little of the data.
 func inlineCalls(in *hooks.Inspection) (all []Finding) {
 	const not = "http_request"
 	for _, m := range in.Missing() {
@@ -166,6 +194,9 @@ func inlineCalls(in *hooks.Inspection) (all []Finding) {
 			continue
 		}
 		near := nearest(m.Name, hooks.Names())
+		if m.Tried && !alike(m.Name, near) {
+			continue
+		}
 		if near == not {
 			near = ""
 		}
@@ -173,6 +204,14 @@ func inlineCalls(in *hooks.Inspection) (all []Finding) {
 	}
 	for _, m := range in.Calls(not) {
 		all = append(all, hintAt(in.Script, m, "inline script has no %s: call it in a hook", not))
+	}
+	for _, d := range hooks.Data {
+		if slices.Contains(inlineData, d.Name) {
+			continue
+		}
+		for _, m := range in.Reads(d.Name) {
+			all = append(all, hintAt(in.Script, m, "inline script does not see %s: use it in a hook", d.Name))
+		}
 	}
 	return all
 }
@@ -218,10 +257,14 @@ func CheckStep(s *hooks.Script) []Finding {
 	all = append(all, misspelt(in)...)
 	for _, m := range in.Missing() {
 		near := nearest(m.Name, hooks.Names())
-		if near != "" && levenshtein.Similarity(strings.ToLower(m.Name), strings.ToLower(near), nil) >= 0.8 {
+		if strings.EqualFold(m.Name, near) && m.Value && strings.ToLower(m.Name) == m.Name {
+			continue // date, json: perhaps a variable of the connector's
+		}
+		if near != "" && alike(m.Name, near) {
 			all = append(all, doesNotExist(s, m, near))
 		}
 	}
+	all = append(all, lost(in)...)
 	for _, m := range in.Exceptions() {
 		all = append(all, hintAt(s, m, "%s is for connector scripts: thrown from a step's script it fails the execution", m.Name))
 	}

@@ -1,6 +1,7 @@
 package connectors_test
 
 import (
+	"net/url"
 	"strings"
 	"testing"
 
@@ -63,6 +64,9 @@ func TestCheckStep(t *testing.T) {
 		"a helper on the global":      {"globalThis.after_common = () => true;\nfunction after_action() { return globalThis.after_common(); }", nil},
 		"an object in other letters":  {"action_data.a = Json.stringify(CryptoJs['MD5']('a'))", []string{"step:1:17: Json does not exist; did you mean JSON?", "step:1:32: CryptoJs does not exist; did you mean CryptoJS?"}},
 		"a value in other letters":    {"console.log(action_dta, NaN, undefined, Infinity, method_response)", []string{"step:1:13: action_dta does not exist; did you mean action_data?"}},
+		"a name written amiss":        {"function after_action() { if (method_respnse == null) method_respons = {}; method_responses = 1; return method_responses; }", []string{"step:1:31: method_respnse does not exist; did you mean method_response?", "step:1:55: method_respons is written and never read; did you mean method_response?"}},
+		"the connector's variables":   {"function after_action() { return date > json.x; }", nil},
+		"tried":                       {"try { method_reqest.x = new Dat(); require('crypto') } catch (e) {}", []string{"step:1:7: method_reqest does not exist; did you mean method_request?"}},
 		"objects of their own":        {"x = {}; x.y = 1; try {} catch (e) { e.message }\n(function (root) { root.a(arguments.length, arguments) })({});\nvar helpers = {}; helpers.find = 1; if (typeof lib !== 'undefined') lib.find(x)", nil},
 		"a module that is not there":  {"var m = require('moment'), l = require('lodash'), c = require('crypto-js/md5');", []string{"step:1:32: require has no module \"lodash\": moment, moment-timezone and crypto-js can be required"}},
 		"a require of their own":      {"function require(name) { return {}; }\nvar l = require('lodash');", nil},
@@ -134,14 +138,37 @@ parameters:
   - {name: b, target: query_string, value: =moment().format() + helper()}
   - {name: c, target: query_string, value: "=http_request({url: 'x'}).content"}
   - {name: d, target: query_string, value: "=var f = function (x) { return btoa(x); }; f({{a}})"}
+  - {name: e, target: query_string, value: "=cycle_variables.x + cycle_id"}
+  - {name: f, target: query_string, value: "=var action_data = {}; action_data.x = typeof statusCode; action_data"}
 methods: [{method: one, endpoint: /a}]
 `)
 	want := []string{
 		"5:46: function momnt does not exist; did you mean moment? (hint)",
 		"6:65: function helper does not exist (hint)",
 		"7:46: inline script has no http_request: call it in a hook (hint)",
+		"9:46: inline script does not see cycle_variables: use it in a hook (hint)",
 	}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Error(d)
+	}
+}
+
+// Data that inline script is found not to see is what it does not see.
+func TestCheck_inlineData(t *testing.T) {
+	file := "connector: acme\nbase_url: BASE\nmethods:\n- method: get\n  endpoint: /a\n  parameters:\n"
+	for _, d := range hooks.Data {
+		file += "  - {name: " + d.Name + ", target: query_string, value: \"=typeof " + d.Name + "\"}\n"
+	}
+	a := newAPI(t, file, answering(200, "{}"))
+	a.must("get")
+	sent, err := url.Parse(a.only().URI)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, d := range hooks.Data {
+		got := check(t, "connector: acme\nbase_url: https://acme.example\nmethods:\n- {method: get, endpoint: /a, parameters: [{name: p, target: query_string, value: \"=["+d.Name+"]\"}]}\n")
+		if seen := sent.Query().Get(d.Name) != "undefined"; seen != (got == nil) {
+			t.Errorf("%s: seen %v, found %v", d.Name, seen, got)
+		}
 	}
 }

@@ -42,7 +42,10 @@ type Inspection struct {
 	defaults map[*ast.AssignExpression]bool // in declarations: "a = 1" of [a = 1]
 	harmless map[ast.Expression]bool        // the global object where only a member of a known name is meant
 	calls    []Mention
-	dynamic  bool // eval, Function, with, or the global object in hand: what it declares cannot be told
+	noted    map[file.Idx]bool // places that calls has already, or that use no variable
+	writes   []Mention         // of names that nothing declares
+	tried    [][2]file.Idx     // blocks whose errors are thrown away
+	dynamic  bool              // eval, Function, with, or the global object in hand: what it declares cannot be told
 }
 
 // Mention is a name at its place in its author's file.
@@ -50,6 +53,7 @@ type Mention struct {
 	Line, Column int
 	Name         string
 	Value        bool // it is used, not called
+	Tried        bool // what is thrown there is thrown away: perhaps a test whether it exists
 }
 
 // Inspect reads a script; nil if it does not parse, which CheckSource tells.
@@ -62,7 +66,7 @@ func Inspect(s *Script) *Inspection {
 		return nil
 	}
 	in := &Inspection{Script: s, Lexical: map[string]bool{}, tree: tree, declared: map[string]int{}, assigned: map[string]bool{}, guarded: map[string]bool{},
-		Uses: map[string]int{}, defaults: map[*ast.AssignExpression]bool{}, harmless: map[ast.Expression]bool{}}
+		Uses: map[string]int{}, defaults: map[*ast.AssignExpression]bool{}, harmless: map[ast.Expression]bool{}, noted: map[file.Idx]bool{}}
 	consts := map[string]bool{}
 	for _, st := range tree.Body {
 		in.topLevel(st, consts)
@@ -87,6 +91,7 @@ func Inspect(s *Script) *Inspection {
 		}
 		if in.declared[name] == 0 {
 			in.assigned[name] = true
+			in.writes = append(in.writes, in.mention(id))
 		}
 	}
 	in.Modules = slices.DeleteFunc(in.Modules, func(m Mention) bool { return in.declared[m.Name] > 0 || in.assigned[m.Name] || in.guarded[m.Name] })
@@ -185,20 +190,32 @@ func (in *Inspection) look(n any) (writes []*ast.Identifier) {
 		}
 		if id, ok := e.(*ast.Identifier); ok {
 			name := id.Name.String()
-			in.calls = append(in.calls, in.mention(id))
+			in.note(id, false)
 			in.dynamic = in.dynamic || name == "eval" || name == "Function"
-		}
-	}
-	value := func(e ast.Expression) {
-		if id, ok := e.(*ast.Identifier); ok {
-			m := in.mention(id)
-			m.Value = true
-			in.calls = append(in.calls, m)
 		}
 	}
 	switch d := n.(type) {
 	case *ast.Identifier:
 		in.Uses[d.Name.String()]++
+		in.note(d, true)
+	case *ast.ObjectLiteral:
+		for _, p := range d.Value {
+			if short, ok := p.(*ast.PropertyShort); ok {
+				in.note(&short.Name, true)
+			}
+		}
+	case *ast.LabelledStatement:
+		in.noted[d.Label.Idx] = true
+	case *ast.BranchStatement:
+		if d.Label != nil {
+			in.noted[d.Label.Idx] = true
+		}
+	case *ast.MetaProperty: // new.target
+		in.noted[d.Meta.Idx], in.noted[d.Property.Idx] = true, true
+	case *ast.TryStatement:
+		if ignores(d.Catch) {
+			in.tried = append(in.tried, [2]file.Idx{d.Try, d.Body.RightBrace})
+		}
 	case *ast.PropertyShort:
 		in.Uses[d.Name.Name.String()]++
 	case *ast.Binding:
@@ -254,30 +271,22 @@ func (in *Inspection) look(n any) (writes []*ast.Identifier) {
 	case *ast.DotExpression:
 		if id, ok := d.Left.(*ast.Identifier); ok && (id.Name == "exports" || id.Name == "module") {
 			in.Modules = append(in.Modules, in.mention(id))
-		} else {
-			value(d.Left)
+			in.noted[id.Idx] = true
 		}
 		if isGlobal(d.Left) {
 			in.guarded[d.Identifier.Name.String()], in.harmless[d.Left] = true, true
 			in.Uses[d.Identifier.Name.String()]++
 		}
 	case *ast.BracketExpression:
-		value(d.Left)
 		if text, ok := d.Member.(*ast.StringLiteral); ok && isGlobal(d.Left) {
 			in.guarded[text.Value.String()], in.harmless[d.Left] = true, true
 			in.Uses[text.Value.String()]++
 		}
 	case *ast.CallExpression:
 		call(d.Callee)
-		for _, a := range d.ArgumentList {
-			value(a)
-		}
 		in.required(d)
 	case *ast.NewExpression:
 		call(d.Callee)
-		for _, a := range d.ArgumentList {
-			value(a)
-		}
 	case *ast.TemplateLiteral:
 		call(d.Tag)
 	case *ast.WithStatement:
@@ -286,10 +295,44 @@ func (in *Inspection) look(n any) (writes []*ast.Identifier) {
 	return writes
 }
 
+// note keeps a place where a name is used. Those of declarations do no harm
+// there: what is declared is not missing.
+func (in *Inspection) note(id *ast.Identifier, value bool) {
+	if in.noted[id.Idx] {
+		return
+	}
+	in.noted[id.Idx] = true
+	m := in.mention(id)
+	m.Value, m.Tried = value, in.isTried(id.Idx)
+	in.calls = append(in.calls, m)
+}
+
+func (in *Inspection) isTried(at file.Idx) bool {
+	return slices.ContainsFunc(in.tried, func(block [2]file.Idx) bool { return block[0] < at && at < block[1] })
+}
+
+// ignores says that a catch throws nothing, and does not look at what it caught.
+func ignores(c *ast.CatchStatement) bool {
+	if c == nil {
+		return false
+	}
+	caught, does := boundNames(c.Parameter), true
+	walk(c.Body, func(n any) bool {
+		switch d := n.(type) {
+		case *ast.ThrowStatement:
+			does = false
+		case *ast.Identifier:
+			does = does && !slices.ContainsFunc(caught, func(id *ast.Identifier) bool { return id.Name == d.Name })
+		}
+		return does
+	})
+	return does
+}
+
 // required notes a module that require does not have.
 func (in *Inspection) required(d *ast.CallExpression) {
 	id, ok := d.Callee.(*ast.Identifier)
-	if !ok || id.Name != "require" || len(d.ArgumentList) == 0 {
+	if !ok || id.Name != "require" || len(d.ArgumentList) == 0 || in.isTried(id.Idx) {
 		return
 	}
 	if name, ok := d.ArgumentList[0].(*ast.StringLiteral); ok {
@@ -391,6 +434,32 @@ func (in *Inspection) Missing(beside ...*Inspection) []Mention {
 		}
 	}
 	return missing
+}
+
+// Reads are the places where a script uses what is there under one of these
+// names, if it declares none of its own.
+func (in *Inspection) Reads(names ...string) []Mention {
+	return slices.DeleteFunc(slices.Clone(in.calls), func(m Mention) bool {
+		return !slices.Contains(names, m.Name) || in.declared[m.Name] > 0 || in.assigned[m.Name] || in.guarded[m.Name]
+	})
+}
+
+// Lost are the places that write a name which nothing declares and nobody reads,
+// neither the script nor one of those beside it.
+func (in *Inspection) Lost(beside ...*Inspection) []Mention {
+	if in.dynamic || slices.ContainsFunc(beside, func(other *Inspection) bool { return other.dynamic }) {
+		return nil
+	}
+	uses := map[string]int{}
+	for _, one := range append(slices.Clone(beside), in) {
+		for n, count := range one.Uses {
+			uses[n] += count
+		}
+		for _, m := range one.writes {
+			uses[m.Name]--
+		}
+	}
+	return slices.DeleteFunc(slices.Clone(in.writes), func(m Mention) bool { return uses[m.Name] > 0 })
 }
 
 // Exceptions are the places where a script makes, or compares with, one of the
