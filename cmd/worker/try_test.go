@@ -48,6 +48,32 @@ func TestTry_recordings(t *testing.T) {
 	}
 }
 
+// A recording written by hand says of an error what matters to its author.
+func TestTry_replayComparesWhatIsSaidOfAnError(t *testing.T) {
+	whole, err := os.ReadFile("testdata/recordings/two_refusals.txtar")
+	if err != nil {
+		t.Fatal(err)
+	}
+	const said = `"message": "after_action at connector level: the API says maintenance", "at": "acme.yaml:7:13"`
+	if strings.Count(string(whole), said) != 1 {
+		t.Fatalf("%s", whole)
+	}
+	for now, want := range map[string]string{
+		`"at": "acme.yaml:7:13"`: "",
+		`"message": "after_action at connector level: the API says maintenance"`: "",
+		`"at": "acme.yaml:8:1"`: `error.at is "acme.yaml:7:13", recorded is "acme.yaml:8:1"`,
+		`"detail": "x"`:         `error.detail is missing, recorded is "x"`,
+	} {
+		file := filepath.Join(t.TempDir(), "r.txtar")
+		if err := os.WriteFile(file, []byte(strings.Replace(string(whole), said, now, 1)), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if code, _, stderr := replayed(t, "testdata/recordings", file); (code == 0) != (want == "") || !strings.Contains(stderr, want) {
+			t.Errorf("%s: exit %d: %s", now, code, stderr)
+		}
+	}
+}
+
 // A request that is not the recorded one is told as what differs.
 func TestTry_replayTellsWhatDiffers(t *testing.T) {
 	whole, err := os.ReadFile("testdata/recordings/no_answer.txtar")
@@ -305,8 +331,8 @@ methods:
 			run(context.Background(), []string{"try", "a", c.method, "--connectors", folder, "--credential-file", file, fmt.Sprintf("--refresh=%t", c.refresh),
 				"--allow-private-network", "--record", recorded}, strings.NewReader(""), &out, &log)
 			code, stdout, stderr := replayed(t, folder, recorded)
-			if code != 0 || !strings.HasSuffix(stdout, "Requests and result are the recorded ones.\n") {
-				raw, _ := os.ReadFile(recorded)
+			raw, _ := os.ReadFile(recorded)
+			if code != 0 || !strings.HasSuffix(stdout, "Requests and result are the recorded ones.\n") || strings.Contains(string(raw), `"at":`) {
 				t.Errorf("exit %d: %s\n%s", code, stderr, raw)
 			}
 		})
