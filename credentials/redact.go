@@ -165,18 +165,37 @@ func (r *Redactor) String(s string) string {
 }
 
 // escaped masks secrets of which a JSON writer has escaped any characters by
-// their numbers: .NET's writes + as \u002B, Gson = as \u003d.
+// their numbers (.NET's writes + as \u002B, Gson = as \u003d), and those in JSON
+// that stands in JSON as a text, whatever either writer escapes.
 func (r *Redactor) escaped(s string) string {
-	if !strings.Contains(s, `\u`) {
+	if !strings.Contains(s, `\u`) && !strings.Contains(s, `\\`) {
 		return s
 	}
-	masked := unescaped(s, nil)
+	return r.below(r.below(s, 1), 2)
+}
+
+// below masks what is a secret without so many levels of escapes.
+func (r *Redactor) below(s string, levels int) string {
+	masked := s
+	for range levels {
+		masked = unescaped(masked, nil)
+	}
 	if !slices.ContainsFunc(r.plain, func(p string) bool { return strings.Contains(masked, p) }) {
 		return s
 	}
-	from := make([]int, 0, len(masked)+1) // where in s each byte of masked comes from
-	unescaped(s, func(at int) { from = append(from, at) })
-	from = append(from, len(s))
+	var from []int // where in s each byte of masked comes from
+	text := s
+	for range levels {
+		above := from
+		from = make([]int, 0, len(text)+1)
+		text = unescaped(text, func(at int) {
+			if above != nil {
+				at = above[at]
+			}
+			from = append(from, at)
+		})
+		from = append(from, len(s))
+	}
 	var b strings.Builder
 	done := 0 // of masked
 	for at := 0; at < len(masked); {

@@ -586,6 +586,10 @@ func TestRedactor_escapedByNumber(t *testing.T) {
 		`{"t":"xa\u002bb\/c\u003D=y","é":"\u00e9\n"}`: `{"t":"x[redacted]y","é":"\u00e9\n"}`,
 		`p\u0022w\u005c\u00E9\uD83D\uDE00\u0027x`:     `[redacted]`,
 		`"p\"w\\é\ud83d\ude00\u0027x" a\u002bb/c=`:    `"[redacted]" a\u002bb/c=`,
+		// JSON in JSON: of PHP in PHP, of another in Python, of .NET in another.
+		`{"body":"{\"t\":\"a+b\\\/c==\"}"}`:                       `{"body":"{\"t\":\"[redacted]\"}"}`,
+		`{"body":"{\"t\":\"p\\\"w\\\\\u00e9\ud83d\ude00'x\"}"}`:   `{"body":"{\"t\":\"[redacted]\"}"}`,
+		`{"body":"{\"t\":\"a\\u002Bb/c==\"}","t":"a\u002Bb/c=="}`: `{"body":"{\"t\":\"[redacted]\"}","t":"[redacted]"}`,
 		`\u`:          `\u`,
 		`\ud83dx\u12`: `\ud83dx\u12`,
 	} {
