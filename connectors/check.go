@@ -37,6 +37,11 @@ func scriptFindings(s *hooks.Script) []Finding {
 			all = append(all, hintAt(s, m, "%s is a class or a generator, which no event can call: make it a function", m.Name))
 		}
 	}
+	for _, event := range hooks.EventNames {
+		for _, m := range in.Foreign(event) {
+			all = append(all, hintAt(s, m, "%s has no %s: to read it throws a ReferenceError", event, m.Name))
+		}
+	}
 	for _, m := range in.Consts {
 		all = append(all, hintAt(s, m, "%s is a const: to assign to it throws a TypeError", m.Name))
 	}

@@ -67,6 +67,7 @@ func TestCheckStep(t *testing.T) {
 		"a name written amiss":        {"function after_action() { if (method_respnse == null) method_respons = {}; method_responses = 1; return method_responses; }", []string{"step:1:31: method_respnse does not exist; did you mean method_response?", "step:1:55: method_respons is written and never read; did you mean method_response?"}},
 		"the connector's variables":   {"function after_action() { return date > json.x; }", nil},
 		"tried":                       {"try { method_reqest.x = new Dat(); require('crypto') } catch (e) {}", []string{"step:1:7: method_reqest does not exist; did you mean method_request?"}},
+		"data of another event":       {"function after_error() {\n  return method_response.error;\n}", []string{"step:2:10: after_error has no method_response: to read it throws a ReferenceError"}},
 		"objects of their own":        {"x = {}; x.y = 1; try {} catch (e) { e.message }\n(function (root) { root.a(arguments.length, arguments) })({});\nvar helpers = {}; helpers.find = 1; if (typeof lib !== 'undefined') lib.find(x)", nil},
 		"a module that is not there":  {"var m = require('moment'), l = require('lodash'), c = require('crypto-js/md5');", []string{"step:1:32: require has no module \"lodash\": moment, moment-timezone and crypto-js can be required"}},
 		"a require of their own":      {"function require(name) { return {}; }\nvar l = require('lodash');", nil},

@@ -45,6 +45,7 @@ type Inspection struct {
 	noted    map[file.Idx]bool // places that calls has already, or that use no variable
 	writes   []Mention         // of names that nothing declares
 	tried    [][2]file.Idx     // blocks whose errors are thrown away
+	handlers map[string]any    // the functions of Handlers
 	dynamic  bool              // eval, Function, with, or the global object in hand: what it declares cannot be told
 }
 
@@ -66,7 +67,7 @@ func Inspect(s *Script) *Inspection {
 		return nil
 	}
 	in := &Inspection{Script: s, Lexical: map[string]bool{}, tree: tree, declared: map[string]int{}, assigned: map[string]bool{}, guarded: map[string]bool{},
-		Uses: map[string]int{}, defaults: map[*ast.AssignExpression]bool{}, harmless: map[ast.Expression]bool{}, noted: map[file.Idx]bool{}}
+		Uses: map[string]int{}, defaults: map[*ast.AssignExpression]bool{}, harmless: map[ast.Expression]bool{}, noted: map[file.Idx]bool{}, handlers: map[string]any{}}
 	consts := map[string]bool{}
 	for _, st := range tree.Body {
 		in.topLevel(st, consts)
@@ -120,12 +121,14 @@ func (in *Inspection) topLevel(st ast.Statement, consts map[string]bool) {
 		for _, b := range list {
 			if id, ok := b.Target.(*ast.Identifier); ok && isFunction(b.Initializer) {
 				in.Handlers = append(in.Handlers, in.mention(id))
+				in.handlers[id.Name.String()] = b.Initializer
 			}
 		}
 	}
 	switch d := st.(type) {
 	case *ast.FunctionDeclaration:
 		in.Handlers = append(in.Handlers, in.mention(d.Function.Name))
+		in.handlers[d.Function.Name.Name.String()] = d.Function
 		if d.Function.Generator {
 			in.Uncallable = append(in.Uncallable, in.mention(d.Function.Name))
 		}
@@ -149,9 +152,11 @@ func (in *Inspection) topLevel(st ast.Statement, consts map[string]bool) {
 			switch l := a.Left.(type) {
 			case *ast.Identifier:
 				in.Handlers = append(in.Handlers, in.mention(l))
+				in.handlers[l.Name.String()] = a.Right
 			case *ast.DotExpression:
 				if name := ownProperty(l); name != "" {
 					in.Handlers = append(in.Handlers, in.at(l.Identifier.Idx, name))
+					in.handlers[name] = a.Right
 				}
 			}
 		}
@@ -460,6 +465,37 @@ func (in *Inspection) Lost(beside ...*Inspection) []Mention {
 		}
 	}
 	return slices.DeleteFunc(slices.Clone(in.writes), func(m Mention) bool { return uses[m.Name] > 0 })
+}
+
+// Foreign are the places where the handler of an event reads data that this
+// event has not, and other events have.
+func (in *Inspection) Foreign(event string) (all []Mention) {
+	body, ok := in.handlers[event]
+	if !ok || in.dynamic {
+		return nil
+	}
+	written := map[string]bool{}
+	var reads []*ast.Identifier
+	walk(body, func(n any) bool {
+		switch d := n.(type) {
+		case *ast.AssignExpression:
+			for _, id := range boundOf(d.Left) {
+				written[id.Name.String()] = true
+			}
+		case *ast.Identifier:
+			reads = append(reads, d)
+		}
+		return true
+	})
+	for _, id := range reads {
+		name := id.Name.String()
+		i := slices.IndexFunc(Data, func(d Datum) bool { return d.Name == name })
+		if i < 0 || slices.Contains(Data[i].Events, event) || written[name] || in.declared[name] > 0 || in.guarded[name] || in.isTried(id.Idx) {
+			continue
+		}
+		all = append(all, in.mention(id))
+	}
+	return all
 }
 
 // Exceptions are the places where a script makes, or compares with, one of the

@@ -55,6 +55,32 @@ func TestInspection_missing(t *testing.T) {
 	}
 }
 
+func TestInspection_foreign(t *testing.T) {
+	cases := map[string]struct{ source, event, want string }{
+		"of another event":     {"function after_error() { if (method_response != null) throw method_response.a; }", "after_error", "1:30 method_response 1:61 method_response"},
+		"deeper":               {"var after_action = () => [1].map(x => method_error.content)", "after_action", "1:39 method_error"},
+		"on the global":        {"globalThis.before_action = function () { return reasonPhrase; }", "before_action", "1:49 reasonPhrase"},
+		"of this event":        {"function after_action() { return method_response; }", "after_action", ""},
+		"a helper's":           {"function after_action() { return f(); } function f() { return method_error; }", "after_action", ""},
+		"tested":               {"function after_error() { return typeof method_response === 'undefined' || method_response; }", "after_error", ""},
+		"tried":                {"function after_error() { try { return method_response } catch (e) {} }", "after_error", ""},
+		"written first":        {"function before_action() { method_response = {}; return method_response; }", "before_action", ""},
+		"declared":             {"var method_error; function after_action() { return method_error; }", "after_action", ""},
+		"a member of its name": {"function after_error() { return action_data.method_response + {method_response: 1}; }", "after_error", ""},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			var got []string
+			for _, m := range Inspect(&Script{Source: c.source}).Foreign(c.event) {
+				got = append(got, fmt.Sprintf("%d:%d %s", m.Line, m.Column, m.Name))
+			}
+			if d := cmp.Diff(c.want, strings.Join(got, " ")); d != "" {
+				t.Error(d)
+			}
+		})
+	}
+}
+
 func TestInspection_lost(t *testing.T) {
 	cases := map[string]struct {
 		source string
