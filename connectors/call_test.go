@@ -265,7 +265,7 @@ methods:
       function after_action() {
         action_data.order += 'm';
         action_data.after = {response: method_response, header: method_response_headers['x-answer'], many: method_response_headers['X-Many'],
-          status: statusCode, reason: reasonPhrase, script: script_parameters, request: method_request, merge: method_request_mergefields};
+          status: statusCode, reason: reasonPhrase, script: script_parameters, request: method_request, merge: method_request_mergefields, endpoint: method_endpoint};
       }
     headers: {X-Extra: "{{zone}}"}
 `, func(w http.ResponseWriter, r *http.Request) {
@@ -282,7 +282,7 @@ methods:
 	sameJSON(t, "content", answer.Content, `{"data":{"order":"MCScm",
 		"before":{"request":{"n":1},"headers":"a","parameters":{"since":"2026"},"merge":{"zone":"a"},"endpoint":"`+a.URL+`/{{zone}}/things","name":"add",
 			"script":{"region":"eu"},"variables":{"k":"v"},"ids":["c","s","t","42","cust-42"],"auth":"the-api-key","context":"RUNNING_TRANSACTION"},
-		"after":{"response":{"ok":true},"header":"a","many":["1","2"],"status":201,"reason":"Created","script":{"region":"eu"},"request":{"n":2},"merge":{"zone":"b c"}}}}`)
+		"after":{"response":{"ok":true},"header":"a","many":["1","2"],"status":201,"reason":"Created","script":{"region":"eu"},"request":{"n":2},"merge":{"zone":"b c"},"endpoint":"`+a.URL+`/b%20c/things"}}}`)
 	got := a.only()
 	if got.URI != "/b%20c/things?since=2026&made=1&made=2" || got.Body != `{"n":2}` || got.Header.Get("X-Made") != "yes" || got.Header.Get("X-Key") != "the-api-key" {
 		t.Errorf("sent %+v", got)

@@ -697,7 +697,7 @@ func (x *exchange) request(ctx context.Context) (*http.Request, error) {
 	if !x.mayReceive(u) {
 		return nil, &CallError{Kind: "input", Message: fmt.Sprintf("the URL leads to host %q, which is neither the connector's nor in auth.hosts", u.Host)}
 	}
-	x.target = target
+	x.target, x.endpoint = target, raw // which the later events see
 	query, err := formPairs(x.query)
 	if err != nil {
 		return nil, &CallError{Kind: "input", Message: "the query: " + err.Error()}

@@ -245,7 +245,7 @@ declare let last_successful_run_date: string;
 declare let method_auth_value: string | null;
 
 /**
- * The endpoint with its merge fields; the webhook's URL; the authorise URL with its query.
+ * The endpoint with its merge fields, after before_action the URL that was called; the webhook's URL; the authorise URL with its query.
  * Events: before_action, after_action, after_action_paging, after_error, action_condition, before_webhook, after_webhook, before_oauth2_authorise.
  * Written in: before_action, before_oauth2_authorise.
  */
