@@ -31,6 +31,8 @@ type try struct {
 	parameters []string
 	body       string
 	webhook    string
+	cycle      string
+	inUse      []string
 	scriptFile string
 	recordFile string
 	replayFile string
@@ -66,6 +68,8 @@ func newTry(log *cli.Log) *cobra.Command {
 	fs.StringArrayVar(&t.parameters, "parameter", nil, "parameters: k=text or k:=JSON")
 	fs.StringVar(&t.body, "body", "", "body: JSON, or @FILE")
 	fs.StringVar(&t.webhook, "webhook", "", "for a webhook method, the request that came: JSON as in a step, or @FILE")
+	fs.StringVar(&t.cycle, "cycle", "", "the step's place in its flow, for scripts: JSON as in a step, or @FILE")
+	fs.StringArrayVar(&t.inUse, "field-in-use", nil, "locations of the response fields that the flow uses")
 	fs.StringVar(&t.scriptFile, "script", "", "file of a step's script")
 	fs.StringVar(&t.recordFile, "record", "", "write requests, answers and the result to this file, secrets as placeholders")
 	fs.StringVar(&t.replayFile, "replay", "", "take the answers from this file, without a network, and compare requests and the result")

@@ -72,6 +72,17 @@ func (t *try) open(cmd *cobra.Command, args []string) error {
 			wrong("--webhook: %v", err)
 		}
 	}
+	if raw, err := cli.JSON("cycle", t.cycle); err != nil {
+		wrong("%v", err)
+	} else if raw != nil {
+		t.input.Cycle = nil // not laid over the recording's
+		if err := strictjson.Decode(raw, &t.input.Cycle, strictjson.Options{What: "a cycle"}); err != nil {
+			wrong("--cycle: %v", err)
+		}
+	}
+	if len(t.inUse) > 0 {
+		t.input.InUse = t.inUse
+	}
 	if w := t.input.Webhook; w != nil {
 		if err := w.Validate(); err != nil {
 			wrong("%v", err)
