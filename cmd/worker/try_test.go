@@ -16,6 +16,7 @@ import (
 
 	"github.com/stepworker/stepworker/connectors"
 	"github.com/stepworker/stepworker/credentials"
+	"github.com/stepworker/stepworker/jobs"
 )
 
 // replayed runs `worker try` on a recording.
@@ -375,5 +376,16 @@ func TestScreen_bodies(t *testing.T) {
 				t.Errorf("got %q", w.String())
 			}
 		})
+	}
+}
+
+// A place within the message moves as the script does.
+func TestTry_aMovedPlaceInTheMessageIsNoDifference(t *testing.T) {
+	for now, same := range map[string]bool{"no (a.yaml:7:3)": true, "no (a.yaml:17:30)": true, "no": true, "yes (a.yaml:7:3)": false} {
+		r := &try{names: newSecretNames(), replayFile: "r", want: `{"status": "failed", "attempts": 1, "refreshes": 0, "error": {"kind": "auth", "message": "` + now + `"}}`}
+		err := r.compareResult(&outcome{Status: jobs.Failed, Attempts: 1, Error: &jobs.ResultError{Kind: "auth", Message: "no (a.yaml:7:3)"}})
+		if (err == nil) != same {
+			t.Errorf("%s: %v", now, err)
+		}
 	}
 }
