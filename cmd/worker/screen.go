@@ -84,7 +84,7 @@ func (s *screen) event(e connectors.TracedEvent) {
 			}
 		}
 		for _, l := range e.Logs {
-			fmt.Fprintf(w, "    log: %s\n", r.Cut(l, shownBody))
+			fmt.Fprintf(w, "    log: %s\n", strings.ReplaceAll(r.Cut(l, shownBody), "\n", "\n         "))
 		}
 		s.ended(e, r, w)
 		w.WriteByte('\n')
