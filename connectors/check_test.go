@@ -173,3 +173,15 @@ func TestCheck_inlineData(t *testing.T) {
 		}
 	}
 }
+
+// Some servers hand the session out in a refusal: that needs no login method.
+func TestCheck_sessionWithoutALogin(t *testing.T) {
+	const file = "connector: acme\nbase_url: https://acme.example\nparameters: [{name: sid, target: http_header, property: session}]\n"
+	if got := check(t, file+"methods: [{method: one, endpoint: /a, script: 'function after_error() { session_properties.sid = method_error.content; throw new AuthSessionException(); }'}]\n"); got != nil {
+		t.Errorf("found %q", got)
+	}
+	want := []string{`1:1: session property "sid": there is no login method to fill it (post_install.property_lookup_method) (hint)`}
+	if d := cmp.Diff(want, check(t, file+"methods: [{method: one, endpoint: /a}]\n")); d != "" {
+		t.Error(d)
+	}
+}

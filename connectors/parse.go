@@ -702,7 +702,7 @@ func (p *fileParser) finish(n *yaml.Node) {
 			m.IsLogin = true
 		}
 	}
-	if d.LoginMethod == "" && len(d.SessionNames) > 0 {
+	if d.LoginMethod == "" && len(d.SessionNames) > 0 && !fillsSession(d) {
 		p.hint(n, "session property %q: there is no login method to fill it (post_install.property_lookup_method)", d.SessionNames[0])
 	}
 	p.acrossLevels()
@@ -715,6 +715,12 @@ func (p *fileParser) finish(n *yaml.Node) {
 	if t := d.Auth.TokenURL; t != "" && !strings.HasPrefix(t, "{{") {
 		p.checkURL(p.places[&d.Auth.TokenURL], "auth.token_url", t)
 	}
+}
+
+// fillsSession says that hooks may find the session, in a refusal perhaps.
+func fillsSession(d *Definition) bool {
+	names := func(s *hooks.Script) bool { return s != nil && strings.Contains(s.Source, "session_properties") }
+	return names(d.Script) || slices.ContainsFunc(d.MethodNames, func(m string) bool { return names(d.Methods[m].Script) })
 }
 
 func (p *fileParser) checkURL(n *yaml.Node, what, text string) {
