@@ -133,9 +133,6 @@ func (t *try) shorten(out *outcome) {
 		if (out.Error.Kind == jobs.KindScript || out.Error.Kind == jobs.KindLimit) && out.Error.At != "" {
 			out.Error.Detail = "" // the author's line, which the next edit changes
 		}
-		if out.Error.Kind == jobs.KindLimit {
-			out.Error.At = "" // where a loop was when its time was up is chance
-		}
 	}
 }
 
