@@ -436,6 +436,7 @@ type conversation struct {
 	h        *host
 	frame    *frameWriter
 	broken   error // it could not be sent
+	tooMuch  bool  // it was not sent: no host would read it
 
 	used     bool // the host has run other events before
 	asked    bool // something left the host: the event cannot be run again
@@ -486,7 +487,9 @@ func (c *conversation) encode() {
 
 // send puts the event into its host's pipe.
 func (c *conversation) send() {
-	c.broken = writeFrame(c.h.in, frameEvent, c.frame.b)
+	if c.tooMuch = len(c.frame.b) > maxFrame; !c.tooMuch {
+		c.broken = writeFrame(c.h.in, frameEvent, c.frame.b)
+	}
 	if cap(c.frame.b) <= 1<<20 {
 		frames.Put(c.frame)
 	}
@@ -527,6 +530,9 @@ func (c *conversation) run(ctx context.Context) (out *Outcome, err error, alive 
 			text = "nested deeper than the stack allows"
 		}
 		return nil, &LimitError{Event: ev.Name, Message: ev.Name + " " + text}, false
+	}
+	if c.tooMuch {
+		return nil, &LimitError{Event: ev.Name, Message: fmt.Sprintf("%s is given more than %d MiB", ev.Name, maxFrame>>20)}, true
 	}
 	if c.broken != nil {
 		return dead()
@@ -628,6 +634,9 @@ func doRequest(ctx context.Context, doer Doer, body []byte) (byte, []byte) {
 	raw, err := json.Marshal(res)
 	if err != nil {
 		return frameFault, []byte("http_request: its answer cannot be read")
+	}
+	if len(raw) > maxFrame {
+		return frameFault, []byte(fmt.Sprintf("http_request: its answer is more than the %d MiB that a script may be given", maxFrame>>20))
 	}
 	return frameResponse, raw
 }

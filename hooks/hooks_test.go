@@ -118,6 +118,37 @@ func TestRun_limitHasItsPlace(t *testing.T) {
 	}
 }
 
+// What is more than host and worker say to each other at once is told as what it is.
+func TestRun_moreThanAFrameIsNamed(t *testing.T) {
+	e := newEngine(t, Config{Hosts: 1})
+	text := json.RawMessage(`"` + strings.Repeat("x", 70<<20) + `"`)
+	doer := doerFunc(func(context.Context, HTTPRequest) (*HTTPResponse, error) {
+		return &HTTPResponse{StatusCode: 200, Content: string(text), Headers: json.RawMessage(`{}`), Request: json.RawMessage(`{}`)}, nil
+	})
+	for name, test := range map[string]struct {
+		js, want string
+		data     json.RawMessage
+	}{
+		"returned":    {js: `return 'x'.repeat(7e7)`, want: "after_action returned more than 32 MiB"},
+		"given":       {js: `return method_response.length`, data: text, want: "after_action is given more than 68 MiB"},
+		"an answer":   {js: `http_request({url: 'http://x/'})`, want: "after_action at method level: http_request: its answer is more than the 68 MiB that a script may be given"},
+		"all at once": {js: `for (var i = 0; i < 17; i++) console.log('x'.repeat(64000)); method_response = 'x'.repeat(32 * 1024 * 1024 - 10); return method_response`},
+	} {
+		out, err := e.Run(context.Background(), &Event{Name: "after_action", Doer: doer, Scripts: source(LevelMethod, "function after_action() { "+test.js+" }"),
+			Globals: []Global{{Name: "method_response", JSON: test.data, Write: true}}})
+		if test.want == "" {
+			if err != nil || len(out.Result) < 32<<20-10 {
+				t.Errorf("%s: %v", name, err)
+			}
+		} else if err == nil || !strings.HasSuffix(err.Error(), test.want) {
+			t.Errorf("%s: got %v, want %s", name, err, test.want)
+		}
+	}
+	if n := e.Stats().Deaths; n != 0 {
+		t.Errorf("%d hosts died", n)
+	}
+}
+
 // The smallest limit that a worker takes leaves a script room to work in.
 func TestRun_smallMemoryIsEnough(t *testing.T) {
 	e := newEngine(t, Config{Hosts: 1, Memory: 64 << 20})

@@ -226,15 +226,17 @@ func (h *hostSide) run(ev *eventSide) (v verdict, changed map[string][]byte) {
 		v = r.handlers()
 	}
 	v.Logs = r.logs
-	if v.Kind == "limit" {
-		v.Spent = true
-		return v, nil
+	if v.Kind != "limit" {
+		var err error
+		changed, err = r.changes()
+		var limit *limitSignal
+		if err != nil && (v.Kind == "" || errors.As(err, &limit)) {
+			v = r.failure(err, v.Level, v)
+			v.Logs = r.logs
+		}
 	}
-	changed, err := r.changes()
-	var limit *limitSignal
-	if err != nil && (v.Kind == "" || errors.As(err, &limit)) {
-		v = r.failure(err, v.Level, v)
-		v.Logs = r.logs
+	if v.Kind == "limit" { // nothing else of it counts, and it may be more than a frame takes
+		v.Spent, v.Result, changed = true, nil, nil
 	}
 	return v, changed
 }

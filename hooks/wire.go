@@ -21,7 +21,9 @@ const (
 	frameCompile  = 'C' // host → worker: compiling a source it did not know, with its hash
 )
 
-const maxFrame = 64 << 20
+// maxFrame is the largest frame, in bytes: what an event may leave, its result,
+// and what it says.
+const maxFrame = 2*maxOutput + 4<<20
 
 type frameWriter struct{ b []byte }
 
