@@ -169,10 +169,12 @@ func (e *Engine) Run(ctx context.Context, ev *Event) (*Outcome, error) {
 		out, c, err := e.attempt(ctx, ev, sources, deadline, alone)
 		deadline = c.deadline
 		var limit *LimitError
-		if c.died && c.used && !c.asked && errors.As(err, &limit) && time.Now().Before(deadline) {
+		unread := c.broken != nil && !alone
+		if c.died && (c.used || unread) && !c.asked && errors.As(err, &limit) && time.Now().Before(deadline) {
 			// The host had run other events before, and what they left in its
-			// memory, or somebody's kill, may have ended it. Nothing of this
-			// event has left the host: a fresh one tells whose fault it was.
+			// memory, or somebody's kill, may have ended it, or it was dead
+			// before it was given this one. Nothing of this event has left the
+			// host: a fresh one tells whose fault it was.
 			continue
 		}
 		if c.died {

@@ -252,6 +252,23 @@ func TestRun_killedWhileItCompilesBansNothing(t *testing.T) {
 	}
 }
 
+// A host that is killed while it waits for its first event harms none.
+func TestRun_killedBeforeItsFirstEventHarmsNone(t *testing.T) {
+	e := newEngine(t, Config{Hosts: 2})
+	for _, h := range e.idle {
+		_ = h.cmd.Process.Kill()
+		if _, err := h.cmd.Process.Wait(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 3 {
+		out, err := e.Run(context.Background(), &Event{Name: "before_action", Scripts: source(LevelConnector, "function before_action() { return 7 }")})
+		if err != nil || string(out.Result) != "7" {
+			t.Errorf("got %+v, %v", out, err)
+		}
+	}
+}
+
 func TestRun_cancelledContextIsNoLimit(t *testing.T) {
 	e := newEngine(t, Config{})
 	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
