@@ -351,6 +351,15 @@ func (x *exchange) scripts(event string) []hooks.Script {
 	return all
 }
 
+// nextActionData is the action_data of the next event, or attempt: one may set
+// a member of it without looking whether a script emptied it.
+func nextActionData(left json.RawMessage) json.RawMessage {
+	if len(left) == 0 || string(left) == "null" {
+		return json.RawMessage(`{}`)
+	}
+	return left
+}
+
 // take lays what an event changed over the call's own data.
 func (x *exchange) take(out *hooks.Outcome) {
 	if v, ok := out.Changed["method_endpoint"]; ok {
@@ -360,9 +369,7 @@ func (x *exchange) take(out *hooks.Outcome) {
 	x.query = out.Value("method_request_parameters", x.query)
 	x.body = out.Value("method_request", x.body)
 	x.merge = out.Value("method_request_mergefields", x.merge)
-	if x.actionData = out.Value("action_data", x.actionData); x.actionData == nil || string(x.actionData) == "null" {
-		x.actionData = json.RawMessage(`{}`) // every event, and every attempt, may set a member of it
-	}
+	x.actionData = nextActionData(out.Value("action_data", x.actionData))
 	if v, ok := out.Changed["session_properties"]; ok {
 		x.session, x.newSession, x.masks = v, true, nil // what is masked is found anew
 	}

@@ -356,7 +356,7 @@ func (t *tokenRequest) hook(ctx context.Context, event string, globals ...hooks.
 	ev := &hooks.Event{Name: event, Scripts: []hooks.Script{*s}, Globals: globals, Doer: &scriptDoer{x}, Storage: &scriptStorage{x}, Urgent: true}
 	out, err := t.c.cfg.Engine.Run(ctx, ev)
 	t.c.cfg.Trace.event(ev, out, err)
-	t.actionData = out.Value("action_data", t.actionData)
+	t.actionData = nextActionData(out.Value("action_data", t.actionData))
 	if err == nil && len(out.Logs) == 0 {
 		return out, nil
 	}

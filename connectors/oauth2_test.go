@@ -500,6 +500,18 @@ function after_oauth2_refresh() { method_response.scope = action_data.seen.conca
 	sameJSON(t, "raw answer", got.TokenRaw, `{"access_token":"new","scope":"RUNNING_TRANSACTION,,,,42,RUNNING_TRANSACTION,"}`)
 }
 
+func TestRefresh_actionDataIsAnObjectAgainAfterIt(t *testing.T) {
+	for _, emptied := range []string{"action_data = null", "delete action_data"} {
+		a := newTokenAPI(t, withHooks(`function before_oauth2_refresh() { `+emptied+` }
+function after_oauth2_refresh() { action_data.x = 'y'; method_response.scope = action_data.x }`), answering(200, `{"access_token":"new"}`))
+		got, re := refresh(t, a, credentials.OAuth2)
+		if re != nil || got.Problem != nil {
+			t.Fatalf("%s: %v, %+v", emptied, re, got)
+		}
+		sameJSON(t, "raw answer", got.TokenRaw, `{"access_token":"new","scope":"y"}`)
+	}
+}
+
 func TestRefresh_hooksSeeInlineScriptParameters(t *testing.T) {
 	file := func(value string) string {
 		return withHooks("function after_oauth2_refresh() { method_response.scope = [script_parameters.who, last_successful_run_date, method_response_fields.length].join() }") +

@@ -437,10 +437,7 @@ func (x *exchange) mergeFields() *OrderedMap {
 
 // prepare makes what before_action sees, from the pristine input.
 func (x *exchange) prepare() error {
-	x.actionData = x.call.ActionData
-	if len(x.actionData) == 0 || string(x.actionData) == "null" {
-		x.actionData = json.RawMessage(`{}`)
-	}
+	x.actionData = nextActionData(x.call.ActionData)
 	if x.m.Type == TypeAction {
 		x.template = joinURL(x.d.BaseURL, x.m.Endpoint, x.look)
 		x.endpoint = x.template
