@@ -251,26 +251,38 @@ func (x *exchange) apiError(f *fault) *CallError {
 	case x.status == http.StatusRequestTimeout, x.status >= 500:
 		e.Repeat, e.RetryAfter = repeat, wait
 	case x.status/100 == 3:
-		if host := x.leadsAway(); host != "" {
+		switch to, host := x.leadsTo(); {
+		case host != "":
 			e.Kind, e.Message = "input", fmt.Sprintf("%s: it leads to host %q, which is neither the connector's nor in auth.hosts", e.Message, host)
+		case to != "":
+			e.Message += ": it leads to " + to + ", where no redirect is followed"
 		}
 	}
 	return e
 }
 
-// leadsAway is the host that a redirect leads to, unless it is the connector's.
-func (x *exchange) leadsAway() string {
+// leadsTo is the origin that a redirect leads to, unless it is the one that was
+// asked, and its host, unless that is the connector's. What differs from the
+// connector's in scheme or port alone, as https from http, is no stranger.
+func (x *exchange) leadsTo() (origin, host string) {
 	u, err := url.Parse(x.resHead.Get("Location"))
 	if err != nil || u.Host == "" {
-		return ""
+		return "", ""
 	}
 	if u.Scheme == "" {
 		u.Scheme, _, _ = strings.Cut(x.target, ":")
 	}
-	if x.mayReceive(u) {
-		return ""
+	at := originOf(u)
+	if at == x.target {
+		return "", ""
 	}
-	return u.Host
+	if x.mayReceive(u) || slices.ContainsFunc(x.homes, func(home string) bool {
+		h, err := url.Parse(home)
+		return err == nil && strings.EqualFold(h.Hostname(), u.Hostname())
+	}) {
+		return at, ""
+	}
+	return at, u.Host
 }
 
 func (x *exchange) statusText() string {

@@ -153,6 +153,7 @@ methods:
   - {method: post, verb: POST, endpoint: /1}
   - {method: away, endpoint: /away}
   - {method: aside, verb: POST, endpoint: /aside}
+  - {method: secure, endpoint: /secure}
   - {method: shout, endpoint: /shout}
   - {method: seen, endpoint: /away, script: "function after_error() { method_error.isSuccess = true; method_error.content = JSON.stringify([method_error.statusCode, method_error.headers.location]) }"}
 `, func(w http.ResponseWriter, r *http.Request) {
@@ -163,6 +164,9 @@ methods:
 		} else if r.URL.Path == "/aside" {
 			w.Header().Set("Location", "//elsewhere.example/x")
 			w.WriteHeader(303)
+		} else if r.URL.Path == "/secure" {
+			w.Header().Set("Location", "https://"+r.Host+"/0")
+			w.WriteHeader(301)
 		} else if r.URL.Path == "/shout" {
 			w.Header().Set("Location", "HTTP://LOCALHOST:"+strings.TrimPrefix(r.Host, "localhost:")+"/0")
 			w.WriteHeader(302)
@@ -186,10 +190,13 @@ methods:
 	for m, want := range map[string]struct {
 		kind     string
 		requests int
-	}{"long": {"http", 6}, "post": {"http", 1}, "away": {"input", 1}, "aside": {"input", 1}} {
+	}{"long": {"http", 6}, "post": {"http", 1}, "away": {"input", 1}, "aside": {"input", 1}, "secure": {"http", 1}} {
 		e := a.fails(m)
 		if e.Kind != want.kind || e.StatusCode < 300 || e.StatusCode > 399 {
 			t.Errorf("%s: got %+v", m, e)
+		}
+		if m == "secure" && !strings.Contains(e.Message, "301 Moved Permanently: it leads to https://localhost:") {
+			t.Errorf("%s: %s", m, e.Message)
 		}
 		if away := want.kind == "input"; away != strings.Contains(e.Message, "neither the connector's nor in auth.hosts") {
 			t.Errorf("%s: %s", m, e.Message)
