@@ -173,6 +173,21 @@ func TestRun_smallMemoryIsEnough(t *testing.T) {
 	}
 }
 
+// What an event has left behind for the collector costs no host, nor the next
+// event the time to load the libraries again.
+func TestRun_garbageCostsNoHost(t *testing.T) {
+	e := newEngine(t, Config{Hosts: 1, Memory: 64 << 20})
+	scripts := source(LevelConnector, `function after_action() { return moment.tz('2026-07-01T00:00:00Z', 'Europe/London').format() + CryptoJS.SHA256('a') }`)
+	for range 20 {
+		if _, err := e.Run(context.Background(), &Event{Name: "after_action", Scripts: scripts}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := e.Stats().Started; n > 2 {
+		t.Errorf("20 events took %d hosts", n)
+	}
+}
+
 type doerFunc func(context.Context, HTTPRequest) (*HTTPResponse, error)
 
 func (f doerFunc) DoHook(ctx context.Context, r HTTPRequest) (*HTTPResponse, error) { return f(ctx, r) }

@@ -11,6 +11,7 @@ import (
 	"os/signal"
 	"reflect"
 	"regexp"
+	"runtime"
 	"runtime/debug"
 	"runtime/metrics"
 	"slices"
@@ -90,11 +91,19 @@ func (h *hostSide) event() (byte, []byte, error) {
 }
 
 // spent says that what earlier events left in this host's memory could be
-// charged to the next one.
+// charged to the next one. What nobody holds any more does not count: to
+// collect it costs less than to load the libraries again in another host.
 func (h *hostSide) spent() bool {
 	s := []metrics.Sample{{Name: "/memory/classes/heap/objects:bytes"}, {Name: "/memory/classes/heap/unused:bytes"}}
-	metrics.Read(s)
-	return s[0].Value.Uint64()+s[1].Value.Uint64() > h.maxHeap
+	full := func() bool {
+		metrics.Read(s)
+		return s[0].Value.Uint64()+s[1].Value.Uint64() > h.maxHeap
+	}
+	if !full() {
+		return false
+	}
+	runtime.GC()
+	return full()
 }
 
 type eventSide struct {
