@@ -459,7 +459,7 @@ func (x *exchange) condition(ctx context.Context, answer *Answer) error {
 	if err != nil || out == nil || !out.Ran {
 		return err
 	}
-	exit := string(out.Result) == "true"
+	exit := string(out.Result) != "false" // as from other handlers, what is neither counts as true
 	answer.Exit = &exit
 	return nil
 }

@@ -402,6 +402,18 @@ methods:
 	}
 }
 
+func TestCall_actionConditionOnlyFalseIsFalse(t *testing.T) {
+	for returned, want := range map[string]bool{
+		"": true, "return undefined": true, "return null": true, "return 0": true, "return ''": true, "return {a: 1}": true, "return 'false'": true,
+		"return new Boolean(false)": true, "return function () {}": true, "return false": false, "return Promise.resolve(false)": false,
+	} {
+		a := newAPI(t, oneMethod+"    script: \"function action_condition() { "+returned+" }\"\n", nil)
+		if got := a.must("get"); got.Exit == nil || *got.Exit != want {
+			t.Errorf("%s: got %v", returned, got.Exit)
+		}
+	}
+}
+
 func TestCall_beforeActionFalseSendsNothing(t *testing.T) {
 	a := newAPI(t, oneMethod+"    script: function before_action() { return false }\n", nil)
 	if e := a.fails("get"); e.Kind != "script" || e.Repeat {

@@ -430,7 +430,7 @@ func (r *run) handlers() verdict {
 		if v.Result, err = r.stringify(value); errors.As(err, &interrupted) {
 			return r.failure(err, h.level, v)
 		} // else what is no JSON counts as true: only false stops
-		if strings.HasSuffix(r.ev.name, "_webhook") && string(v.Result) == "false" {
+		if !no && (strings.HasSuffix(r.ev.name, "_webhook") || r.ev.name == "action_condition") && string(v.Result) == "false" {
 			v.Result = nil // new Boolean(false) is an object
 		}
 		if len(v.Result) > maxOutput {
