@@ -146,17 +146,17 @@ func (r *run) httpRequest(c goja.FunctionCall) goja.Value {
 			r.throw("http_request: parameters must be an object")
 		}
 		req.Parameters = raw
-	} else if !goja.IsUndefined(get("parameters")) {
+	} else if get("parameters").ToBoolean() { // '' and false, as of a && {…}, leave nothing out
 		r.throw("http_request: parameters must be an object")
 	}
-	if o, ok := get("headers").(*goja.Object); ok {
+	if o, ok := get("headers").(*goja.Object); ok && (o.ClassName() != "Array" || len(o.Keys()) == 0) {
 		req.Headers = map[string]string{}
 		for _, k := range o.Keys() {
 			if v := o.Get(k); !goja.IsUndefined(v) && !goja.IsNull(v) {
 				req.Headers[k] = v.String()
 			}
 		}
-	} else if !goja.IsUndefined(get("headers")) {
+	} else if get("headers").ToBoolean() {
 		r.throw("http_request: headers must be an object")
 	}
 	if d := get("data"); !goja.IsUndefined(d) {
