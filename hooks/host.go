@@ -92,19 +92,28 @@ func (h *hostSide) event() (byte, []byte, error) {
 
 // spent says that what earlier events left in this host's memory could be
 // charged to the next one. What nobody holds any more does not count: to
-// collect it costs less than to load the libraries again in another host.
+// collect it costs less than to load the libraries again in another host. But
+// what the system gave is not given back: of a large part of it the next event
+// may not find in one piece what it needs.
 func (h *hostSide) spent() bool {
-	s := []metrics.Sample{{Name: "/memory/classes/heap/objects:bytes"}, {Name: "/memory/classes/heap/unused:bytes"}}
-	full := func() bool {
+	s := []metrics.Sample{{Name: "/memory/classes/heap/objects:bytes"}, {Name: "/memory/classes/heap/unused:bytes"},
+		{Name: "/memory/classes/heap/free:bytes"}, {Name: "/memory/classes/heap/released:bytes"}}
+	held := func() (n uint64) {
 		metrics.Read(s)
-		return s[0].Value.Uint64()+s[1].Value.Uint64() > h.maxHeap
+		return s[0].Value.Uint64() + s[1].Value.Uint64()
 	}
-	if !full() {
+	if held() <= h.maxHeap {
 		return false
 	}
+	if held()+s[2].Value.Uint64()+s[3].Value.Uint64() > max(h.maxHeap, smallHeap) {
+		return true
+	}
 	runtime.GC()
-	return full()
+	return held() > h.maxHeap
 }
+
+// smallHeap is what a host may have been given and stay, however small its limit.
+const smallHeap = 56 << 20
 
 type eventSide struct {
 	name    string
