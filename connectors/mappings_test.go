@@ -81,7 +81,7 @@ func TestMappings_errors(t *testing.T) {
 		"a syntax error":          {"body.t", "='{{name}}' tru", "script", "mappings body.t:1:13", "syntax error"},
 		"an exception":            {"body.t", "=(() => { throw new AuthRefreshException() })()", "script", "mappings body.t:1:", "connector scripts"},
 		"a limit":                 {"body.t", "=(function f() { return f() })()", "limit", "mappings body.t:1:", "deeper than 500"},
-		"a limit of what it is":   {"body.t", "='x'.repeat(4e7)", "limit", "mappings body.t:1:", "came to more than 32 MiB"},
+		"a limit of what it is":   {"body.t", "=[...Array(1500)].reduce(x => [x], 1)", "limit", "mappings body.t:1:", "came to a value that is nested deeper than 1000"},
 		"a form error":            {"bdy.t", "x", "input", "", "its place is parameters.NAME, body or body.LOCATION"},
 	}
 	for name, c := range cases {

@@ -74,6 +74,9 @@ func TestRun_hostileScriptFailsAloneWithKindLimit(t *testing.T) {
 	}
 }
 
+// needsMemory is why a test is left out with -short, which goes with -race.
+const needsMemory = "the race detector needs several times the memory"
+
 // Which limit was broken is told, wherever it happens.
 func TestRun_limitIsNamed(t *testing.T) {
 	short := newEngine(t, Config{Hosts: 1, Timeout: 700 * time.Millisecond})
@@ -93,7 +96,9 @@ func TestRun_limitIsNamed(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			e := short
 			if test.want == much {
-				e = small
+				if e = small; testing.Short() {
+					t.Skip(needsMemory)
+				}
 			}
 			_, err := e.Run(context.Background(), &Event{Name: "before_action", Scripts: source(LevelMethod, "function before_action() { "+test.js+" }"),
 				Globals: []Global{{Name: "action_data", JSON: []byte(`{}`), Write: true}}})
@@ -120,6 +125,9 @@ func TestRun_limitHasItsPlace(t *testing.T) {
 
 // What is more than host and worker say to each other at once is told as what it is.
 func TestRun_moreThanAFrameIsNamed(t *testing.T) {
+	if testing.Short() {
+		t.Skip(needsMemory)
+	}
 	e := newEngine(t, Config{Hosts: 1})
 	text := json.RawMessage(`"` + strings.Repeat("x", 70<<20) + `"`)
 	doer := doerFunc(func(context.Context, HTTPRequest) (*HTTPResponse, error) {
@@ -176,6 +184,9 @@ func TestRun_smallMemoryIsEnough(t *testing.T) {
 // What an event has left behind for the collector costs no host, nor the next
 // event the time to load the libraries again.
 func TestRun_garbageCostsNoHost(t *testing.T) {
+	if testing.Short() {
+		t.Skip(needsMemory)
+	}
 	e := newEngine(t, Config{Hosts: 1, Memory: 64 << 20})
 	scripts := source(LevelConnector, `function after_action() { return moment.tz('2026-07-01T00:00:00Z', 'Europe/London').format() + CryptoJS.SHA256('a') }`)
 	for range 20 {
@@ -329,7 +340,7 @@ func TestRun_harmIsNobodyElses(t *testing.T) {
 	})
 	t.Run("memory that an earlier event used", func(t *testing.T) {
 		if testing.Short() {
-			t.Skip("the race detector needs several times the memory")
+			t.Skip(needsMemory)
 		}
 		e := newEngine(t, Config{Hosts: 1})
 		for range 3 {
