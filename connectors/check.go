@@ -1,6 +1,7 @@
 package connectors
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -235,7 +236,12 @@ func CheckMappingScript(path, text string) (all []Finding) {
 	if seen := hooks.Inspect(&s); seen != nil {
 		all = append(all, inlineCalls(seen)...)
 	}
+	sortFindings(all)
 	return all
+}
+
+func sortFindings(all []Finding) {
+	slices.SortStableFunc(all, func(a, b Finding) int { return cmp.Or(cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column)) })
 }
 
 func (p *fileParser) clashes(in, connector *hooks.Inspection) {
@@ -273,6 +279,6 @@ func CheckStep(s *hooks.Script) []Finding {
 	for _, m := range in.Exceptions() {
 		all = append(all, hintAt(s, m, "%s is for connector scripts: thrown from a step's script it fails the execution", m.Name))
 	}
-	slices.SortStableFunc(all, func(a, b Finding) int { return (a.Line-b.Line)*10_000 + a.Column - b.Column })
+	sortFindings(all)
 	return all
 }

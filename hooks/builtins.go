@@ -117,7 +117,7 @@ func (r *run) shown(v goja.Value) string {
 // httpRequest asks the worker, which has the network, to make a request.
 func (r *run) httpRequest(c goja.FunctionCall) goja.Value {
 	if r.requests++; r.requests > r.h.maxRequests {
-		r.tooMuch("%s made more than %d http_requests", r.ev.name, r.h.maxRequests)
+		r.tooMuch("%s made more than %d http_requests", r.ev.subject(), r.h.maxRequests)
 	}
 	options, ok := c.Argument(0).(*goja.Object)
 	if !ok {

@@ -341,8 +341,7 @@ func (in *Inspection) required(d *ast.CallExpression) {
 		return
 	}
 	if name, ok := d.ArgumentList[0].(*ast.StringLiteral); ok {
-		of, _, _ := strings.Cut(name.Value.String(), "/")
-		if !slices.Contains([]string{"moment", "moment-timezone", "crypto-js"}, strings.TrimSuffix(of, ".js")) {
+		if !canRequire(name.Value.String()) {
 			in.Required = append(in.Required, in.at(d.Callee.Idx0(), name.Value.String()))
 		}
 	}

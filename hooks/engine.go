@@ -531,10 +531,10 @@ func (c *conversation) run(ctx context.Context) (out *Outcome, err error, alive 
 		case strings.Contains(said, "stack exceeds"):
 			text = "nested deeper than the stack allows"
 		}
-		return nil, &LimitError{Event: ev.Name, Message: ev.Name + " " + text}, false
+		return nil, &LimitError{Event: ev.Name, Message: subject(ev.Name, ev.Inline) + " " + text}, false
 	}
 	if c.tooMuch {
-		return nil, &LimitError{Event: ev.Name, Message: fmt.Sprintf("%s is given more than %d MiB", ev.Name, maxFrame>>20)}, true
+		return nil, &LimitError{Event: ev.Name, Message: fmt.Sprintf("%s is given more than %d MiB", subject(ev.Name, ev.Inline), maxFrame>>20)}, true
 	}
 	if c.broken != nil {
 		return dead()
@@ -776,7 +776,7 @@ func decodeOutcome(body []byte, ev *Event) (*Outcome, error, bool) {
 		out.Changed[name] = r.optional()
 	}
 	if r.bad {
-		return nil, &LimitError{Event: ev.Name, Message: ev.Name + " left an outcome that cannot be read"}, false
+		return nil, &LimitError{Event: ev.Name, Message: subject(ev.Name, ev.Inline) + " left an outcome that cannot be read"}, false
 	}
 	switch at := ev.position(v.AtLevel, v.Line, v.Column); v.Kind {
 	case "":

@@ -192,6 +192,16 @@ type limitSignal struct {
 
 func (e *limitSignal) Error() string { return e.text }
 
+// subject is what runs, for people.
+func (ev *eventSide) subject() string { return subject(ev.name, ev.inline) }
+
+func subject(event string, inline bool) string {
+	if inline {
+		return "the inline script"
+	}
+	return event
+}
+
 // run is one event in one runtime.
 type run struct {
 	h        *hostSide
@@ -223,7 +233,7 @@ func (h *hostSide) run(ev *eventSide) (v verdict, changed map[string][]byte) {
 	r := &run{h: h, ev: ev, vm: goja.New(), exported: map[string]bool{}, imports: map[string]goja.Callable{}, declared: map[string]bool{}}
 	defer func() {
 		if p := recover(); p != nil { // a Go panic out of the engine: its state is void
-			v, changed = verdict{Kind: "limit", Ran: r.ran, Level: r.level, Text: ev.name + " broke the script engine", Spent: true, Logs: r.logs}, nil
+			v, changed = verdict{Kind: "limit", Ran: r.ran, Level: r.level, Text: ev.subject() + " broke the script engine", Spent: true, Logs: r.logs}, nil
 			// A limit may break where we call script code ourselves, a getter of
 			// what was thrown for one.
 			var limit *limitSignal
@@ -235,7 +245,9 @@ func (h *hostSide) run(ev *eventSide) (v verdict, changed map[string][]byte) {
 			}
 		}
 	}()
-	timer := time.AfterFunc(ev.timeout, func() { r.vm.Interrupt(&limitSignal{text: fmt.Sprintf("%s ran longer than %s", ev.name, ev.limit)}) })
+	timer := time.AfterFunc(ev.timeout, func() {
+		r.vm.Interrupt(&limitSignal{text: fmt.Sprintf("%s ran longer than %s", ev.subject(), ev.limit)})
+	})
 	defer timer.Stop()
 	r.prepare()
 	if ev.inline {
@@ -471,9 +483,9 @@ func (r *run) inline() verdict {
 	}
 	if err == nil {
 		if n := depthOf(v.Result); n > maxJSONDepth {
-			err = &limitSignal{text: fmt.Sprintf("%s came to a value that is nested deeper than %d", r.ev.name, maxJSONDepth)}
+			err = &limitSignal{text: fmt.Sprintf("%s came to a value that is nested deeper than %d", r.ev.subject(), maxJSONDepth)}
 		} else if len(v.Result) > maxOutput {
-			err = &limitSignal{text: fmt.Sprintf("%s came to more than %d MiB", r.ev.name, maxOutput>>20)}
+			err = &limitSignal{text: fmt.Sprintf("%s came to more than %d MiB", r.ev.subject(), maxOutput>>20)}
 		}
 	}
 	if err != nil {
@@ -489,7 +501,7 @@ func (r *run) inline() verdict {
 // where names a script for people.
 func (r *run) where(level Level) string {
 	if r.ev.inline {
-		return "the inline script"
+		return r.ev.subject()
 	}
 	return fmt.Sprintf("%s at %s level", r.ev.name, level)
 }
@@ -699,7 +711,7 @@ func (r *run) current(g *globalSide) ([]byte, error) {
 		return nil, &unwritable{g.name, err}
 	}
 	if depthOf(raw) > maxJSONDepth {
-		return nil, &limitSignal{text: fmt.Sprintf("%s left a %s that is nested deeper than %d", r.ev.name, g.name, maxJSONDepth)}
+		return nil, &limitSignal{text: fmt.Sprintf("%s left a %s that is nested deeper than %d", r.ev.subject(), g.name, maxJSONDepth)}
 	}
 	return raw, nil
 }
@@ -724,7 +736,7 @@ func (r *run) changes() (map[string][]byte, error) {
 		}
 		changed[g.name] = raw
 		if total += len(raw); total > maxOutput {
-			return nil, &limitSignal{text: fmt.Sprintf("%s left more than %d MiB", r.ev.name, maxOutput>>20)}
+			return nil, &limitSignal{text: fmt.Sprintf("%s left more than %d MiB", r.ev.subject(), maxOutput>>20)}
 		}
 	}
 	return changed, nil

@@ -148,6 +148,17 @@ func (r *run) require(name string) goja.Value {
 	return nil
 }
 
+// canRequire says that require has a module, or may have it where it is a part
+// of a library.
+func canRequire(name string) bool {
+	switch clean := strings.TrimSuffix(name, ".js"); clean {
+	case "moment", "moment/moment", "moment/min/moment.min", "moment-timezone", "crypto-js":
+		return true
+	default:
+		return strings.HasPrefix(clean, "crypto-js/") || strings.HasPrefix(clean, "moment/locale/")
+	}
+}
+
 func (l *libraries) has(file string) bool {
 	f, err := l.file(file)
 	return err == nil && f != nil

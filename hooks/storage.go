@@ -71,7 +71,7 @@ func (r *run) storable(v goja.Value) string {
 
 func (r *run) askStorage(name string, req StorageRequest) goja.Value {
 	if r.stored++; r.stored > maxStorageCalls {
-		r.tooMuch("%s called storage functions more than %d times", r.ev.name, maxStorageCalls)
+		r.tooMuch("%s called storage functions more than %d times", r.ev.subject(), maxStorageCalls)
 	}
 	body, err := json.Marshal(req)
 	if err != nil {
@@ -91,7 +91,7 @@ func (r *run) askStorage(name string, req StorageRequest) goja.Value {
 // ask has the worker do what a host cannot, and waits for its answer.
 func (r *run) ask(kind byte, body []byte) (byte, []byte) {
 	if len(body) > maxOutput {
-		r.tooMuch("%s sent more than %d MiB", r.ev.name, maxOutput>>20)
+		r.tooMuch("%s sent more than %d MiB", r.ev.subject(), maxOutput>>20)
 	}
 	if err := writeFrame(r.h.out, kind, body); err != nil {
 		os.Exit(0)

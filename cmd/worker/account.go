@@ -144,7 +144,9 @@ func writeBack(file string, r *credentials.Renewal, s *credentials.Secrets) erro
 			return err
 		}
 		token.set("access_token", s.OAuth2.AccessToken.Reveal())
-		token.set("refresh_token", s.OAuth2.RefreshToken.Reveal())
+		if t := s.OAuth2.RefreshToken.Reveal(); t != "" {
+			token.set("refresh_token", t)
+		}
 		token.drop("expires_in") // it would count from whenever the file is read
 		token.drop("expiry")
 		if e := s.OAuth2.Expiry; !e.IsZero() {
