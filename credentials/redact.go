@@ -183,34 +183,58 @@ func (r *Redactor) below(s string, levels int) string {
 	if !slices.ContainsFunc(r.plain, func(p string) bool { return strings.Contains(masked, p) }) {
 		return s
 	}
-	var from []int // where in s each byte of masked comes from
-	text := s
-	for range levels {
-		above := from
-		from = make([]int, 0, len(text)+1)
-		text = unescaped(text, func(at int) {
-			if above != nil {
-				at = above[at]
+	ends := r.spans(masked)
+	for below := levels - 1; below >= 0; below-- { // where they are one level up
+		text := s
+		for range below {
+			text = unescaped(text, nil)
+		}
+		above := make([]int, 0, len(ends))
+		n := 0
+		unescaped(text, func(at int) {
+			for ; len(above) < len(ends) && ends[len(above)] == n; above = append(above, at) {
 			}
-			from = append(from, at)
+			n++
 		})
-		from = append(from, len(s))
+		for len(above) < len(ends) {
+			above = append(above, len(text))
+		}
+		ends = above
 	}
 	var b strings.Builder
-	done := 0 // of masked
-	for at := 0; at < len(masked); {
-		i := slices.IndexFunc(r.plain, func(p string) bool { return strings.HasPrefix(masked[at:], p) })
-		if i < 0 {
-			at++
-			continue
-		}
-		b.WriteString(s[from[done]:from[at]])
+	done := 0
+	for i := 0; i < len(ends); i += 2 {
+		b.WriteString(s[done:ends[i]])
 		b.WriteString(redacted)
-		at += len(r.plain[i])
-		done = at
+		done = ends[i+1]
 	}
-	b.WriteString(s[from[done]:])
+	b.WriteString(s[done:])
 	return b.String()
+}
+
+// spans are the places of secrets in a text, the beginning and the end of each,
+// in order; of those that begin at one place it is the longest's.
+func (r *Redactor) spans(text string) (bounds []int) {
+	next := make([]int, len(r.plain)) // where each stands next
+	for at := 0; ; {
+		first := -1
+		for i, p := range r.plain {
+			if next[i] < at || at == 0 {
+				next[i] = len(text)
+				if found := strings.Index(text[at:], p); found >= 0 {
+					next[i] = at + found
+				}
+			}
+			if next[i] < len(text) && (first < 0 || next[i] < next[first]) {
+				first = i
+			}
+		}
+		if first < 0 {
+			return bounds
+		}
+		at = next[first] + len(r.plain[first])
+		bounds = append(bounds, next[first], at)
+	}
 }
 
 // unescaped is JSON text without escapes; of each byte it tells where it comes from.
