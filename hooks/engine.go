@@ -558,9 +558,12 @@ func (c *conversation) run(ctx context.Context) (out *Outcome, err error, alive 
 			kind, answer, err := c.answer(ctx, kind, body)
 			if ctx.Err() == nil && !time.Now().Before(c.deadline) {
 				// The event's own time is up: what cut the answer short is no
-				// fault of a network or of Redis.
-				c.timedOut.Store(true)
-				return dead()
+				// fault of a network or of Redis. The host knows the place.
+				if err := writeFrame(h.in, frameLate, nil); err != nil {
+					c.timedOut.Store(true)
+					return dead()
+				}
+				continue
 			}
 			if err != nil {
 				return nil, err, false

@@ -398,6 +398,8 @@ func TestRun_waitingForTheWorkerCountsForTheTimeLimit(t *testing.T) {
 			var limit *LimitError
 			if !errors.As(err, &limit) || limit.Message != "before_action ran longer than 500ms" {
 				t.Errorf("got %v, want a LimitError that tells the time", err)
+			} else if !strings.Contains(limit.At, ":1:") {
+				t.Errorf("its place is %q", limit.At)
 			}
 			if out, err := e.Run(context.Background(), &Event{Name: "before_action", Scripts: source(LevelMethod, `function before_action() { return 7 }`)}); err != nil || string(out.Result) != "7" {
 				t.Errorf("the next event: %v, %v", out, err)

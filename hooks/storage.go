@@ -103,6 +103,8 @@ func (r *run) ask(kind byte, body []byte) (byte, []byte) {
 			os.Exit(0)
 		case kind == frameEvent:
 			r.h.ahead = append(r.h.ahead, answer)
+		case kind == frameLate:
+			r.tooMuch("%s ran longer than %s", r.ev.subject(), r.ev.limit)
 		default:
 			return kind, answer
 		}

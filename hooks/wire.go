@@ -17,6 +17,7 @@ const (
 	frameStorage  = 'S' // host → worker: a storage function
 	frameResponse = 'h' // worker → host: the answer of either
 	frameFault    = 'f' // worker → host: its fault, as text
+	frameLate     = 't' // worker → host: the event's time is up, there is no answer
 	frameHello    = 'Y' // host → worker: ready, or done compiling
 	frameCompile  = 'C' // host → worker: compiling a source it did not know, with its hash
 )
