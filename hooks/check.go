@@ -473,16 +473,39 @@ func (in *Inspection) Foreign(event string) (all []Mention) {
 	if !ok || in.dynamic {
 		return nil
 	}
+	// What the handler writes, or a helper that it may call, is there to be read;
+	// what another event's handler writes is not.
 	written := map[string]bool{}
+	walk(in.tree.Body, func(n any) bool {
+		var left ast.Expression
+		switch d := n.(type) {
+		case *ast.FunctionLiteral, *ast.ArrowFunctionLiteral:
+			for name, handler := range in.handlers {
+				if handler == n && name != event && slices.Contains(EventNames, name) {
+					return false
+				}
+			}
+		case *ast.AssignExpression:
+			left = d.Left
+		case *ast.ForIntoExpression:
+			left = d.Expression
+		}
+		for _, id := range boundOf(left) {
+			written[id.Name.String()] = true
+		}
+		return true
+	})
 	var reads []*ast.Identifier
 	walk(body, func(n any) bool {
 		switch d := n.(type) {
-		case *ast.AssignExpression:
-			for _, id := range boundOf(d.Left) {
-				written[id.Name.String()] = true
-			}
 		case *ast.Identifier:
 			reads = append(reads, d)
+		case *ast.ObjectLiteral:
+			for _, p := range d.Value {
+				if short, ok := p.(*ast.PropertyShort); ok {
+					reads = append(reads, &short.Name)
+				}
+			}
 		}
 		return true
 	})
