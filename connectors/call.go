@@ -250,7 +250,7 @@ func (x *exchange) apiError(f *fault) *CallError {
 		e.Kind, e.Defer, e.RetryAfter = "rate", true, wait
 	case x.status == http.StatusRequestTimeout, x.status >= 500:
 		e.Repeat, e.RetryAfter = repeat, wait
-	case x.status/100 == 3:
+	case redirects(x.status):
 		switch to, host := x.leadsTo(); {
 		case host != "":
 			e.Kind, e.Message = "input", fmt.Sprintf("%s: it leads to host %q, which is neither the connector's nor in auth.hosts", e.Message, host)
@@ -259,6 +259,15 @@ func (x *exchange) apiError(f *fault) *CallError {
 		}
 	}
 	return e
+}
+
+// redirects says that a status leads elsewhere by its Location: 304 and the like do not.
+func redirects(status int) bool {
+	switch status {
+	case http.StatusMovedPermanently, http.StatusFound, http.StatusSeeOther, http.StatusTemporaryRedirect, http.StatusPermanentRedirect:
+		return true
+	}
+	return false
 }
 
 // leadsTo is the origin that a redirect leads to, unless it is the one that was

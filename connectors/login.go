@@ -81,7 +81,7 @@ func (x *exchange) loginVerdict(what string, err error) error {
 		e.RetryAfter = ce.RetryAfter
 	case x.faultSent:
 		verdict(credentials.Unknown, "got no answer: %s", err)
-	case engine, isCall && (ce.Kind == "limit" || ce.Kind == "input"):
+	case engine, isCall && (ce.Kind == "limit" || ce.Kind == "input" && x.status/100 != 3): // a redirect is the server's word, to a page of its maintenance perhaps
 		verdict(credentials.VerdictMisconfigured, "cannot be called as the connector says: %s", at(ce.Message, ce.At))
 	case page:
 		verdict(credentials.Transient, "answered %s with an HTML page; it is tried again", x.statusText())

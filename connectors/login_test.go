@@ -151,6 +151,13 @@ func TestLogin_verdicts(t *testing.T) {
 	if _, re := refresh(t, lost, credentials.Session); re == nil || re.Verdict != credentials.Unknown {
 		t.Errorf("no answer: got %+v", re)
 	}
+	away := newLoginAPI(t, loginConnector(field), func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Location", "https://maintenance.example/")
+		w.WriteHeader(302)
+	})
+	if _, re := refresh(t, away, credentials.Session); re == nil || re.Verdict != credentials.Transient || !strings.Contains(re.Text, "maintenance.example") {
+		t.Errorf("led to a stranger: got %+v", re)
+	}
 	shy := newLoginAPI(t, strings.ReplaceAll(loginConnector(field), "BASE", "http://127.0.0.1:1"), nil)
 	if _, re := refresh(t, shy, credentials.Session); re == nil || re.Verdict != credentials.Transient {
 		t.Errorf("nobody listens: got %+v", re)

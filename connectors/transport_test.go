@@ -154,6 +154,7 @@ methods:
   - {method: away, endpoint: /away}
   - {method: aside, verb: POST, endpoint: /aside}
   - {method: secure, endpoint: /secure}
+  - {method: unchanged, endpoint: /unchanged}
   - {method: shout, endpoint: /shout}
   - {method: seen, endpoint: /away, script: "function after_error() { method_error.isSuccess = true; method_error.content = JSON.stringify([method_error.statusCode, method_error.headers.location]) }"}
 `, func(w http.ResponseWriter, r *http.Request) {
@@ -164,6 +165,9 @@ methods:
 		} else if r.URL.Path == "/aside" {
 			w.Header().Set("Location", "//elsewhere.example/x")
 			w.WriteHeader(303)
+		} else if r.URL.Path == "/unchanged" {
+			w.Header().Set("Location", other.URL)
+			w.WriteHeader(304)
 		} else if r.URL.Path == "/secure" {
 			w.Header().Set("Location", "https://"+r.Host+"/0")
 			w.WriteHeader(301)
@@ -190,7 +194,7 @@ methods:
 	for m, want := range map[string]struct {
 		kind     string
 		requests int
-	}{"long": {"http", 6}, "post": {"http", 1}, "away": {"input", 1}, "aside": {"input", 1}, "secure": {"http", 1}} {
+	}{"long": {"http", 6}, "post": {"http", 1}, "away": {"input", 1}, "aside": {"input", 1}, "secure": {"http", 1}, "unchanged": {"http", 1}} {
 		e := a.fails(m)
 		if e.Kind != want.kind || e.StatusCode < 300 || e.StatusCode > 399 {
 			t.Errorf("%s: got %+v", m, e)
