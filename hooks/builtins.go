@@ -142,10 +142,12 @@ func (r *run) httpRequest(c goja.FunctionCall) goja.Value {
 		if err != nil {
 			panic(err)
 		}
-		if len(raw) == 0 || raw[0] != '{' {
-			r.throw("http_request: parameters must be an object")
+		if string(raw) != "[]" { // as PHP and others write an empty object
+			if len(raw) == 0 || raw[0] != '{' {
+				r.throw("http_request: parameters must be an object")
+			}
+			req.Parameters = raw
 		}
-		req.Parameters = raw
 	} else if get("parameters").ToBoolean() { // '' and false, as of a && {…}, leave nothing out
 		r.throw("http_request: parameters must be an object")
 	}
