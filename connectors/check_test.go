@@ -67,6 +67,8 @@ func TestCheckStep(t *testing.T) {
 		"a name written amiss":        {"function after_action() { if (method_respnse == null) method_respons = {}; method_responses = 1; return method_responses; }", []string{"step:1:31: method_respnse does not exist; did you mean method_response?", "step:1:55: method_respons is written and never read; did you mean method_response?"}},
 		"the connector's variables":   {"function after_action() { return date > json.x; }", nil},
 		"tried":                       {"try { method_reqest.x = new Dat(); require('crypto') } catch (e) {}", []string{"step:1:7: method_reqest does not exist; did you mean method_request?"}},
+		"a comparison with Function":  {"function after_action() { return helper instanceof Function && htp_request({}) }", []string{"step:1:64: function htp_request does not exist; did you mean http_request?"}},
+		"another way to call eval":    {"(0, eval)('var method_reqest = 1'); console.log(method_reqest)", nil},
 		"data made by a helper":       {"function init() { method_response = JSON.parse(method_error.content); }\nfunction after_error() { init(); return method_response.x; }", nil},
 		"data made by a loop":         {"function after_error() { for (method_response of [1]) console.log(method_response); }", nil},
 		"data made by another event":  {"function after_action() { method_response = 1; }\nfunction after_error() { return {method_response}; }", []string{"step:2:34: after_error has no method_response: to read it throws a ReferenceError"}},

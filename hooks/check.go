@@ -194,15 +194,15 @@ func (in *Inspection) look(n any) (writes []*ast.Identifier) {
 			break
 		}
 		if id, ok := e.(*ast.Identifier); ok {
-			name := id.Name.String()
 			in.note(id, false)
-			in.dynamic = in.dynamic || name == "eval" || name == "Function"
+			in.dynamic = in.dynamic || id.Name == "Function"
 		}
 	}
 	switch d := n.(type) {
 	case *ast.Identifier:
 		in.Uses[d.Name.String()]++
 		in.note(d, true)
+		in.dynamic = in.dynamic || d.Name == "eval" // called, or as a value: (0, eval)('…')
 	case *ast.ObjectLiteral:
 		for _, p := range d.Value {
 			if short, ok := p.(*ast.PropertyShort); ok {
@@ -267,7 +267,9 @@ func (in *Inspection) look(n any) (writes []*ast.Identifier) {
 	case *ast.BinaryExpression:
 		switch text, isText := d.Left.(*ast.StringLiteral); {
 		case d.Operator == token.INSTANCEOF:
-			call(d.Right)
+			if id, ok := d.Right.(*ast.Identifier); ok {
+				in.note(id, false)
+			}
 		case d.Operator == token.IN && isText && isGlobal(d.Right):
 			in.guarded[text.Value.String()], in.harmless[d.Right] = true, true
 		case d.Operator != token.LOGICAL_OR && d.Operator != token.COALESCE:
