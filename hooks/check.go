@@ -571,6 +571,7 @@ var (
 	moduleWord = regexp.MustCompile(`^(import|export)\b`)
 	awaitWord  = regexp.MustCompile(`\bawait\s*$`)
 	forAwait   = regexp.MustCompile(`\bfor\s*$`)
+	ownDefault = regexp.MustCompile(`^[\pL_$][\pL\pN_$]*\s*=[^=]`)
 	asyncStar  = regexp.MustCompile(`\basync\s*\*\s*$`) // the parser tells the place behind the star
 )
 
@@ -589,6 +590,8 @@ func unsupported(source string, line, col int, text string) string {
 		return "for await does not exist in scripts: hooks are synchronous, so loop over the values themselves"
 	case strings.HasPrefix(text, "Async generators"), text == "Unexpected token *" && asyncStar.MatchString(before):
 		return "async generators (async function*) do not exist in scripts: hooks are synchronous"
+	case text == "Invalid destructuring binding target" && ownDefault.MatchString(after):
+		return "the script engine cannot read a default here, in a list that has a default itself ({a: [b, c = 5] = []}): take the list apart in a line of its own"
 	case awaitWord.MatchString(before):
 		return "await stands outside of an async function: hooks are synchronous, http_request returns its answer without it"
 	}

@@ -150,6 +150,8 @@ func TestCheckSource_syntax(t *testing.T) {
 		"import":                  {"\n  import x from 'y'", "2:3: syntax error: there are no modules: import does not exist"},
 		"export":                  {"export default 1", "1:1: syntax error: there are no modules: export does not exist"},
 		"an await outside":        {"function after_action() {\n  var a = await http_request({});\n}", "2:17: syntax error: await stands outside of an async function"},
+		"a default in a default":  {"const { a: [b, c = 5] = [] } = {}", "1:16: syntax error: the script engine cannot read a default here"},
+		"what binds nothing":      {"const { a: [b, c.d] = [] } = {}", "1:16: syntax error: Invalid destructuring binding target"},
 		"for await":               {"async function f() { for await (var x of y) {} }", "1:26: syntax error: for await does not exist"},
 		"an async generator":      {"async function* g() {}", "1:1: syntax error: async generators (async function*) do not exist"},
 		"one that is a method":    {"var o = {async *g() {}}", "1:17: syntax error: async generators (async function*) do not exist"},
