@@ -41,7 +41,7 @@ func charsetOf(v goja.Value) (charset, error) {
 	}
 	c, ok := charsets[strings.ToUpper(name)]
 	if !ok {
-		return c, fmt.Errorf("unknown character set %q", clip(name, 40))
+		return c, fmt.Errorf("unknown character set %q", short(name, 40))
 	}
 	return c, nil
 }

@@ -23,7 +23,7 @@ func (r *run) csvParse(c goja.FunctionCall) goja.Value {
 	}
 	comma, size := utf8.DecodeRuneInString(delimiter)
 	if size != len(delimiter) {
-		r.throw(fmt.Sprintf("cyclr_csv_parse: the delimiter must be one character, not %q", clip(delimiter, 20)))
+		r.throw(fmt.Sprintf("cyclr_csv_parse: the delimiter must be one character, not %q", short(delimiter, 20)))
 	}
 	source := strings.TrimPrefix(text(c.Argument(0)), "\ufeff")
 	if !strings.Contains(source, "\n") {

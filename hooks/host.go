@@ -19,6 +19,7 @@ import (
 	"strings"
 	"syscall"
 	"time"
+	"unicode/utf8"
 
 	"github.com/dop251/goja"
 	"github.com/dop251/goja/parser"
@@ -924,6 +925,16 @@ func (r *run) describe(value goja.Value) (text, name string) {
 		return text, name
 	}
 	return name + ": " + text, name
+}
+
+// short is what an error says of a value that it names: all of it, or how long
+// it is. Arguments are easily confused, so it may be a secret, which the worker
+// finds only if it is whole and as the script has it.
+func short(s string, n int) string {
+	if c := utf8.RuneCountInString(s); c > n {
+		return fmt.Sprintf("[%d characters]", c)
+	}
+	return s
 }
 
 func clip(s string, n int) string {

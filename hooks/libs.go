@@ -144,7 +144,7 @@ func (r *run) require(name string) goja.Value {
 			return r.module(file)
 		}
 	}
-	r.throw(fmt.Sprintf("require: there is no module %q: moment, moment-timezone and crypto-js can be required", clip(name, 60)))
+	r.throw(fmt.Sprintf("require: there is no module %q: moment, moment-timezone and crypto-js can be required", short(name, 60)))
 	return nil
 }
 

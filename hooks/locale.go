@@ -28,7 +28,7 @@ func (r *run) localeNumbers() {
 		if l := c.Argument(0); !goja.IsUndefined(l) && !goja.IsNull(l) {
 			var err error
 			if tag, err = language.Parse(l.String()); err != nil {
-				r.throw(fmt.Sprintf("toLocaleString: unknown locale %q", clip(l.String(), 40)))
+				r.throw(fmt.Sprintf("toLocaleString: unknown locale %q", short(l.String(), 40)))
 			}
 		}
 		low, high, percent, grouping := 0, 3, false, true
@@ -48,7 +48,7 @@ func (r *run) localeNumbers() {
 			case s.String() == "percent":
 				percent, high = true, 0
 			default:
-				r.throw(fmt.Sprintf("toLocaleString: style %q is not supported: decimal and percent are", clip(s.String(), 40)))
+				r.throw(fmt.Sprintf("toLocaleString: style %q is not supported: decimal and percent are", short(s.String(), 40)))
 			}
 			if v := o.Get("useGrouping"); v != nil && !goja.IsUndefined(v) {
 				grouping = v.ToBoolean()

@@ -29,14 +29,15 @@ var rsaHashes = map[string]crypto.Hash{
 
 // cyclrSign is cyclr_sign(algorithm, key, text): a signature in base64.
 func (r *run) cyclrSign(c goja.FunctionCall) goja.Value {
-	signature, err := sign(strings.ToUpper(text(c.Argument(0))), text(c.Argument(1)), text(c.Argument(2)))
+	signature, err := sign(text(c.Argument(0)), text(c.Argument(1)), text(c.Argument(2)))
 	if err != nil {
 		r.throw("cyclr_sign: " + err.Error())
 	}
 	return r.vm.ToValue(base64.StdEncoding.EncodeToString(signature))
 }
 
-func sign(algorithm, key, message string) ([]byte, error) {
+func sign(name, key, message string) ([]byte, error) {
+	algorithm := strings.ToUpper(name)
 	if h, ok := hmacHashes[algorithm]; ok {
 		mac := hmac.New(h, []byte(key))
 		mac.Write([]byte(message))
@@ -45,7 +46,7 @@ func sign(algorithm, key, message string) ([]byte, error) {
 	h, ok := rsaHashes[algorithm]
 	if !ok {
 		known := slices.Concat(slices.Sorted(maps.Keys(hmacHashes)), slices.Sorted(maps.Keys(rsaHashes)))
-		return nil, fmt.Errorf("unknown algorithm %q: there are %s", clip(algorithm, 40), strings.Join(known, ", "))
+		return nil, fmt.Errorf("unknown algorithm %q: there are %s", short(name, 40), strings.Join(known, ", "))
 	}
 	private, err := rsaKey(key)
 	if err != nil {
@@ -72,7 +73,7 @@ func rsaKey(text string) (*rsa.PrivateKey, error) {
 	}
 	any, err := x509.ParsePKCS8PrivateKey(block.Bytes)
 	if err != nil {
-		return nil, fmt.Errorf("the PEM block %q holds no private key, PKCS #1 or PKCS #8, that can be read", clip(block.Type, 40))
+		return nil, fmt.Errorf("the PEM block %q holds no private key, PKCS #1 or PKCS #8, that can be read", short(block.Type, 40))
 	}
 	key, ok := any.(*rsa.PrivateKey)
 	if !ok {

@@ -90,7 +90,7 @@ func (r *run) fromXML(source string) (goja.Value, error) {
 		switch t := t.(type) {
 		case xml.StartElement:
 			if len(open) == 0 && root != nil {
-				return nil, fmt.Errorf("a second root element, <%s>", clip(name(t.Name), 60))
+				return nil, fmt.Errorf("a second root element, <%s>", short(name(t.Name), 60))
 			}
 			if len(open) >= maxXMLDepth {
 				return nil, fmt.Errorf("elements are nested deeper than %d", maxXMLDepth)
@@ -118,7 +118,7 @@ func (r *run) fromXML(source string) (goja.Value, error) {
 		case xml.EndElement:
 			line, _ := d.InputPos()
 			if len(open) == 0 || open[len(open)-1].name != name(t.Name) {
-				return nil, fmt.Errorf("line %d: </%s> closes what is not open", line, clip(name(t.Name), 60))
+				return nil, fmt.Errorf("line %d: </%s> closes what is not open", line, short(name(t.Name), 60))
 			}
 			n := open[len(open)-1]
 			open = open[:len(open)-1]
@@ -132,7 +132,7 @@ func (r *run) fromXML(source string) (goja.Value, error) {
 		}
 	}
 	if len(open) > 0 {
-		return nil, fmt.Errorf("<%s> is not closed", clip(open[len(open)-1].name, 60))
+		return nil, fmt.Errorf("<%s> is not closed", short(open[len(open)-1].name, 60))
 	}
 	if root == nil {
 		return nil, errors.New("there is no root element")
@@ -261,7 +261,7 @@ func writeXML(w *bytes.Buffer, m jsonMember, depth int) error {
 		}
 		for _, e := range list {
 			if e[0] == '[' {
-				return fmt.Errorf("member %q: a list in a list has no name for its elements", clip(m.name, 60))
+				return fmt.Errorf("member %q: a list in a list has no name for its elements", short(m.name, 60))
 			}
 			if err := writeXML(w, jsonMember{m.name, e}, depth); err != nil {
 				return err
@@ -270,7 +270,7 @@ func writeXML(w *bytes.Buffer, m jsonMember, depth int) error {
 		return nil
 	}
 	if !xmlName.MatchString(m.name) {
-		return fmt.Errorf("%q is no name of an element", clip(m.name, 60))
+		return fmt.Errorf("%q is no name of an element", short(m.name, 60))
 	}
 	w.WriteString("<" + m.name)
 	if m.raw[0] != '{' {
@@ -280,7 +280,7 @@ func writeXML(w *bytes.Buffer, m jsonMember, depth int) error {
 		}
 		w.WriteByte('>')
 		if err := writeXMLText(w, m.raw, false); err != nil {
-			return fmt.Errorf("element %q: %w", clip(m.name, 60), err)
+			return fmt.Errorf("element %q: %w", short(m.name, 60), err)
 		}
 		w.WriteString("</" + m.name + ">")
 		return nil
@@ -296,12 +296,12 @@ func writeXML(w *bytes.Buffer, m jsonMember, depth int) error {
 		case !attribute:
 			content++
 		case !xmlName.MatchString(name):
-			return fmt.Errorf("%q is no name of an attribute", clip(c.name, 60))
+			return fmt.Errorf("%q is no name of an attribute", short(c.name, 60))
 		case string(c.raw) == "null":
 		default:
 			w.WriteString(" " + name + `="`)
 			if err := writeXMLText(w, c.raw, true); err != nil {
-				return fmt.Errorf("attribute %q: %w", clip(c.name, 60), err)
+				return fmt.Errorf("attribute %q: %w", short(c.name, 60), err)
 			}
 			w.WriteByte('"')
 		}
@@ -323,7 +323,7 @@ func writeXML(w *bytes.Buffer, m jsonMember, depth int) error {
 			}
 			for _, t := range texts {
 				if err := writeXMLText(w, t, false); err != nil {
-					return fmt.Errorf("element %q: %w", clip(m.name, 60), err)
+					return fmt.Errorf("element %q: %w", short(m.name, 60), err)
 				}
 			}
 		case strings.HasPrefix(c.name, "#"): // a comment, white space
