@@ -3,6 +3,7 @@ package connectors
 import (
 	"strconv"
 	"strings"
+	"unicode/utf8"
 )
 
 // excerptWidth is how much of a long line an excerpt shows, in characters.
@@ -30,7 +31,8 @@ func Excerpt(source string, line, column int) string {
 	return string(text) + "\n" + string(pad) + "^"
 }
 
-// excerpt is the author's line at a script's place, "" where it is not known.
+// excerpt is the author's line at a script's place, masked, "" where it is not
+// known. It is masked before it is cut: a secret's end is no less secret.
 func (x *exchange) excerpt(at string) string {
 	rest, column, ok := cutNumber(at)
 	if !ok {
@@ -40,7 +42,21 @@ func (x *exchange) excerpt(at string) string {
 	if !ok {
 		return ""
 	}
-	return Excerpt(x.source(file), line, column)
+	lines := strings.Split(x.source(file), "\n")
+	if line < 1 || line > len(lines) {
+		return ""
+	}
+	r, text := x.mask(), lines[line-1]
+	masked, before := r.String(text), text
+	if runes := []rune(text); column >= 1 && column <= len(runes) {
+		before = string(runes[:column-1])
+	}
+	before = r.String(before)
+	for !strings.HasPrefix(masked, before) { // the place is within what is masked
+		_, size := utf8.DecodeLastRuneInString(before)
+		before = before[:len(before)-size]
+	}
+	return Excerpt(masked, 1, utf8.RuneCountInString(before)+1)
 }
 
 // cutNumber cuts the number off that follows the last colon.

@@ -58,4 +58,21 @@ methods:
 		t.Errorf("of a step's script: %s\n%s", e.At, e.Detail)
 	}
 	contains(t, "detail", e.Detail, "[redacted]")
+	for name, c := range map[string]struct{ script, want string }{
+		"the caret beside a mask": {"function before_action() { var k = 'key-1234567890'; throw k; }",
+			"function before_action() { var k = '[redacted]'; throw k; }\n" + strings.Repeat(" ", 49) + "^"},
+		"the caret in a mask": {"function before_action() { ''['a-key-1234567890'].b } //",
+			"function before_action() { ''['a-[redacted]'].b } //"},
+	} {
+		e = a.fails("get", withScript(c.script))
+		if !strings.HasPrefix(e.Detail, c.want) {
+			t.Errorf("%s:\n%s\nwant\n%s", name, e.Detail, c.want)
+		}
+	}
+	for pad := range 130 { // wherever a long line is cut
+		script := "function before_action() { var k = 'key-1234567890'; " + "if (0) " + strings.Repeat("x", pad+1) + "; throw 1; " + strings.Repeat("y", 200) + "; 'key-1234567890' }"
+		if e = a.fails("get", withScript(script)); strings.Contains(e.Detail, "567890") || strings.Contains(e.Detail, "key-12") {
+			t.Fatalf("%d: %s", pad, e.Detail)
+		}
+	}
 }
