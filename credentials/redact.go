@@ -290,9 +290,33 @@ func (r *Redactor) JSON(raw json.RawMessage) json.RawMessage {
 		return raw
 	}
 	masked := json.RawMessage(r.String(string(raw)))
-	if !json.Valid(masked) { // a number was a secret
-		quoted, _ := json.Marshal(redacted)
-		return quoted
+	if !json.Valid(masked) { // a number was a secret, perhaps
+		masked = quoteMasks(masked)
+	}
+	if !json.Valid(masked) {
+		masked, _ = json.Marshal(redacted)
 	}
 	return masked
+}
+
+// quoteMasks makes texts of the masks that stand outside of texts in JSON, with
+// what is left beside them of a number.
+func quoteMasks(s []byte) []byte {
+	const number = "0123456789+-.eE"
+	out, inText := make([]byte, 0, len(s)+2), false
+	for len(s) > 0 {
+		n := 1
+		switch {
+		case inText && s[0] == '\\' && len(s) > 1:
+			n = 2
+		case s[0] == '"':
+			inText = !inText
+		case !inText && bytes.HasPrefix(s, []byte(redacted)):
+			out = append(bytes.TrimRight(out, number), `"`+redacted+`"`...)
+			s = bytes.TrimLeft(s[len(redacted):], number)
+			continue
+		}
+		out, s = append(out, s[:n]...), s[n:]
+	}
+	return out
 }

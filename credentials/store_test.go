@@ -578,6 +578,22 @@ func TestRedactor_everyEncoding(t *testing.T) {
 }
 
 // Some JSON writers escape more than they must, each in its own way.
+func TestRedactor_aSecretNumberLeavesTheRest(t *testing.T) {
+	r := NewRedactor([]string{"8877665544332211", `{"pass":"word-a"}`, "n-sixteen-or-more"}, 16)
+	for in, want := range map[string]string{
+		`{"a":[1,8877665544332211],"b":"x"}`:                `{"a":[1,"[redacted]"],"b":"x"}`,
+		`{"a":"8877665544332211","b":-8877665544332211e1}`:  `{"a":"[redacted]","b":"[redacted]"}`,
+		`128877665544332211.5`:                              `"[redacted]"`,
+		`{"\"8877665544332211":8877665544332211, "c":true}`: `{"\"[redacted]":"[redacted]", "c":true}`,
+		`{"a":{"pass":"word-a"},"b":1}`:                     `{"a":"[redacted]","b":1}`,
+		`["\n-sixteen-or-more",8877665544332211]`:           `"[redacted]"`, // what cannot be told apart is masked whole
+	} {
+		if got := r.JSON([]byte(in)); string(got) != want {
+			t.Errorf("%s: got %s, want %s", in, got, want)
+		}
+	}
+}
+
 func TestRedactor_escapedByNumber(t *testing.T) {
 	r := NewRedactor([]string{`a+b/c==`, `p"w\é😀'x`}, 6)
 	for text, want := range map[string]string{
