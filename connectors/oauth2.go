@@ -41,6 +41,7 @@ type tokenRequest struct {
 	actionData json.RawMessage // from the hook before to the hook after
 	hookErr    error
 	problem    *credentials.RefreshError // the hook after failed, though there is a token
+	given      []string                  // tokens of the answer, whatever a hook made of it
 }
 
 // Refresh renews a credential: a token, or a session by the login method. The
@@ -289,6 +290,7 @@ func (t *tokenRequest) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	t.answer = parseToken(t.body)
 	t.c.cfg.Trace.tokens(t.answer)
+	t.keep(t.answer)
 	if res.StatusCode >= 200 && res.StatusCode <= 299 {
 		answer, err := marshal(t.answer)
 		if err != nil || t.answer == nil {
@@ -300,8 +302,18 @@ func (t *tokenRequest) RoundTrip(req *http.Request) (*http.Response, error) {
 		if v := after.Value("method_response", nil); v != nil {
 			changed = parseToken(parseLeftBytes(v))
 			t.c.cfg.Trace.tokens(changed)
+			t.keep(changed)
 		}
 		switch {
+		case err == nil && readToken(changed, time.Now()) == nil && readToken(t.answer, time.Now()) != nil:
+			// The token that was sent may be spent, so the new one is kept here too.
+			given := t.answer
+			t.answer = changed
+			if t.problem = t.verdict(); t.errorCode() == "" {
+				t.problem = &credentials.RefreshError{Verdict: credentials.VerdictMisconfigured, Status: t.status,
+					Text: "after_oauth2_" + t.event + " left no access_token in method_response, though the token endpoint gave one"}
+			}
+			t.answer = given
 		case err == nil:
 			t.answer = changed
 		case readToken(t.answer, time.Now()) == nil && readToken(changed, time.Now()) == nil:
@@ -328,6 +340,15 @@ func (t *tokenRequest) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	return &http.Response{StatusCode: status, Status: http.StatusText(status), Header: http.Header{"Content-Type": {"application/json"}},
 		Body: io.NopCloser(bytes.NewReader(plain)), ContentLength: int64(len(plain)), Request: req}, nil
+}
+
+// keep notes the tokens of an answer, to mask them.
+func (t *tokenRequest) keep(answer map[string]json.RawMessage) {
+	for _, k := range tokenMembers {
+		if v := textOf(answer[k]); v != "" {
+			t.given = append(t.given, v)
+		}
+	}
 }
 
 func parseLeftBytes(raw json.RawMessage) []byte {
@@ -364,12 +385,8 @@ func (t *tokenRequest) hook(ctx context.Context, event string, globals ...hooks.
 	if t.grant != nil { // until it is exchanged, it is as good as a token
 		secrets = append(secrets, t.grant.code, t.grant.verifier)
 	}
-	for _, answer := range []map[string]json.RawMessage{t.answer, parseToken(parseLeftBytes(out.Value("method_response", nil)))} {
-		for _, k := range tokenMembers {
-			secrets = append(secrets, textOf(answer[k]))
-		}
-	}
-	r := credentials.NewRedactor(secrets, 6)
+	t.keep(parseToken(parseLeftBytes(out.Value("method_response", nil))))
+	r := credentials.NewRedactor(append(secrets, t.given...), 6)
 	if out != nil {
 		for i, l := range out.Logs {
 			out.Logs[i] = r.Cut(l, maxText)
@@ -534,8 +551,12 @@ func (t *tokenRequest) verdict() *credentials.RefreshError {
 	e := &credentials.RefreshError{Status: t.status}
 	code := t.errorCode()
 	said := code
+	r := t.c.redactorsOf(t.d, t.cred).text
+	if len(t.given) > 0 {
+		r = credentials.NewRedactor(append(t.c.Secrets(t.d, t.cred), t.given...), 6)
+	}
 	if d := textOf(t.answer["error_description"]); d != "" {
-		said += ": " + clip(t.c.redactorsOf(t.d, t.cred).text.String(d), 200)
+		said += ": " + clip(r.String(d), 200)
 	}
 	if said != "" {
 		said = " (" + said + ")"
@@ -562,6 +583,6 @@ func (t *tokenRequest) verdict() *credentials.RefreshError {
 	default:
 		e.Verdict, e.Text, e.RetryAfter = credentials.Transient, fmt.Sprintf("the token endpoint answered %d%s%s", t.status, said, again), retryAfter(t.head)
 	}
-	e.Text = t.c.redactorsOf(t.d, t.cred).text.String(e.Text)
+	e.Text = r.String(e.Text)
 	return e
 }

@@ -466,6 +466,9 @@ func TestRefresh_aTokenIsKeptThoughItsHookFails(t *testing.T) {
 		"later":        {`throw new RetryLaterException(50, 'not yet')`, standard, &credentials.RefreshError{Verdict: credentials.Transient, Text: "not yet", RetryAfter: 50 * time.Second}},
 		"reshaped, then thrown": {`method_response = method_response.data; throw 'no scope'`, `{"data":` + standard + `}`,
 			&credentials.RefreshError{Verdict: credentials.Transient, Text: "no scope"}},
+		"spoiled": {`method_response = null`, standard, &credentials.RefreshError{Verdict: credentials.VerdictMisconfigured, Text: "after_oauth2_refresh left no access_token"}},
+		"made an error": {`method_response = {error: 'invalid_grant', error_description: 'not ' + method_response.access_token}`, standard,
+			&credentials.RefreshError{Verdict: credentials.VerdictRevoked, Text: "invalid_grant: not [redacted])"}},
 		"spoiled, then thrown": {`method_response = {}; throw 'no scope'`, standard, &credentials.RefreshError{Verdict: credentials.Transient, Text: "no scope"}},
 	}
 	for name, c := range cases {
