@@ -3,6 +3,7 @@ package hooks
 import (
 	"math"
 	"slices"
+	"time"
 
 	"github.com/dop251/goja"
 )
@@ -112,7 +113,11 @@ func (x *exceptions) class(name ExceptionKind) goja.Value {
 		}
 		k := &exceptionKind{name: name}
 		if name == RetryLater {
-			if s := c.Argument(1).ToFloat(); !math.IsNaN(s) && s > 0 {
+			s := c.Argument(1).ToFloat()
+			if _, ok := c.Argument(1).(*goja.Object); ok && s > 1e11 { // a Date or a moment
+				s = (s - float64(time.Now().UnixMilli())) / 1000
+			}
+			if !math.IsNaN(s) && s > 0 {
 				k.seconds = math.Min(s, 30*24*3600)
 			}
 		}

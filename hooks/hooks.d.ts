@@ -61,7 +61,7 @@ declare const AuthRefreshException: { new (message?: string): Error; (message?: 
 declare const AuthSessionException: { new (message?: string): Error; (message?: string): Error; readonly prototype: Error };
 
 /** Thrown, it defers the execution by so many seconds (30 days at most). From connector and method scripts, in every event. */
-declare const RetryLaterException: { new (seconds: number, message?: string): Error; (seconds: number, message?: string): Error; readonly prototype: Error };
+declare const RetryLaterException: { new (seconds: number | string | Date, message?: string): Error; (seconds: number | string | Date, message?: string): Error; readonly prototype: Error };
 
 // Functions
 
