@@ -414,6 +414,15 @@ func TestCall_actionConditionOnlyFalseIsFalse(t *testing.T) {
 	}
 }
 
+func TestCall_whatIsNoObjectIsTheScriptsError(t *testing.T) {
+	for _, name := range []string{"method_request_parameters", "method_request_headers", "method_request_mergefields"} {
+		a := newAPI(t, oneMethod+"    script: function before_action() { "+name+" = 'x=1' }\n", nil)
+		if e := a.fails("get"); e.Kind != "script" || e.Message != "before_action left "+name+" that are no object" || len(a.requests()) != 0 {
+			t.Errorf("%s: got %+v", name, e)
+		}
+	}
+}
+
 func TestCall_beforeActionFalseSendsNothing(t *testing.T) {
 	a := newAPI(t, oneMethod+"    script: function before_action() { return false }\n", nil)
 	if e := a.fails("get"); e.Kind != "script" || e.Repeat {

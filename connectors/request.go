@@ -400,7 +400,7 @@ func (c *Caller) clientOf(d *Definition, cred *credentials.Credential) (id, secr
 func (x *exchange) fromMerge() (lookup, error) {
 	var now map[string]json.RawMessage
 	if len(x.merge) > 0 && json.Unmarshal(x.merge, &now) != nil {
-		return nil, &CallError{Kind: "script", Message: "method_request_mergefields is no object any more"}
+		return nil, &CallError{Kind: "script", Message: "before_action left method_request_mergefields that are no object"}
 	}
 	before := x.mergeFields()
 	return func(name string) (any, bool, bool) {
@@ -697,7 +697,7 @@ func (x *exchange) request(ctx context.Context) (*http.Request, error) {
 	x.target, x.endpoint = target, raw // which the later events see
 	query, err := formPairs(x.query)
 	if err != nil {
-		return nil, &CallError{Kind: "input", Message: "the query: " + err.Error()}
+		return nil, &CallError{Kind: "script", Message: "before_action left method_request_parameters that are no object"}
 	}
 	if !x.queries(webhookID) {
 		query = slices.DeleteFunc(query, func(p [2]string) bool { return p[0] == webhookID })
@@ -819,7 +819,7 @@ func setHeaders(h http.Header, raw json.RawMessage) error {
 	v, err := decodeJSON(raw)
 	m, ok := v.(*OrderedMap)
 	if err != nil || !ok {
-		return &CallError{Kind: "script", Message: "method_request_headers is no object any more"}
+		return &CallError{Kind: "script", Message: "before_action left method_request_headers that are no object"}
 	}
 	for _, k := range m.Keys {
 		list, ok := m.Values[k].([]any)

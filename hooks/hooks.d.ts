@@ -14,7 +14,7 @@
 /** Anything that JSON can hold; a body that is no JSON is text, none is null in a request and "" in an answer. */
 type Json = any;
 
-/** Names as they were sent; look-up ignores case. A header that came more than once, and always Set-Cookie, is a list. */
+/** Names in their usual form, X-Request-Id; look-up ignores case. A header that came more than once, and always Set-Cookie, is a list. */
 interface Headers { [name: string]: any; }
 
 /** What a handler returns: false stops (in action_condition it is the exit), everything else goes on. A promise is waited for. */
