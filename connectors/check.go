@@ -164,14 +164,18 @@ func alike(a, b string) bool {
 // lost are values that a script writes to what is almost the name of an
 // event's data, and that nobody reads.
 func lost(in *hooks.Inspection, beside ...*hooks.Inspection) (all []Finding) {
-	var data []string
-	for _, d := range hooks.Data {
-		data = append(data, d.Name)
-	}
 	for _, m := range in.Lost(beside...) {
-		if near := nearest(m.Name, data); alike(m.Name, near) && !slices.Contains(hooks.Names(), m.Name) {
+		if near := nearest(m.Name, dataNames()); alike(m.Name, near) && !slices.Contains(hooks.Names(), m.Name) {
 			all = append(all, hintAt(in.Script, m, "%s is written and never read; did you mean %s?", m.Name, near))
 		}
+	}
+	return all
+}
+
+// dataNames are the names of all events' data.
+func dataNames() (all []string) {
+	for _, d := range hooks.Data {
+		all = append(all, d.Name)
 	}
 	return all
 }
@@ -211,12 +215,9 @@ func inlineCalls(in *hooks.Inspection) (all []Finding) {
 	for _, m := range in.Calls(not) {
 		all = append(all, hintAt(in.Script, m, "inline script has no %s: call it in a hook", not))
 	}
-	for _, d := range hooks.Data {
-		if slices.Contains(inlineData, d.Name) {
-			continue
-		}
-		for _, m := range in.Reads(d.Name) {
-			all = append(all, hintAt(in.Script, m, "inline script does not see %s: use it in a hook", d.Name))
+	for _, m := range in.Reads(dataNames()...) {
+		if !slices.Contains(inlineData, m.Name) {
+			all = append(all, hintAt(in.Script, m, "inline script does not see %s: use it in a hook", m.Name))
 		}
 	}
 	return all

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"slices"
 	"sort"
-	"strings"
 
 	"github.com/stepworker/stepworker/credentials"
 	"github.com/stepworker/stepworker/hooks"
@@ -51,10 +50,7 @@ func (t *Trace) event(ev *hooks.Event, out *hooks.Outcome, err error) {
 			told.Levels = append(told.Levels, ev.Scripts[i].Level)
 		}
 	}
-	if strings.HasPrefix(ev.Name, "before") {
-		before := []hooks.Level{hooks.LevelMethod, hooks.LevelConnector, hooks.LevelStep}
-		slices.SortFunc(told.Levels, func(a, b hooks.Level) int { return slices.Index(before, a) - slices.Index(before, b) })
-	}
+	hooks.SortLevels(ev.Name, told.Levels)
 	if out != nil {
 		told.Logs, told.Result = out.Logs, out.Result
 		for i := range ev.Globals {

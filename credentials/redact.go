@@ -94,11 +94,6 @@ func encodings(s string) []string {
 	ascii := asciiJSON(unescaped, "%04x")
 	forms := []string{s, escaped, unescaped, strings.ReplaceAll(escaped, "/", `\/`), strings.ReplaceAll(unescaped, "/", `\/`),
 		ascii, asciiJSON(unescaped, "%04X"), strings.ReplaceAll(ascii, "/", `\/`)}
-	// APIs, and scripts that log, tell a JSON body as a text in JSON: it is
-	// escaped twice there.
-	for _, f := range forms[1:] {
-		forms = append(forms, strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(f))
-	}
 	for _, f := range []string{q, p, component, quoted, strings.ReplaceAll(q, "+", "%20"), strings.ReplaceAll(component, "%20", "+")} {
 		forms = append(forms, f, lowerHex(f))
 	}

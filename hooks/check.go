@@ -343,7 +343,7 @@ func (in *Inspection) required(d *ast.CallExpression) {
 		return
 	}
 	if name, ok := d.ArgumentList[0].(*ast.StringLiteral); ok {
-		if !canRequire(name.Value.String()) {
+		if moduleFile(name.Value.String()) == "" {
 			in.Required = append(in.Required, in.at(d.Callee.Idx0(), name.Value.String()))
 		}
 	}

@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 )
 
@@ -16,6 +18,21 @@ const (
 	LevelMethod    Level = "method"
 	LevelStep      Level = "step"
 )
+
+// SortLevels puts levels in the order in which their handlers of an event run.
+func SortLevels(event string, levels []Level) {
+	slices.SortStableFunc(levels, func(a, b Level) int { return turnOf(event, a) - turnOf(event, b) })
+}
+
+func turnOf(event string, l Level) int {
+	switch {
+	case l == LevelStep:
+		return 2
+	case strings.HasPrefix(event, "before") == (l == LevelMethod):
+		return 0
+	}
+	return 1
+}
 
 // Script is one author's source at one level. The zero value is no script.
 type Script struct {

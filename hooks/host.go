@@ -404,16 +404,7 @@ func (r *run) handlers() verdict {
 		}
 	}
 	v := verdict{}
-	rank := func(l Level) int {
-		switch {
-		case l == LevelStep:
-			return 2
-		case strings.HasPrefix(r.ev.name, "before") == (l == LevelMethod):
-			return 0
-		}
-		return 1
-	}
-	slices.SortStableFunc(found, func(a, b handler) int { return rank(a.level) - rank(b.level) })
+	slices.SortStableFunc(found, func(a, b handler) int { return turnOf(r.ev.name, a.level) - turnOf(r.ev.name, b.level) })
 	for i, h := range found {
 		r.level, v.Ran, v.Level, r.ran = h.level, true, h.level, true
 		if i > 0 {

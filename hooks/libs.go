@@ -128,35 +128,33 @@ func (r *run) lazy(name string, value func() goja.Value) {
 	_ = global.DefineAccessorProperty(name, getter, setter, goja.FLAG_TRUE, goja.FLAG_FALSE)
 }
 
-// require is what scripts call: the two libraries, by the names and paths
-// that Node would find them under.
+// require is what scripts call.
 func (r *run) require(name string) goja.Value {
-	switch clean := strings.TrimSuffix(name, ".js"); {
-	case clean == "moment", clean == "moment/moment", clean == "moment/min/moment.min":
-		return r.module(momentCore)
-	case clean == "moment-timezone":
-		r.module(momentTimezone)
-		return r.module(momentCore)
-	case clean == "crypto-js", clean == "crypto-js/index", clean == "crypto-js/crypto-js", clean == "crypto-js/core":
-		return r.module(cryptoCore)
-	case strings.HasPrefix(clean, "crypto-js/"), strings.HasPrefix(clean, "moment/locale/"):
-		if file := path.Clean(clean) + ".js"; r.h.libs.has(file) {
-			return r.module(file)
-		}
+	file := moduleFile(name)
+	if file == "" || !r.h.libs.has(file) {
+		r.throw(fmt.Sprintf("require: there is no module %q: moment, moment-timezone and crypto-js can be required", short(name, 60)))
 	}
-	r.throw(fmt.Sprintf("require: there is no module %q: moment, moment-timezone and crypto-js can be required", short(name, 60)))
-	return nil
+	if file == momentTimezone { // it adds to moment, and is that
+		r.module(file)
+		file = momentCore
+	}
+	return r.module(file)
 }
 
-// canRequire says that require has a module, or may have it where it is a part
-// of a library.
-func canRequire(name string) bool {
-	switch clean := strings.TrimSuffix(name, ".js"); clean {
-	case "moment", "moment/moment", "moment/min/moment.min", "moment-timezone", "crypto-js":
-		return true
-	default:
-		return strings.HasPrefix(clean, "crypto-js/") || strings.HasPrefix(clean, "moment/locale/")
+// moduleFile is where a module would be: the two libraries, and their parts, by
+// the names and paths that Node would find them under; "" for any other.
+func moduleFile(name string) string {
+	switch clean := strings.TrimSuffix(name, ".js"); {
+	case clean == "moment", clean == "moment/moment", clean == "moment/min/moment.min":
+		return momentCore
+	case clean == "moment-timezone":
+		return momentTimezone
+	case clean == "crypto-js", clean == "crypto-js/index", clean == "crypto-js/crypto-js", clean == "crypto-js/core":
+		return cryptoCore
+	case strings.HasPrefix(clean, "crypto-js/"), strings.HasPrefix(clean, "moment/locale/"):
+		return path.Clean(clean) + ".js"
 	}
+	return ""
 }
 
 func (l *libraries) has(file string) bool {

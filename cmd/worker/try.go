@@ -130,9 +130,6 @@ func (t *try) shorten(out *outcome) {
 	if out.Error != nil {
 		short := strings.NewReplacer(filepath.Clean(t.cfg.connectors)+string(filepath.Separator), "")
 		out.Error.At, out.Error.Message = short.Replace(out.Error.At), short.Replace(out.Error.Message)
-		if (out.Error.Kind == jobs.KindScript || out.Error.Kind == jobs.KindLimit) && out.Error.At != "" {
-			out.Error.Detail = "" // the author's line, which the next edit changes
-		}
 	}
 }
 
@@ -200,7 +197,7 @@ func (t *try) attempts(ctx context.Context) (*outcome, error) {
 			out.StatusCode = ce.StatusCode
 			out.Error = &jobs.ResultError{Kind: ce.Kind, Message: ce.Message, Detail: ce.Detail, At: ce.At}
 			if (ce.Kind == jobs.KindScript || ce.Kind == jobs.KindLimit) && ce.At != "" {
-				out.Error.Detail = "" // the author's line, which the place shows as well
+				out.Error.Detail = "" // the author's line, which the place shows as well, and the next edit changes
 			}
 			switch {
 			case ce.Defer && ce.RetryAfter > 0:
