@@ -99,7 +99,9 @@ func (c *Caller) obtainToken(ctx context.Context, d *Definition, cred *credentia
 		return nil, err
 	}
 	if t.token == nil {
-		return nil, t.verdict()
+		verdict := t.verdict()
+		verdict.Client = verdict.Verdict == credentials.VerdictMisconfigured && slices.Contains(ofTheClient, t.errorCode())
+		return nil, verdict
 	}
 	raw, err := marshal(t.answer)
 	if err != nil {
@@ -543,7 +545,9 @@ func (t *tokenRequest) clientRefused() bool {
 // section 3.1.2.6, by what they mean.
 var (
 	revokedCodes = []string{"invalid_grant", "access_denied", "login_required", "consent_required", "interaction_required"}
-	clientCodes  = []string{"invalid_client", "unauthorized_client", "invalid_scope", "invalid_request", "invalid_target", "unsupported_grant_type"}
+	// ofTheClient are those that tell of the client, whoever's account it asks for.
+	ofTheClient = []string{"invalid_client", "unauthorized_client", "invalid_scope", "unsupported_grant_type"}
+	clientCodes = []string{"invalid_client", "unauthorized_client", "invalid_scope", "invalid_request", "invalid_target", "unsupported_grant_type"}
 )
 
 // verdict is the one table of what a token endpoint's answer means.

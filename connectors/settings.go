@@ -4,7 +4,24 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+
+	"github.com/stepworker/stepworker/credentials"
 )
+
+// whoAsks is the client of this credential's token endpoint; nobody, where there is
+// no client.
+func (c *Caller) whoAsks(d *Definition, cred *credentials.Credential) credentials.Client {
+	id, secret := c.clientOf(d, cred)
+	if d.Auth.Type != "oauth2" || id == "" {
+		return credentials.Client{}
+	}
+	endpoint, err := expandURL(d.Auth.TokenURL, func(name string) (any, bool, bool) { return c.ownField(d, cred, name) })
+	if err != nil {
+		return credentials.Client{} // nothing will be asked
+	}
+	h := sha256.Sum256([]byte(endpoint + "\x00" + id))
+	return credentials.Client{Key: d.Name + ":" + hex.EncodeToString(h[:8]), Settings: c.Settings(d) + "\x00" + secret}
+}
 
 // Settings is a connector's file, scripts and partner settings in short: when
 // the provider has refused the connector, another Settings means that it may
@@ -24,4 +41,13 @@ func (c *Caller) Settings(d *Definition) string {
 	_ = json.NewEncoder(h).Encode(p.Properties) // a map's keys are written in order
 	h.Write([]byte(p.ClientID + "\x00" + p.ClientSecret))
 	return hex.EncodeToString(h.Sum(nil)[:8])
+}
+
+// RefreshRequest asks for a refresh of a credential as it is stored.
+func (c *Caller) RefreshRequest(d *Definition, cred *credentials.Credential, kind credentials.Kind) credentials.RefreshRequest {
+	r := credentials.RefreshRequest{ID: cred.ID, Version: cred.Version, Kind: kind, Settings: c.Settings(d)}
+	if kind == credentials.OAuth2 {
+		r.Client = func(cred *credentials.Credential) credentials.Client { return c.whoAsks(d, cred) }
+	}
+	return r
 }

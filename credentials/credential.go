@@ -94,6 +94,9 @@ type Meta struct {
 	Failures    int    // transient failures in a row, of this version
 	NextTry     time.Time
 	LeaseUntil  time.Time
+	// Client is whose refusal holds this credential, as long as that stands
+	// (Store.ClientRefusal); "": nobody's.
+	Client string
 	// Unhelped is by method: refreshes in a row that did not help.
 	Unhelped map[string]Unhelped
 }
@@ -135,6 +138,8 @@ type RefreshError struct {
 	Status     int           // HTTP status, 0 without an answer
 	Text       string        // one sentence, masked, what to do about it
 	RetryAfter time.Duration // 0: not told
+	// Client says that the provider refused the client, whichever account it asks for.
+	Client bool
 }
 
 func (e *RefreshError) Error() string { return e.Text }

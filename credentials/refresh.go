@@ -32,6 +32,11 @@ type RefreshRequest struct {
 	// Settings is what the connector and its settings are, in short; a refusal
 	// of them is remembered with it.
 	Settings string
+	// Client, if set, tells who asks: a refusal of it counts for all its credentials.
+	Client func(*Credential) Client
+	// Asked is when a person asked for this refresh; zero: nobody did. What has
+	// been found out of the client since is the answer.
+	Asked time.Time
 }
 
 // Outcomes of a refresh.
@@ -55,6 +60,9 @@ type RefreshResult struct {
 	Version int64
 	RetryAt time.Time
 	Err     *RefreshError
+	// Held: nothing was asked because the client is refused, and this credential
+	// is held for it from now on. Freed: it is no more, so others can go on.
+	Held, Freed bool
 }
 
 // Refresh renews one version of a credential, at most once over all workers;
@@ -80,6 +88,19 @@ func (s *Store) Refresh(ctx context.Context, r RefreshRequest, do RefreshFunc) (
 		}
 		return RefreshResult{}, err
 	}
+	if r.Client != nil {
+		if t.client = r.Client(c); t.client.Key != "" {
+			g, digest, err := s.enter(ctx, r, t.client, owner)
+			if err != nil {
+				_ = releaseScript.Run(context.WithoutCancel(ctx), s.rdb, []string{credKey(r.ID)}, owner).Err()
+				return RefreshResult{}, err
+			}
+			if g.way == "refused" {
+				return s.holdForClient(ctx, r, owner, t, g)
+			}
+			t.trial, t.digest = g.way == "trial", digest
+		}
+	}
 	killpoint.KillPoint("refresh-before-send")
 	callCtx, cancel := context.WithTimeout(ctx, s.deadline)
 	renewal, err := do(callCtx, c)
@@ -92,7 +113,11 @@ func (s *Store) Refresh(ctx context.Context, r RefreshRequest, do RefreshFunc) (
 		return s.tested(ctx, r, owner, t)
 	}
 	if err == nil {
-		return s.save(ctx, r, owner, c, renewal)
+		res, err := s.save(ctx, r, owner, c, renewal)
+		if err == nil {
+			res.Freed = s.accepted(ctx, r, t, Renewed)
+		}
+		return res, err
 	}
 	var verdict *RefreshError
 	if !errors.As(err, &verdict) {
@@ -105,11 +130,16 @@ func (s *Store) Refresh(ctx context.Context, r RefreshRequest, do RefreshFunc) (
 }
 
 type taken struct {
+	owner      string
 	version    int64
 	unanswered int64 // requests of this version whose answer never came
 	failures   int64
 	deadline   time.Time
 	result     RefreshResult // set: not taken
+
+	client Client // who asks
+	trial  bool   // whether its refusal still stands
+	digest string // of its settings
 }
 
 func (s *Store) take(ctx context.Context, r RefreshRequest, owner string) (taken, error) {
@@ -123,7 +153,7 @@ func (s *Store) take(ctx context.Context, r RefreshRequest, owner string) (taken
 	}
 	switch out[0] {
 	case "taken":
-		return taken{version: num(out[1]), unanswered: num(out[2]), failures: num(out[3]), deadline: parseMillis(out[4])}, nil
+		return taken{owner: owner, version: num(out[1]), unanswered: num(out[2]), failures: num(out[3]), deadline: parseMillis(out[4])}, nil
 	case OutcomeBusy:
 		// Its holder may end at any moment: look again soon, with jitter.
 		soon := time.Now().Add(500*time.Millisecond + mrand.N(time.Second))
@@ -236,6 +266,17 @@ func (s *Store) remember(ctx context.Context, r RefreshRequest, owner string, t 
 	if e.RetryAfter > 0 {
 		next = now.Add(e.RetryAfter)
 	}
+	client := ""
+	if e.Client && t.client.Key != "" {
+		// Before the credential's own state: whoever comes now asks no more.
+		all, until, err := s.refuseClient(ctx, r, t.client.Key, t.digest, owner, clipText(e.Text, 500))
+		if err != nil {
+			return res, fmt.Errorf("remembering a refused client: %w", err) // the intent stands, and is waited out
+		}
+		if all {
+			client, state, next = t.client.Key, "", until
+		}
+	}
 	if state == "" {
 		res.RetryAt = next
 	}
@@ -245,8 +286,11 @@ func (s *Store) remember(ctx context.Context, r RefreshRequest, owner string, t 
 	}
 	waits := s.backoff()
 	for begun := now; ; {
-		out, err := failScript.Run(ctx, s.rdb, []string{credKey(r.ID)}, owner, t.version, string(state), clipText(e.Text, 500), millis(next), last, keepIntent, millis(now), r.Settings).StringSlice()
+		out, err := failScript.Run(ctx, s.rdb, []string{credKey(r.ID)}, owner, t.version, string(state), clipText(e.Text, 500), millis(next), last, keepIntent, millis(now), r.Settings, client).StringSlice()
 		if err == nil {
+			if client == "" {
+				res.Freed = s.accepted(ctx, r, t, e.Verdict)
+			}
 			switch out[0] {
 			case "newer", "lost": // a person, or a later holder, knows better
 				return RefreshResult{Outcome: OutcomeNewer, Version: t.version}, nil
@@ -260,6 +304,43 @@ func (s *Store) remember(ctx context.Context, r RefreshRequest, owner string, t 
 		}
 		time.Sleep(waits.NextBackOff())
 	}
+}
+
+// holdForClient gives the lease back unused: the client is refused, so this
+// credential is held as its others are.
+func (s *Store) holdForClient(ctx context.Context, r RefreshRequest, owner string, t taken, g gate) (RefreshResult, error) {
+	ctx = context.WithoutCancel(ctx)
+	last := []byte(nil)
+	if r.Force { // who asked is answered
+		now := time.Now().UTC().Truncate(time.Millisecond)
+		var err error
+		if last, err = json.Marshal(LastRefresh{At: now, Kind: r.Kind, Verdict: VerdictMisconfigured}); err != nil {
+			return RefreshResult{}, err
+		}
+	}
+	held, err := holdScript.Run(ctx, s.rdb, []string{credKey(r.ID)}, owner, t.version, t.client.Key, last).Bool()
+	if err != nil {
+		return RefreshResult{}, err // the lease lapses, and it is found out again
+	}
+	return RefreshResult{Outcome: OutcomeMisconfigured, Version: t.version, RetryAt: g.next, Held: held}, nil
+}
+
+// accepted notes what a verdict says of the client; freed is true if a refusal
+// of it stood. Redis may be away: then the next one notes it.
+func (s *Store) accepted(ctx context.Context, r RefreshRequest, t taken, v Verdict) (freed bool) {
+	if t.client.Key == "" {
+		return false
+	}
+	ctx = context.WithoutCancel(ctx)
+	switch v {
+	case Renewed, VerdictRevoked: // it refused the account, not the client
+		freed, _ = s.acceptClient(ctx, t.client.Key, r.ID)
+	default:
+		if t.trial {
+			_ = s.endTrial(ctx, t.client.Key, t.owner)
+		}
+	}
+	return freed
 }
 
 // delay is how long to wait after the n-th failure in a row.

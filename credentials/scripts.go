@@ -17,7 +17,7 @@ import "github.com/redis/go-redis/v9"
 // refresh (JSON), saver its owner; err masked last error; fails, next (ms);
 // lease, lease_until; intent_v, intent_until, intent_n; no_key (the version
 // that no key opens); tested (the version that the test method has answered);
-// settings that were refused; deleted; u:METHOD counter of refreshes that did not help
+// settings that were refused; client whose refusal holds it, see client.go; deleted; u:METHOD counter of refreshes that did not help
 // (JSON).
 func credKey(id string) string    { return "stepworker:cred:{" + id + "}" }
 func versionKey(id string) string { return "stepworker:cred:{" + id + "}:version" }
@@ -128,16 +128,16 @@ return 1
 //
 //	KEYS  credential, waiting set
 //	ARGV  execution, version used, refused (0/1), kind, mark, method
-//	returns {'gone'}, {'newer', v} or {'parked', v, state, err, next, lease_until}
+//	returns {'gone'}, {'newer', v} or {'parked', v, state, err, next, lease_until, client}
 var parkScript = redis.NewScript(`
-local h = redis.call('HMGET', KEYS[1], 'v', 'deleted', 'state', 'err', 'next', 'lease_until', 'refused')
+local h = redis.call('HMGET', KEYS[1], 'v', 'deleted', 'state', 'err', 'next', 'lease_until', 'refused', 'client')
 if not h[1] or h[2] then return {'gone'} end
 if tonumber(h[1]) > tonumber(ARGV[2]) then return {'newer', h[1]} end
 if ARGV[3] == '1' and h[7] ~= h[1] then
   redis.call('HSET', KEYS[1], 'refused', h[1], 'refused_kind', ARGV[4], 'refused_method', ARGV[6])
 end
 redis.call('ZADD', KEYS[2], ARGV[5], ARGV[1])
-return {'parked', h[1], h[3] or 'active', h[4] or '', h[5] or '0', h[6] or '0'}
+return {'parked', h[1], h[3] or 'active', h[4] or '', h[5] or '0', h[6] or '0', h[8] or ''}
 `)
 
 // leaveScript takes an execution out of a waiting set, if it has not parked anew.
@@ -200,7 +200,7 @@ redis.call('SET', KEYS[2], v)
 if ARGV[5] ~= '' then redis.call('HSET', KEYS[1], 'expiry', ARGV[4], 'issued', ARGV[5]) end
 if ARGV[7] ~= '' then redis.call('HSET', KEYS[1], 's_expiry', ARGV[6], 's_issued', ARGV[7]) end
 if h[3] ~= ARGV[10] then redis.call('HSET', KEYS[1], 'since', ARGV[9]) end
-redis.call('HDEL', KEYS[1], 'refused', 'refused_kind', 'err', 'fails', 'next', 'lease', 'lease_until', 'intent_v', 'intent_until', 'intent_n', 'settings')
+redis.call('HDEL', KEYS[1], 'refused', 'refused_kind', 'err', 'fails', 'next', 'lease', 'lease_until', 'intent_v', 'intent_until', 'intent_n', 'settings', 'client')
 if ARGV[11] ~= '' then redis.call('HSET', KEYS[1], 'err', ARGV[11], 'next', ARGV[12]) end
 if ARGV[13] ~= '' then redis.call('HSET', KEYS[1], 'refused', v, 'refused_kind', ARGV[13]) end
 return {'saved', v}
@@ -209,7 +209,8 @@ return {'saved', v}
 // failScript remembers a refusal or a failure for the version.
 //
 //	KEYS  credential
-//	ARGV  owner, version, state ('' keeps it), err, next (ms), last refresh, keep intent (0/1), now (ms), settings
+//	ARGV  owner, version, state ('' keeps it), err, next (ms), last refresh, keep intent (0/1), now (ms), settings,
+//	      the client that was refused ('': none)
 //	returns {'failed', v}, {'newer', v}, {'gone'} or {'lost'}
 var failScript = redis.NewScript(`
 local h = redis.call('HMGET', KEYS[1], 'v', 'deleted', 'lease', 'state')
@@ -217,9 +218,12 @@ if not h[1] or h[2] then return {'gone'} end
 if h[1] ~= ARGV[2] then return {'newer', h[1]} end
 if h[3] ~= ARGV[1] then return {'lost'} end
 redis.call('HSET', KEYS[1], 'err', ARGV[4], 'lr', ARGV[6], 'settings', ARGV[9])
-if ARGV[3] ~= '' then
-  if h[4] ~= ARGV[3] then redis.call('HSET', KEYS[1], 'state', ARGV[3], 'since', ARGV[8]) end
+if ARGV[10] ~= '' then -- when it is tried again is the client's affair
+  redis.call('HSET', KEYS[1], 'client', ARGV[10])
   redis.call('HDEL', KEYS[1], 'next', 'fails')
+elseif ARGV[3] ~= '' then
+  if h[4] ~= ARGV[3] then redis.call('HSET', KEYS[1], 'state', ARGV[3], 'since', ARGV[8]) end
+  redis.call('HDEL', KEYS[1], 'next', 'fails', 'client')
 else
   redis.call('HSET', KEYS[1], 'next', ARGV[5])
   redis.call('HINCRBY', KEYS[1], 'fails', 1)
@@ -237,6 +241,21 @@ var releaseScript = redis.NewScript(`
 if redis.call('HGET', KEYS[1], 'lease') == ARGV[1] then
   redis.call('HDEL', KEYS[1], 'lease', 'lease_until', 'intent_v', 'intent_until', 'intent_n')
 end
+return 1
+`)
+
+// holdScript gives a lease back that was not used, because the client is refused.
+//
+//	KEYS  credential
+//	ARGV  owner, version, client, last refresh ('' keeps it)
+//	returns 1 if it was not held for that client yet, else 0
+var holdScript = redis.NewScript(`
+local h = redis.call('HMGET', KEYS[1], 'v', 'lease', 'client')
+if h[1] ~= ARGV[2] or h[2] ~= ARGV[1] then return 0 end
+redis.call('HSET', KEYS[1], 'client', ARGV[3])
+if ARGV[4] ~= '' then redis.call('HSET', KEYS[1], 'lr', ARGV[4]) end
+redis.call('HDEL', KEYS[1], 'lease', 'lease_until', 'intent_v', 'intent_until', 'intent_n')
+if h[3] == ARGV[3] then return 0 end
 return 1
 `)
 

@@ -32,6 +32,8 @@ type Store struct {
 
 	lease, deadline     time.Duration // of one refresh; tests shorten them
 	firstWait, lastWait time.Duration // between failing refreshes
+	// between trials of a client that was refused
+	firstTrial, lastTrial time.Duration
 
 	mu     sync.Mutex
 	opened map[string]openedSecrets // by id: the hot path opens a record once
@@ -52,6 +54,7 @@ func NewStore(rdb redis.UniversalClient, keys *Keyring) *Store {
 	return &Store{
 		rdb: rdb, keys: keys, opened: map[string]openedSecrets{},
 		lease: 60 * time.Second, deadline: 40 * time.Second, firstWait: time.Second, lastWait: 5 * time.Minute,
+		firstTrial: time.Minute, lastTrial: time.Hour,
 	}
 }
 
@@ -232,7 +235,7 @@ func readMeta(h map[string]string) Meta {
 		Session: Life{parseMillis(h["s_issued"]), parseMillis(h["s_expiry"])},
 		Refused: h["refused"] != "" && h["refused"] == h["v"], RefusedKind: Kind(h["refused_kind"]),
 		NoKey: h["no_key"] != "" && h["no_key"] == h["v"], LastError: h["err"],
-		Failures: int(num(h["fails"])), NextTry: parseMillis(h["next"]), LeaseUntil: parseMillis(h["lease_until"]),
+		Failures: int(num(h["fails"])), NextTry: parseMillis(h["next"]), LeaseUntil: parseMillis(h["lease_until"]), Client: h["client"],
 	}
 	if m.State == "" {
 		m.State = Active
@@ -330,6 +333,15 @@ func (s *Store) Status(ctx context.Context, id string) (*Status, error) {
 	if opening := st.State == Active && m.Refused && m.RefusedKind == Opening; opening || f["lease"] != "" && time.Now().Before(m.LeaseUntil) {
 		st.State = Refreshing
 	}
+	if m.Client != "" && st.State == Active {
+		c, err := s.ClientRefusal(ctx, m.Client)
+		if err != nil {
+			return nil, err
+		}
+		if c != nil {
+			st.State, st.Since, st.LastError, st.NextTry = Misconfigured, instant(c.Since), c.Err, instant(c.NextTry)
+		}
+	}
 	if z := oldest.Val(); len(z) == 1 {
 		t := time.UnixMilli(int64(z[0].Score)).UTC()
 		st.OldestWaiting = &t
@@ -415,7 +427,7 @@ type ParkRequest struct {
 type Parked struct {
 	Newer, Gone bool
 	Version     int64
-	Meta        Meta // State, LastError, NextTry and LeaseUntil only
+	Meta        Meta // State, LastError, NextTry, LeaseUntil and Client only
 }
 
 // Park joins the waiting set unless a newer version is stored.
@@ -438,7 +450,7 @@ func (s *Store) Park(ctx context.Context, r ParkRequest) (Parked, error) {
 	if err := s.rdb.SAdd(ctx, waitingIndexKey, r.ID).Err(); err != nil {
 		return Parked{}, err
 	}
-	return Parked{Version: num(out[1]), Meta: Meta{State: State(out[2]), LastError: out[3], NextTry: parseMillis(out[4]), LeaseUntil: parseMillis(out[5])}}, nil
+	return Parked{Version: num(out[1]), Meta: Meta{State: State(out[2]), LastError: out[3], NextTry: parseMillis(out[4]), LeaseUntil: parseMillis(out[5]), Client: out[6]}}, nil
 }
 
 // mark is a place in a waiting set: since when (ms), and a fraction that no
@@ -532,21 +544,52 @@ func (s *Store) Note(ctx context.Context, id string, version int64, kind Kind, e
 // Usable says that executions may call with the stored version: it is active
 // and not known refused.
 func (s *Store) Usable(ctx context.Context, id string) (Usability, error) {
-	h, err := s.rdb.HGetAll(ctx, credKey(id)).Result()
+	all, err := s.UsableMany(ctx, []string{id})
 	if err != nil {
 		return Usability{}, err
 	}
-	if h["v"] == "" || h["deleted"] != "" {
+	u, ok := all[id]
+	if !ok {
 		return Usability{}, ErrNotFound
 	}
-	m := readMeta(h)
-	return Usability{Usable: m.State == Active && !m.Refused, Meta: m, Version: num(h["v"]), Connector: h["connector"]}, nil
+	return u, nil
+}
+
+// usabilityFields are what it takes of a credential's hash.
+var usabilityFields = []string{"v", "deleted", "connector", "state", "refused", "refused_kind", "no_key", "next", "lease_until", "settings", "client"}
+
+// UsableMany is Usable for many, in one round trip. Those that do not exist
+// are left out.
+func (s *Store) UsableMany(ctx context.Context, ids []string) (map[string]Usability, error) {
+	pipe := s.rdb.Pipeline()
+	cmds := make([]*redis.SliceCmd, len(ids))
+	for i, id := range ids {
+		cmds[i] = pipe.HMGet(ctx, credKey(id), usabilityFields...)
+	}
+	if _, err := pipe.Exec(ctx); err != nil {
+		return nil, err
+	}
+	all := make(map[string]Usability, len(ids))
+	for i, id := range ids {
+		h := make(map[string]string, len(usabilityFields))
+		for j, v := range cmds[i].Val() {
+			if text, ok := v.(string); ok {
+				h[usabilityFields[j]] = text
+			}
+		}
+		if h["v"] == "" || h["deleted"] != "" {
+			continue
+		}
+		m := readMeta(h)
+		all[id] = Usability{Usable: m.State == Active && !m.Refused, Meta: m, Version: num(h["v"]), Connector: h["connector"]}
+	}
+	return all, nil
 }
 
 // Usability answers Usable.
 type Usability struct {
 	Usable    bool
-	Meta      Meta
+	Meta      Meta // what of it matters to those who wait
 	Version   int64
 	Connector string
 }

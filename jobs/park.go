@@ -107,12 +107,17 @@ func (a *attempt) park(ctx context.Context, ref refusal) error {
 		// Refused with an older version than the stored one: no refresh.
 		r.parkedAt, r.forRefusal = 0, false
 		return a.again(ctx)
-	case parked.Meta.State == credentials.Revoked || parked.Meta.State == credentials.Misconfigured:
-		a.cred.Meta = parked.Meta
-		return a.hold(ctx, heldText(a.cred))
 	}
 	if r.parkedAt != ref.version {
 		r.parkedAt, r.forRefusal = ref.version, ref.refused
+	}
+	meta, err := a.clientRefused(ctx, parked.Meta)
+	switch {
+	case err != nil:
+		return p.workerFault("redis cannot be read")
+	case meta.State == credentials.Revoked || meta.State == credentials.Misconfigured:
+		a.cred.Meta = meta
+		return a.hold(ctx, heldText(a.cred))
 	}
 	if done, err := a.held(ctx); done {
 		return err
@@ -122,6 +127,18 @@ func (a *attempt) park(ctx context.Context, ref refusal) error {
 	}
 	p.observe(Moment{What: "parked", Text: ref.text}, a)
 	return a.putBack(ctx, whyParked, ref.text, a.timer(parked.Meta.NextTry))
+}
+
+// clientRefused is a credential's state, seen together with that of its client.
+func (a *attempt) clientRefused(ctx context.Context, m credentials.Meta) (credentials.Meta, error) {
+	if m.Client == "" || m.State != credentials.Active {
+		return m, nil
+	}
+	c, err := a.p.cfg.Store.ClientRefusal(ctx, m.Client)
+	if c != nil {
+		m.State, m.LastError, m.NextTry = credentials.Misconfigured, c.Err, c.NextTry
+	}
+	return m, err
 }
 
 // hold waits for a person: a new put, or a credential refresh that succeeds.

@@ -76,6 +76,7 @@ type Pool struct {
 	cancel context.CancelFunc
 	loops  sync.WaitGroup
 	stop   chan struct{}
+	wake   chan struct{} // has the sweeper look at once, where it is in this process
 
 	fault     atomic.Pointer[workerFault] // the last one
 	redisSeen atomic.Int64                // ms of the last write that it took
@@ -83,8 +84,7 @@ type Pool struct {
 	redisBack atomic.Int64                // ms of the first answer after it was away
 	draining  atomic.Bool
 
-	refreshMu  sync.Mutex
-	refreshing map[string]int // refreshes under way, by connector
+	shares sync.Map // of the refreshers, by connector: *share
 }
 
 // workerFault is this worker's own fault, as /readyz tells it.
@@ -128,7 +128,7 @@ func NewPool(cfg PoolConfig) (*Pool, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	p := &Pool{cfg: cfg, rdb: cfg.Redis, client: NewClient(cfg.Redis), log: cfg.Logger, stop: make(chan struct{}), refreshing: map[string]int{}}
+	p := &Pool{cfg: cfg, rdb: cfg.Redis, client: NewClient(cfg.Redis), log: cfg.Logger, stop: make(chan struct{}), wake: make(chan struct{}, 1)}
 	p.resumer = newResumer(p)
 	var err error
 	if p.metrics, err = newMetrics(cfg.Registerer, cfg.Store); err != nil {
@@ -185,8 +185,8 @@ func (p *Pool) Start() error {
 	}
 	p.lanes = started
 	p.loops.Add(2)
-	go p.every(2*time.Second, p.keepQueuesKnown)
-	go p.every(sweepEvery, p.resumer.sweep)
+	go p.every(2*time.Second, nil, p.keepQueuesKnown)
+	go p.every(sweepEvery, p.wake, p.resumer.sweep)
 	return nil
 }
 
@@ -204,7 +204,15 @@ func (p *Pool) guard(h func(context.Context, *asynq.Task) error) asynq.HandlerFu
 	}
 }
 
-func (p *Pool) every(d time.Duration, do func(context.Context)) {
+// wakeSweeper has it look now, and not in a few seconds.
+func (p *Pool) wakeSweeper() {
+	select {
+	case p.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (p *Pool) every(d time.Duration, wake <-chan struct{}, do func(context.Context)) {
 	defer p.loops.Done()
 	t := time.NewTicker(d)
 	defer t.Stop()
@@ -213,10 +221,11 @@ func (p *Pool) every(d time.Duration, do func(context.Context)) {
 		case <-p.stop:
 			return
 		case <-t.C:
-			ctx, cancel := context.WithTimeout(p.base, time.Minute)
-			do(ctx)
-			cancel()
+		case <-wake:
 		}
+		ctx, cancel := context.WithTimeout(p.base, time.Minute)
+		do(ctx)
+		cancel()
 	}
 }
 

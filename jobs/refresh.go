@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"github.com/hibiken/asynq"
@@ -24,10 +25,12 @@ const (
 
 const (
 	refreshTaskTimeout = 10 * time.Minute // a save may wait for Redis
-	refreshers         = 64               // at once in one process
-	// connectorShare is how many of them one connector may have: its token
-	// endpoint may hang, and the others' refreshes must go on.
-	connectorShare = refreshers / 4
+	refreshers         = 256              // at once in one process
+	// connectorShare is how many requests one connector may have under way, and
+	// connectorWaits how many may wait for those: its token endpoint may hang, and
+	// the others' refreshes must go on.
+	connectorShare = 16
+	connectorWaits = 48
 	// hintEvery bounds how often one refresh is asked for again.
 	hintEvery = 10 * time.Second
 )
@@ -116,7 +119,7 @@ func (p *Pool) processRefresh(ctx context.Context, t *asynq.Task) error {
 		}
 		return putOff("it failed, and is tried again", max(time.Until(cred.Meta.NextTry), time.Second))
 	}
-	done, ok := p.takeShare(def.Name)
+	done, ok := p.takeShare(ctx, def.Name)
 	if !ok {
 		return putOff("other refreshes of the connector come first", time.Second)
 	}
@@ -145,8 +148,13 @@ func (p *Pool) processRefresh(ctx context.Context, t *asynq.Task) error {
 	if kind == kindTest || kind == credentials.Testing {
 		asked = credentials.Session
 	}
-	res, err := p.cfg.Store.Refresh(ctx, credentials.RefreshRequest{ID: cred.ID, Version: r.Version, Kind: asked, Force: force, Settings: p.cfg.Caller.Settings(def),
-		Answered: func(c *credentials.Credential) bool { return answered(c) || failedSince(c) }},
+	request := p.cfg.Caller.RefreshRequest(def, cred, asked)
+	request.Version, request.Force = r.Version, force
+	if r.Until != 0 {
+		request.Asked = time.UnixMilli(r.Until).Add(-forcedFor)
+	}
+	request.Answered = func(c *credentials.Credential) bool { return answered(c) || failedSince(c) }
+	res, err := p.cfg.Store.Refresh(ctx, request,
 		func(ctx context.Context, c *credentials.Credential) (*credentials.Renewal, error) {
 			p.observe(Moment{What: "refreshing", CredentialID: c.ID, Connector: c.Connector}, nil)
 			if kind == kindTest || kind == credentials.Testing {
@@ -157,6 +165,10 @@ func (p *Pool) processRefresh(ctx context.Context, t *asynq.Task) error {
 			}
 			return p.cfg.Caller.Refresh(ctx, def, c, kind)
 		})
+	if err == nil && res.Freed {
+		p.log.Info("the provider accepts the client again", "connector", cred.Connector)
+		p.wakeSweeper() // the others of that client
+	}
 	if err == nil && res.Outcome == credentials.OutcomeRenewed && kind == credentials.OAuth2 {
 		renewed, err := p.cfg.Store.Get(ctx, cred.ID)
 		if err == nil && renewed.Version == res.Version && renewed.Meta.RefusedKind == credentials.Opening && renewed.Meta.Refused {
@@ -194,21 +206,36 @@ func (p *Pool) forcedKind(def *connectors.Definition, cred *credentials.Credenti
 	return nothing(fmt.Sprintf("connector %q has nothing to renew and no test method: put the credential again", def.Name))
 }
 
-// takeShare takes one of the connector's refreshes at once in this process.
-func (p *Pool) takeShare(connector string) (done func(), ok bool) {
-	p.refreshMu.Lock()
-	defer p.refreshMu.Unlock()
-	if p.refreshing[connector] >= connectorShare {
+// share is what one connector has of this process's refreshers.
+type share struct {
+	running chan struct{}
+	waiting atomic.Int64
+}
+
+// takeShare takes one of the connector's refreshes at once in this process. It
+// waits a moment for it: most token endpoints answer soon.
+func (p *Pool) takeShare(ctx context.Context, connector string) (done func(), ok bool) {
+	kept, _ := p.shares.LoadOrStore(connector, &share{running: make(chan struct{}, connectorShare)})
+	s := kept.(*share)
+	done = func() { <-s.running }
+	select {
+	case s.running <- struct{}{}:
+		return done, true
+	default:
+	}
+	defer s.waiting.Add(-1)
+	if s.waiting.Add(1) > connectorWaits {
 		return nil, false
 	}
-	p.refreshing[connector]++
-	return func() {
-		p.refreshMu.Lock()
-		defer p.refreshMu.Unlock()
-		if p.refreshing[connector]--; p.refreshing[connector] == 0 {
-			delete(p.refreshing, connector)
-		}
-	}, true
+	wait := time.NewTimer(time.Second)
+	defer wait.Stop()
+	select {
+	case s.running <- struct{}{}:
+		return done, true
+	case <-wait.C:
+	case <-ctx.Done():
+	}
+	return nil, false
 }
 
 // putOff has a refresh task looked at again.
@@ -224,7 +251,9 @@ func (p *Pool) open(ctx context.Context, def *connectors.Definition, cred *crede
 	if def.LoginMethod != "" {
 		kind = credentials.Session
 	}
-	return p.cfg.Store.Refresh(ctx, credentials.RefreshRequest{ID: cred.ID, Version: cred.Version, Kind: kind, Force: force, Settings: p.cfg.Caller.Settings(def)},
+	request := p.cfg.Caller.RefreshRequest(def, cred, kind)
+	request.Force, request.Client = force, nil // no token is asked for
+	return p.cfg.Store.Refresh(ctx, request,
 		func(ctx context.Context, c *credentials.Credential) (*credentials.Renewal, error) {
 			return p.cfg.Caller.Open(ctx, def, c)
 		})
@@ -258,7 +287,7 @@ func (p *Pool) refreshed(ctx context.Context, cred *credentials.Credential, kind
 		case credentials.OutcomeNewer, credentials.OutcomeGone:
 			return p.resume(ctx, cred.ID)
 		case credentials.OutcomeRevoked, credentials.OutcomeMisconfigured:
-			if res.Err != nil { // just now
+			if res.Err != nil || res.Held { // just now
 				p.resumer.look(ctx, cred.ID)
 			}
 			return nil

@@ -3,6 +3,8 @@ package jobs
 import (
 	"context"
 	"errors"
+	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -21,7 +23,10 @@ const (
 	// resumeStay is how long a resume looks again at executions that are still
 	// on their way from active to retry; what is left then is the sweeper's.
 	resumeStay = 5 * time.Second
-	sweepEvery = 5 * time.Second
+	// asksInRound bounds how many refreshes of one connector a round of the
+	// sweeper asks for: its token endpoint takes them one by one.
+	asksInRound = 500
+	sweepEvery  = 5 * time.Second
 )
 
 // resumer puts waiting executions back to pending, and sweeps for those whose
@@ -174,51 +179,131 @@ func (s *resumer) sweep(ctx context.Context) {
 		}
 		s.p.rdb.PExpire(ctx, "stepworker:sweeper", 2*sweepEvery)
 	}
+	round := &sweep{clients: map[string]*credentials.ClientRefusal{}, asked: map[string]int{}, trials: map[string]trial{}}
 	ids, err := s.p.cfg.Store.WaitingCredentials(ctx)
 	if err != nil {
 		return
 	}
-	g, ctx := errgroup.WithContext(ctx)
-	g.SetLimit(8)
-	for _, id := range ids {
-		g.Go(func() error {
-			s.sweepOne(ctx, id)
-			return nil
-		})
+	for page := range slices.Chunk(ids, resumePage) {
+		all, err := s.p.cfg.Store.UsableMany(ctx, page)
+		if err != nil {
+			return
+		}
+		g, gctx := errgroup.WithContext(ctx)
+		g.SetLimit(8)
+		for _, id := range page {
+			u, known := all[id]
+			g.Go(func() error {
+				if err := s.sweepOne(gctx, round, id, u, !known); err != nil {
+					s.p.log.Warn("waiting executions are seen to later", "credential_id", id)
+				}
+				return nil
+			})
+		}
+		_ = g.Wait()
 	}
-	_ = g.Wait()
+	for _, t := range round.trials {
+		_ = s.p.askRefresh(ctx, t.id, t.u.Version, t.u.Meta.RefusedKind) // else in the next round
+	}
 }
 
-func (s *resumer) sweepOne(ctx context.Context, id string) {
-	u, err := s.p.cfg.Store.Usable(ctx, id)
-	gone := errors.Is(err, credentials.ErrNotFound)
-	meta := u.Meta
+// sweep is what one round of the sweeper has found out.
+type sweep struct {
+	mu      sync.Mutex
+	clients map[string]*credentials.ClientRefusal // refusals that stand, nil for none
+	asked   map[string]int                        // refreshes asked for, by connector
+	trials  map[string]trial                      // by client: who asks whether its refusal still stands
+}
+
+type trial struct {
+	id   string
+	u    credentials.Usability
+	seen int // how many were to choose from
+	was  bool
+}
+
+// refusal is the refusal of a client that stands.
+func (r *sweep) refusal(ctx context.Context, s *credentials.Store, client string) (*credentials.ClientRefusal, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	c, known := r.clients[client]
+	if known {
+		return c, nil
+	}
+	c, err := s.ClientRefusal(ctx, client)
+	if err == nil {
+		r.clients[client] = c
+	}
+	return c, err
+}
+
+// offer has one of a client's waiting credentials try, rather one that was not
+// the one refused: that may be its own fault.
+func (r *sweep) offer(client string, c *credentials.ClientRefusal, id string, u credentials.Usability) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	t, was := r.trials[client], c.WasRefused(id)
+	if t.id == "" || t.was && !was {
+		t = trial{id: id, u: u, was: was}
+	}
+	if t.was != was {
+		return
+	}
+	if t.seen++; rand.IntN(t.seen) == 0 { // each with the same chance
+		t.id, t.u = id, u
+	}
+	r.trials[client] = t
+}
+
+// may says whether one more refresh of a connector is asked for in this round.
+func (r *sweep) may(connector string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.asked[connector]++
+	return r.asked[connector] <= asksInRound
+}
+
+func (s *resumer) sweepOne(ctx context.Context, round *sweep, id string, u credentials.Usability, gone bool) error {
+	store, meta, now := s.p.cfg.Store, u.Meta, time.Now()
+	def, here := s.p.cfg.Catalog.Get(u.Connector)
+	free := now.After(meta.LeaseUntil)
 	switch {
-	case err != nil && !gone:
-		return
 	case u.Usable || gone:
-		if err = s.run(ctx, id); err != nil {
-			s.p.log.Warn("resuming goes on later", "credential_id", id)
-		}
-		return
+		return s.run(ctx, id)
 	case meta.NoKey: // this worker may have the key
-		c, opens := s.p.cfg.Store.Get(ctx, id)
-		if opens != nil {
-			break
+		if c, err := store.Get(ctx, id); err != nil {
+			return nil
+		} else if err := store.NoteOpened(ctx, id, c.Version); err != nil {
+			return err
 		}
-		if err = s.p.cfg.Store.NoteOpened(ctx, id, c.Version); err == nil {
-			err = s.run(ctx, id)
-		}
+		return s.run(ctx, id)
 	case meta.State == credentials.Misconfigured && meta.Settings != "":
 		// What was refused may have been put right: that is asked once.
-		if def, ok := s.p.cfg.Catalog.Get(u.Connector); ok && s.p.cfg.Caller.Settings(def) != meta.Settings && time.Now().After(meta.LeaseUntil) {
-			err = s.p.client.RequestRefresh(ctx, id)
+		if here && free && s.p.cfg.Caller.Settings(def) != meta.Settings {
+			return s.p.client.RequestRefresh(ctx, id)
 		}
+		return nil
 	case meta.State == credentials.Revoked || meta.State == credentials.Misconfigured:
-	case meta.Refused && time.Now().After(meta.NextTry) && time.Now().After(meta.LeaseUntil):
-		err = s.p.askRefresh(ctx, id, u.Version, meta.RefusedKind)
+		return nil
+	case !meta.Refused || !free:
+		return nil
 	}
-	if err != nil {
-		s.p.log.Warn("a refresh could not be asked for", "credential_id", id)
+	if meta.Client != "" {
+		c, err := round.refusal(ctx, store, meta.Client)
+		switch {
+		case err != nil:
+			return err
+		case c == nil: // accepted again
+		case here && !c.Tried(s.p.cfg.Caller.Settings(def)): // put right, perhaps
+		default:
+			if !c.Trying && now.After(c.NextTry) {
+				round.offer(meta.Client, c, id, u)
+			}
+			return nil
+		}
 	}
+	if now.After(meta.NextTry) && round.may(u.Connector) {
+		return s.p.askRefresh(ctx, id, u.Version, meta.RefusedKind)
+	}
+	return nil
 }

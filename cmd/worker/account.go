@@ -105,7 +105,7 @@ func (a *account) throughStore(ctx context.Context, c *connectors.Caller, d *con
 	if kind == credentials.Opening || kind == credentials.Testing {
 		kind = credentials.Session
 	}
-	res, err := a.store.Refresh(ctx, credentials.RefreshRequest{ID: a.cred.ID, Version: a.cred.Version, Kind: kind, Settings: c.Settings(d)}, ask)
+	res, err := a.store.Refresh(ctx, c.RefreshRequest(d, a.cred, kind), ask)
 	if err != nil {
 		return err
 	}

@@ -1,0 +1,211 @@
+package credentials
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+// asClient makes a request of a client.
+func asClient(id, secret string, force bool) RefreshRequest {
+	r := RefreshRequest{ID: id, Version: 1, Kind: OAuth2, Settings: "file", Force: force,
+		Client: func(*Credential) Client { return Client{Key: "acme:client", Settings: secret} }}
+	if force {
+		r.Asked = time.Now()
+	}
+	return r
+}
+
+func refuseTheClient(asked *atomic.Int64) RefreshFunc {
+	return func(context.Context, *Credential) (*Renewal, error) {
+		asked.Add(1)
+		return nil, &RefreshError{Verdict: VerdictMisconfigured, Status: 401, Text: "invalid_client", Client: true}
+	}
+}
+
+func putNumbered(t *testing.T, s *Store, n int) []string {
+	t.Helper()
+	ids := make([]string, n)
+	for i := range ids {
+		ids[i] = fmt.Sprintf("c%d", i)
+		put(t, s, strings.Replace(oauthInput, `"c"`, `"`+ids[i]+`"`, 1), false)
+	}
+	return ids
+}
+
+// A refused client is asked for once, then by one credential at each trial, at
+// growing intervals; the first success frees all.
+func TestClient_refusedOnceForAll(t *testing.T) {
+	s, _ := newStore(t)
+	s.firstTrial, s.lastTrial = 400*time.Millisecond, time.Second
+	ids := putNumbered(t, s, 20)
+	var asked atomic.Int64
+	everybody := func(do RefreshFunc) (outcomes map[string]int, freed int) {
+		t.Helper()
+		outcomes = map[string]int{}
+		var mu sync.Mutex
+		var wg sync.WaitGroup
+		for _, id := range ids {
+			wg.Add(1)
+			go func() {
+				defer wg.Done()
+				res, err := s.Refresh(ctx, asClient(id, "wrong", false), do)
+				mu.Lock()
+				defer mu.Unlock()
+				if err != nil {
+					t.Error(err)
+				}
+				outcomes[res.Outcome]++
+				if res.Freed {
+					freed++
+				}
+			}()
+		}
+		wg.Wait()
+		return outcomes, freed
+	}
+	if out, _ := everybody(refuseTheClient(&asked)); asked.Load() != 1 || out[OutcomeMisconfigured] != 20 {
+		t.Fatalf("asked %d times, want 1: %v", asked.Load(), out)
+	}
+	for _, id := range ids {
+		st, err := s.Status(ctx, id)
+		if err != nil || st.State != Misconfigured || st.LastError != "invalid_client" || st.NextTry == nil {
+			t.Fatalf("%s: %+v, %v", id, st, err)
+		}
+	}
+	due := func() bool {
+		c, err := s.ClientRefusal(ctx, "acme:client")
+		return err == nil && c != nil && !c.Trying && time.Now().After(c.NextTry)
+	}
+	for trial := int64(2); trial <= 3; trial++ {
+		eventually(t, due)
+		if everybody(refuseTheClient(&asked)); asked.Load() != trial {
+			t.Fatalf("asked %d times, want %d", asked.Load(), trial)
+		}
+	}
+	c, err := s.ClientRefusal(ctx, "acme:client")
+	if wait := time.Until(c.NextTry); err != nil || wait < 600*time.Millisecond || wait > time.Second {
+		t.Errorf("the third refusal is waited out for %s, want the longest time, 1s: %v", wait, err)
+	}
+	eventually(t, due)
+	out, freed := everybody(renewTo("access-two", ""))
+	if freed != 1 || out[OutcomeRenewed] == 0 {
+		t.Errorf("freed %d times: %v", freed, out)
+	}
+	if out, _ := everybody(renewTo("access-two", "")); out[OutcomeNewer]+out[OutcomeRenewed] != 20 {
+		t.Errorf("after the success: %v", out)
+	}
+	for _, id := range ids {
+		if st, err := s.Status(ctx, id); err != nil || st.State != Active || st.Version != 2 || st.LastError != "" {
+			t.Errorf("%s: %+v, %v", id, st, err)
+		}
+	}
+}
+
+func eventually(t *testing.T, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); !ok(); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("it did not come to it")
+		}
+	}
+}
+
+// Other settings, and a person, are asked at once; a person's question only
+// once, however many ask it together.
+func TestClient_otherSettingsAndAPersonAreAskedAtOnce(t *testing.T) {
+	s, _ := newStore(t)
+	putNumbered(t, s, 5)
+	var asked atomic.Int64
+	refuse := refuseTheClient(&asked)
+	try := func(r RefreshRequest, do RefreshFunc) RefreshResult {
+		t.Helper()
+		res, err := s.Refresh(ctx, r, do)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return res
+	}
+	try(asClient("c0", "wrong", false), refuse)
+	if res := try(asClient("c1", "wrong", false), refuse); asked.Load() != 1 || !res.Held || res.Outcome != OutcomeMisconfigured {
+		t.Fatalf("asked %d times: %+v", asked.Load(), res)
+	}
+	try(asClient("c1", "also wrong", false), refuse)
+	try(asClient("c1", "wrong", false), refuse)
+	try(asClient("c1", "also wrong", false), refuse)
+	if asked.Load() != 2 {
+		t.Fatalf("asked %d times with two secrets", asked.Load())
+	}
+	early, late := asClient("c2", "wrong", true), asClient("c3", "wrong", true)
+	try(early, refuse)
+	try(late, refuse)
+	if asked.Load() != 3 {
+		t.Errorf("two persons who asked together made %d requests, want 1", asked.Load()-2)
+	}
+	if st, err := s.Status(ctx, "c3"); err != nil || st.LastRefresh == nil || st.LastRefresh.Verdict != VerdictMisconfigured {
+		t.Errorf("who asked is not answered: %+v, %v", st, err)
+	}
+	if res := try(asClient("c4", "right", false), renewTo("access-two", "")); !res.Freed {
+		t.Errorf("the right secret frees nobody: %+v", res)
+	}
+}
+
+// A provider that refuses one account's request as the client's, while it
+// accepts the others', does not have them all held again and again.
+func TestClient_refusedForOneCredentialAlone(t *testing.T) {
+	s, _ := newStore(t)
+	putNumbered(t, s, 3)
+	var asked atomic.Int64
+	try := func(r RefreshRequest, do RefreshFunc) RefreshResult {
+		t.Helper()
+		res, err := s.Refresh(ctx, r, do)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return res
+	}
+	try(asClient("c0", "x", false), refuseTheClient(&asked))
+	person := asClient("c1", "x", true)
+	person.Asked = time.Now().Add(time.Second) // after the refusal, by any clock
+	if res := try(person, renewTo("access-two", "")); !res.Freed {
+		t.Fatalf("%+v", res)
+	}
+	if res := try(asClient("c0", "x", false), refuseTheClient(&asked)); res.Outcome != OutcomeMisconfigured || asked.Load() != 2 {
+		t.Fatalf("asked %d times: %+v", asked.Load(), res)
+	}
+	if c, err := s.ClientRefusal(ctx, "acme:client"); c != nil || err != nil {
+		t.Errorf("the client counts as refused: %+v, %v", c, err)
+	}
+	if st, err := s.Status(ctx, "c0"); err != nil || st.State != Misconfigured {
+		t.Errorf("%+v, %v", st, err)
+	}
+	if res := try(asClient("c2", "x", false), renewTo("access-two", "")); res.Outcome != OutcomeRenewed {
+		t.Errorf("another credential: %+v", res)
+	}
+}
+
+// A trial that brings no answer about the client is no acceptance.
+func TestClient_aTrialWithoutAnAnswerLeavesItRefused(t *testing.T) {
+	s, _ := newStore(t)
+	putNumbered(t, s, 2)
+	var asked atomic.Int64
+	if _, err := s.Refresh(ctx, asClient("c0", "x", false), refuseTheClient(&asked)); err != nil {
+		t.Fatal(err)
+	}
+	busy := func(context.Context, *Credential) (*Renewal, error) {
+		return nil, &RefreshError{Verdict: Transient, Status: 503, Text: "busy"}
+	}
+	person := asClient("c1", "x", true)
+	person.Asked = time.Now().Add(time.Second)
+	if _, err := s.Refresh(ctx, person, busy); err != nil {
+		t.Fatal(err)
+	}
+	c, err := s.ClientRefusal(ctx, "acme:client")
+	if err != nil || c == nil || c.Trying || time.Until(c.NextTry) < 50*time.Second {
+		t.Errorf("got %+v, %v", c, err)
+	}
+}
