@@ -67,6 +67,11 @@ func (c *Caller) CanRefresh(d *Definition, _ *credentials.Credential) (oauth2, s
 	return d.Auth.Type == "oauth2", d.LoginMethod != ""
 }
 
+// CanRenewToken says that a token request can bring a new token without a person.
+func (c *Caller) CanRenewToken(d *Definition, cred *credentials.Credential) bool {
+	return d.Auth.Type == "oauth2" && (d.Auth.Grant != "authorization_code" || cred.Secrets.OAuth2 != nil && !cred.Secrets.OAuth2.RefreshToken.Empty())
+}
+
 // exchange is one call under way.
 type exchange struct {
 	c    *Caller

@@ -59,6 +59,14 @@ func (c *Caller) Refresh(ctx context.Context, d *Definition, cred *credentials.C
 // obtainToken asks the token endpoint in the style that it takes, with a code
 // or with what is stored.
 func (c *Caller) obtainToken(ctx context.Context, d *Definition, cred *credentials.Credential, grant *codeGrant) (*credentials.Renewal, error) {
+	if grant == nil && len(cred.Answer) > 0 {
+		// What was sent for it may be spent, and the hook that reads it may have
+		// been put right.
+		t := &tokenRequest{c: c, d: d, cred: cred, event: tokenEvent(d), actionData: json.RawMessage(`{}`), status: http.StatusOK, head: http.Header{}, body: cred.Answer}
+		if err := t.settle(ctx); err == nil && t.token != nil {
+			return t.renewal()
+		}
+	}
 	style := d.Auth.AuthStyle
 	if style == "auto" {
 		style = c.knownStyle(ctx, d.Name)
@@ -95,20 +103,47 @@ func (c *Caller) obtainToken(ctx context.Context, d *Definition, cred *credentia
 	case style != try && t.token != nil && secret != "":
 		c.learnStyle(ctx, d.Name, try)
 	}
+	var re *credentials.RefreshError
+	if errors.As(err, &re) {
+		re.Answer = t.unread()
+	}
 	if err != nil {
 		return nil, err
 	}
 	if t.token == nil {
 		verdict := t.verdict()
 		verdict.Client = verdict.Verdict == credentials.VerdictMisconfigured && slices.Contains(ofTheClient, t.errorCode())
+		verdict.Answer = t.unread()
 		return nil, verdict
 	}
+	return t.renewal()
+}
+
+func (t *tokenRequest) renewal() (*credentials.Renewal, error) {
 	raw, err := marshal(t.answer)
 	if err != nil {
 		return nil, err
 	}
 	// What opens a credential (login and test methods) comes after the token is stored.
-	return &credentials.Renewal{Token: t.token, TokenRaw: raw, Status: t.status, Opened: d.LoginMethod == "" && d.TestMethod == "", Problem: t.problem}, nil
+	return &credentials.Renewal{Token: t.token, TokenRaw: raw, Status: t.status, Opened: t.d.LoginMethod == "" && t.d.TestMethod == "", Problem: t.problem}, nil
+}
+
+// unread is an answer of success in which no token was found: there may be one
+// all the same. An answer that is an error has none.
+func (t *tokenRequest) unread() []byte {
+	if t.fault != nil || t.status < 200 || t.status > 299 || t.token != nil || t.errorCode() != "" {
+		return nil
+	}
+	return t.body
+}
+
+// tokenEvent is what the hooks around a request for a new token are called by,
+// with what is stored.
+func tokenEvent(d *Definition) string {
+	if d.Auth.Grant == "authorization_code" {
+		return "refresh"
+	}
+	return "token"
 }
 
 func (c *Caller) knownStyle(ctx context.Context, connector string) string {
@@ -290,49 +325,8 @@ func (t *tokenRequest) RoundTrip(req *http.Request) (*http.Response, error) {
 		t.fault = describeFault(out.URL.Host, true, err)
 		return nil, t.fault
 	}
-	t.answer = parseToken(t.body)
-	t.c.cfg.Trace.tokens(t.answer)
-	t.keep(t.answer)
-	if res.StatusCode >= 200 && res.StatusCode <= 299 {
-		answer, err := marshal(t.answer)
-		if err != nil || t.answer == nil {
-			answer = quote(string(t.body))
-		}
-		after, err := t.hook(req.Context(), "after_oauth2_"+t.event,
-			hooks.Global{Name: "method_response", JSON: answer, Write: true}, hooks.Global{Name: "method_response_headers", JSON: headersJSON(t.head), Headers: true})
-		changed := t.answer
-		if v := after.Value("method_response", nil); v != nil {
-			changed = parseToken(parseLeftBytes(v))
-			t.c.cfg.Trace.tokens(changed)
-			t.keep(changed)
-		}
-		switch {
-		case err == nil && readToken(changed, time.Now()) == nil && readToken(t.answer, time.Now()) != nil:
-			// The token that was sent may be spent, so the new one is kept here too.
-			given := t.answer
-			t.answer = changed
-			if t.problem = t.verdict(); t.errorCode() == "" {
-				t.problem = &credentials.RefreshError{Verdict: credentials.VerdictMisconfigured, Status: t.status,
-					Text: "after_oauth2_" + t.event + " left no access_token in method_response, though the token endpoint gave one"}
-			}
-			t.answer = given
-		case err == nil:
-			t.answer = changed
-		case readToken(t.answer, time.Now()) == nil && readToken(changed, time.Now()) == nil:
-			t.hookErr = err
-			return nil, err
-		default:
-			// The provider may have rotated the token: what can be read of it is
-			// kept, and the hook's verdict stands beside it.
-			if readToken(t.answer, time.Now()) == nil {
-				t.answer = changed
-			}
-			if !errors.As(err, &t.problem) {
-				t.problem = &credentials.RefreshError{Verdict: credentials.Transient, Text: "after_oauth2_" + t.event + " was not run to its end"}
-			}
-			t.problem.Status = t.status
-		}
-		t.token = readToken(t.answer, time.Now())
+	if err := t.settle(req.Context()); err != nil {
+		return nil, err
 	}
 	// x/oauth2 is given an answer that it cannot stumble over.
 	plain := []byte(`{"error":"see the raw answer"}`)
@@ -342,6 +336,57 @@ func (t *tokenRequest) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	return &http.Response{StatusCode: status, Status: http.StatusText(status), Header: http.Header{"Content-Type": {"application/json"}},
 		Body: io.NopCloser(bytes.NewReader(plain)), ContentLength: int64(len(plain)), Request: req}, nil
+}
+
+// settle finds the token in an answer, with the hook after it. The error is
+// the hook's, where there is no token.
+func (t *tokenRequest) settle(ctx context.Context) error {
+	t.answer = parseToken(t.body)
+	t.c.cfg.Trace.tokens(t.answer)
+	t.keep(t.answer)
+	if t.status < 200 || t.status > 299 {
+		return nil
+	}
+	answer, err := marshal(t.answer)
+	if err != nil || t.answer == nil {
+		answer = quote(string(t.body))
+	}
+	after, err := t.hook(ctx, "after_oauth2_"+t.event,
+		hooks.Global{Name: "method_response", JSON: answer, Write: true}, hooks.Global{Name: "method_response_headers", JSON: headersJSON(t.head), Headers: true})
+	changed := t.answer
+	if v := after.Value("method_response", nil); v != nil {
+		changed = parseToken(parseLeftBytes(v))
+		t.c.cfg.Trace.tokens(changed)
+		t.keep(changed)
+	}
+	switch {
+	case err == nil && readToken(changed, time.Now()) == nil && readToken(t.answer, time.Now()) != nil:
+		// The token that was sent may be spent, so the new one is kept here too.
+		given := t.answer
+		t.answer = changed
+		if t.problem = t.verdict(); t.errorCode() == "" {
+			t.problem = &credentials.RefreshError{Verdict: credentials.VerdictMisconfigured, Status: t.status,
+				Text: "after_oauth2_" + t.event + " left no access_token in method_response, though the token endpoint gave one"}
+		}
+		t.answer = given
+	case err == nil:
+		t.answer = changed
+	case readToken(t.answer, time.Now()) == nil && readToken(changed, time.Now()) == nil:
+		t.hookErr = err
+		return err
+	default:
+		// The provider may have rotated the token: what can be read of it is
+		// kept, and the hook's verdict stands beside it.
+		if readToken(t.answer, time.Now()) == nil {
+			t.answer = changed
+		}
+		if !errors.As(err, &t.problem) {
+			t.problem = &credentials.RefreshError{Verdict: credentials.Transient, Text: "after_oauth2_" + t.event + " was not run to its end"}
+		}
+		t.problem.Status = t.status
+	}
+	t.token = readToken(t.answer, time.Now())
+	return nil
 }
 
 // keep notes the tokens of an answer, to mask them.

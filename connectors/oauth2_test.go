@@ -451,6 +451,37 @@ func TestRefresh_failuresOfHooks(t *testing.T) {
 	}
 }
 
+// An answer in which no token can be read may have spent the one that was sent.
+// It is handed on, and read again, before anything else is sent.
+func TestRefresh_anAnswerWithoutATokenIsReadAgain(t *testing.T) {
+	const nested = `{"data":{"token":"new-access-token","refresh":"new-refresh-token"}}`
+	a := newTokenAPI(t, tokenConnector, answering(200, nested))
+	_, re := refresh(t, a, credentials.OAuth2)
+	if re == nil || re.Verdict != credentials.Transient || string(re.Answer) != nested {
+		t.Fatalf("got %+v", re)
+	}
+	mended := newTokenAPI(t, withHooks(`function after_oauth2_refresh() {
+  method_response = {access_token: method_response.data.token, refresh_token: method_response.data.refresh};
+}`), answering(400, `{"error":"invalid_grant"}`))
+	mended.Cred.Answer = re.Answer
+	got, re := refresh(t, mended, credentials.OAuth2)
+	if re != nil || got.Token.AccessToken.Reveal() != "new-access-token" || got.Token.RefreshToken.Reveal() != "new-refresh-token" {
+		t.Fatalf("got %+v, %v", got, re)
+	}
+	if n := len(mended.requests()); n != 0 {
+		t.Errorf("%d token requests with a token that may be spent", n)
+	}
+	mended.Cred.Answer = []byte(`{"data":{}}`)
+	if _, re = refresh(t, mended, credentials.OAuth2); re == nil || re.Verdict != credentials.VerdictRevoked || len(mended.requests()) != 1 {
+		t.Errorf("an answer of no use keeps it from being asked: %+v", re)
+	}
+	for name, answer := range map[string]http.HandlerFunc{"an error": answering(200, `{"error":"invalid_grant"}`), "a refusal": answering(400, nested)} {
+		if _, re := refresh(t, newTokenAPI(t, tokenConnector, answer), credentials.OAuth2); re == nil || re.Answer != nil {
+			t.Errorf("%s is kept: %+v", name, re)
+		}
+	}
+}
+
 // The provider rotated when it answered: a script that stumbles over the
 // answer must not lose the token, and its verdict must not be lost either.
 func TestRefresh_aTokenIsKeptThoughItsHookFails(t *testing.T) {

@@ -38,6 +38,10 @@ type Credential struct {
 	Version           int64
 	Secrets           Secrets
 	Meta              Meta
+	// Answer is what a token endpoint said to an earlier request of this version,
+	// which had no token that could be read: what was sent for it may be spent.
+	// Only a RefreshFunc sees it.
+	Answer []byte
 }
 
 // Secrets is the sealed part. Its String, GoString, Format, MarshalText and
@@ -140,6 +144,9 @@ type RefreshError struct {
 	RetryAfter time.Duration // 0: not told
 	// Client says that the provider refused the client, whichever account it asks for.
 	Client bool
+	// Answer is an answer of success without a token that could be read. It is
+	// kept, sealed, until a token is stored.
+	Answer []byte
 }
 
 func (e *RefreshError) Error() string { return e.Text }

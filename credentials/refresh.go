@@ -9,6 +9,7 @@ import (
 	"maps"
 	mrand "math/rand/v2"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
@@ -78,6 +79,10 @@ func (s *Store) Refresh(ctx context.Context, r RefreshRequest, do RefreshFunc) (
 		return t.result, err
 	}
 	c, err := s.Get(ctx, r.ID)
+	if err == nil && t.answer != "" {
+		// Sealed by another key, it is asked for anew.
+		c.Answer, _ = s.keys.open(answerPurpose(c), []byte(t.answer))
+	}
 	if err == nil && (c.Version != t.version || r.Answered != nil && r.Answered(c)) {
 		err = ErrNotFound
 	}
@@ -101,10 +106,9 @@ func (s *Store) Refresh(ctx context.Context, r RefreshRequest, do RefreshFunc) (
 			t.trial, t.digest = g.way == "trial", digest
 		}
 	}
+	t.connector = c.Connector
 	killpoint.KillPoint("refresh-before-send")
-	callCtx, cancel := context.WithTimeout(ctx, s.deadline)
-	renewal, err := do(callCtx, c)
-	cancel()
+	renewal, err := s.ask(ctx, r.ID, owner, c, do)
 	killpoint.KillPoint("refresh-answered")
 	if err == nil && renewal == nil {
 		err = &RefreshError{Verdict: Transient, Text: "the refresh brought nothing"}
@@ -123,19 +127,70 @@ func (s *Store) Refresh(ctx context.Context, r RefreshRequest, do RefreshFunc) (
 	if !errors.As(err, &verdict) {
 		verdict = &RefreshError{Verdict: Transient, Text: "the refresh could not be made"}
 		if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
-			verdict = &RefreshError{Verdict: Unknown, Text: "no answer came within " + s.deadline.String()}
+			verdict = &RefreshError{Verdict: Unknown, Text: "no answer came in time"}
 		}
 	}
 	return s.remember(ctx, r, owner, t, verdict)
 }
 
+// ask makes the request within the deadline, and keeps the lease meanwhile.
+func (s *Store) ask(ctx context.Context, id, owner string, c *Credential, do RefreshFunc) (*Renewal, error) {
+	callCtx, cancel := context.WithCancelCause(ctx)
+	// In two steps: a process that was stopped past the deadline has a moment to
+	// read the answer that came meanwhile.
+	grace := min(readGrace, s.deadline/4)
+	deadline := time.AfterFunc(s.deadline-grace, func() {
+		time.AfterFunc(grace, func() { cancel(context.DeadlineExceeded) })
+	})
+	defer deadline.Stop()
+	defer cancel(nil)
+	done := make(chan struct{})
+	var watch sync.WaitGroup
+	watch.Add(1)
+	go func() {
+		defer watch.Done()
+		tick := time.NewTicker(s.lease / 12)
+		defer tick.Stop()
+		for {
+			select {
+			case <-done:
+				return
+			case <-tick.C:
+			}
+			kept, err := keepScript.Run(callCtx, s.rdb, []string{credKey(id)}, owner, c.Version, s.lease.Milliseconds()).Bool()
+			if err == nil && !kept {
+				cancel(context.Canceled) // a person has replaced or deleted it: the answer would be void
+				return
+			}
+		}
+	}()
+	renewal, err := do(callCtx, c)
+	close(done)
+	watch.Wait()
+	return renewal, err
+}
+
+// answerMax is how large an answer without a token may be to be kept.
+const answerMax = 64 << 10
+
+func answerPurpose(c *Credential) string {
+	return "answer\x00" + sealPurpose(c.ID, c.Connector, c.Version)
+}
+
+// readGrace is the end of a request's deadline, in which only an answer that
+// has come already can still be read.
+const readGrace = time.Second
+
 type taken struct {
 	owner      string
+	connector  string
 	version    int64
 	unanswered int64 // requests of this version whose answer never came
 	failures   int64
 	deadline   time.Time
 	result     RefreshResult // set: not taken
+
+	answer string // kept of an earlier request, sealed
 
 	client Client // who asks
 	trial  bool   // whether its refusal still stands
@@ -153,7 +208,7 @@ func (s *Store) take(ctx context.Context, r RefreshRequest, owner string) (taken
 	}
 	switch out[0] {
 	case "taken":
-		return taken{owner: owner, version: num(out[1]), unanswered: num(out[2]), failures: num(out[3]), deadline: parseMillis(out[4])}, nil
+		return taken{owner: owner, version: num(out[1]), unanswered: num(out[2]), failures: num(out[3]), deadline: parseMillis(out[4]), answer: out[5]}, nil
 	case OutcomeBusy:
 		// Its holder may end at any moment: look again soon, with jitter.
 		soon := time.Now().Add(500*time.Millisecond + mrand.N(time.Second))
@@ -284,9 +339,13 @@ func (s *Store) remember(ctx context.Context, r RefreshRequest, owner string, t 
 	if err != nil {
 		return RefreshResult{}, err
 	}
+	answer := []byte(nil)
+	if len(e.Answer) > 0 && len(e.Answer) <= answerMax {
+		answer = s.keys.seal(answerPurpose(&Credential{ID: r.ID, Connector: t.connector, Version: t.version}), e.Answer)
+	}
 	waits := s.backoff()
 	for begun := now; ; {
-		out, err := failScript.Run(ctx, s.rdb, []string{credKey(r.ID)}, owner, t.version, string(state), clipText(e.Text, 500), millis(next), last, keepIntent, millis(now), r.Settings, client).StringSlice()
+		out, err := failScript.Run(ctx, s.rdb, []string{credKey(r.ID)}, owner, t.version, string(state), clipText(e.Text, 500), millis(next), last, keepIntent, millis(now), r.Settings, client, answer).StringSlice()
 		if err == nil {
 			if client == "" {
 				res.Freed = s.accepted(ctx, r, t, e.Verdict)

@@ -17,7 +17,8 @@ import "github.com/redis/go-redis/v9"
 // refresh (JSON), saver its owner; err masked last error; fails, next (ms);
 // lease, lease_until; intent_v, intent_until, intent_n; no_key (the version
 // that no key opens); tested (the version that the test method has answered);
-// settings that were refused; client whose refusal holds it, see client.go; deleted; u:METHOD counter of refreshes that did not help
+// settings that were refused; client whose refusal holds it, see client.go; answer that had no
+// token, sealed; deleted; u:METHOD counter of refreshes that did not help
 // (JSON).
 func credKey(id string) string    { return "stepworker:cred:{" + id + "}" }
 func versionKey(id string) string { return "stepworker:cred:{" + id + "}:version" }
@@ -155,9 +156,9 @@ return 1
 //	KEYS  credential
 //	ARGV  owner, version, lease (ms), deadline (ms), force (0/1)
 //	returns {'gone'}, {'newer', v}, {'revoked'|'misconfigured', v}, {'busy', until},
-//	        {'later', at}, {'taken', v, unanswered so far, fails, intent until}
+//	        {'later', at}, {'taken', v, unanswered so far, fails, intent until, answer}
 var takeScript = redis.NewScript(luaNow + `
-local h = redis.call('HMGET', KEYS[1], 'v', 'deleted', 'state', 'lease', 'lease_until', 'next', 'intent_v', 'intent_until', 'intent_n', 'fails')
+local h = redis.call('HMGET', KEYS[1], 'v', 'deleted', 'state', 'lease', 'lease_until', 'next', 'intent_v', 'intent_until', 'intent_n', 'fails', 'answer')
 if not h[1] or h[2] then return {'gone'} end
 if tonumber(h[1]) > tonumber(ARGV[2]) then return {'newer', h[1]} end
 local force, t = ARGV[5] == '1', now()
@@ -172,7 +173,7 @@ end
 local deadline = string.format('%d', t + ARGV[4])
 redis.call('HSET', KEYS[1], 'lease', ARGV[1], 'lease_until', string.format('%d', t + ARGV[3]),
   'intent_v', h[1], 'intent_until', deadline, 'intent_n', string.format('%d', n))
-return {'taken', h[1], string.format('%d', n), h[10] or '0', deadline}
+return {'taken', h[1], string.format('%d', n), h[10] or '0', deadline, h[11] or ''}
 `)
 
 // saveScript stores what the provider gave, as long as nothing newer is
@@ -200,7 +201,7 @@ redis.call('SET', KEYS[2], v)
 if ARGV[5] ~= '' then redis.call('HSET', KEYS[1], 'expiry', ARGV[4], 'issued', ARGV[5]) end
 if ARGV[7] ~= '' then redis.call('HSET', KEYS[1], 's_expiry', ARGV[6], 's_issued', ARGV[7]) end
 if h[3] ~= ARGV[10] then redis.call('HSET', KEYS[1], 'since', ARGV[9]) end
-redis.call('HDEL', KEYS[1], 'refused', 'refused_kind', 'err', 'fails', 'next', 'lease', 'lease_until', 'intent_v', 'intent_until', 'intent_n', 'settings', 'client')
+redis.call('HDEL', KEYS[1], 'refused', 'refused_kind', 'err', 'fails', 'next', 'lease', 'lease_until', 'intent_v', 'intent_until', 'intent_n', 'settings', 'client', 'answer')
 if ARGV[11] ~= '' then redis.call('HSET', KEYS[1], 'err', ARGV[11], 'next', ARGV[12]) end
 if ARGV[13] ~= '' then redis.call('HSET', KEYS[1], 'refused', v, 'refused_kind', ARGV[13]) end
 return {'saved', v}
@@ -210,7 +211,7 @@ return {'saved', v}
 //
 //	KEYS  credential
 //	ARGV  owner, version, state ('' keeps it), err, next (ms), last refresh, keep intent (0/1), now (ms), settings,
-//	      the client that was refused ('': none)
+//	      the client that was refused ('': none), sealed answer ('' keeps it)
 //	returns {'failed', v}, {'newer', v}, {'gone'} or {'lost'}
 var failScript = redis.NewScript(`
 local h = redis.call('HMGET', KEYS[1], 'v', 'deleted', 'lease', 'state')
@@ -218,6 +219,7 @@ if not h[1] or h[2] then return {'gone'} end
 if h[1] ~= ARGV[2] then return {'newer', h[1]} end
 if h[3] ~= ARGV[1] then return {'lost'} end
 redis.call('HSET', KEYS[1], 'err', ARGV[4], 'lr', ARGV[6], 'settings', ARGV[9])
+if ARGV[11] ~= '' then redis.call('HSET', KEYS[1], 'answer', ARGV[11]) end
 if ARGV[10] ~= '' then -- when it is tried again is the client's affair
   redis.call('HSET', KEYS[1], 'client', ARGV[10])
   redis.call('HDEL', KEYS[1], 'next', 'fails')
@@ -231,6 +233,18 @@ end
 redis.call('HDEL', KEYS[1], 'lease', 'lease_until')
 if ARGV[7] == '0' then redis.call('HDEL', KEYS[1], 'intent_v', 'intent_until', 'intent_n') end
 return {'failed', h[1]}
+`)
+
+// keepScript renews the lease of a request that is under way.
+//
+//	KEYS  credential
+//	ARGV  owner, version, lease (ms)
+//	returns 1, or 0 if the credential was replaced or deleted
+var keepScript = redis.NewScript(luaNow + `
+local h = redis.call('HMGET', KEYS[1], 'v', 'deleted', 'lease')
+if h[1] ~= ARGV[2] or h[2] then return 0 end
+if h[3] == ARGV[1] then redis.call('HSET', KEYS[1], 'lease_until', string.format('%d', now() + ARGV[3])) end
+return 1
 `)
 
 // releaseScript gives a lease back that was not used.

@@ -6,6 +6,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash/fnv"
+	"math"
 	mrand "math/rand/v2"
 	"strconv"
 	"strings"
@@ -285,6 +287,19 @@ func (l Life) Over(now time.Time) bool {
 	return !now.Before(l.Expiry.Add(-margin))
 }
 
+// Ahead is when a token is renewed while it is still good, if it is used: 70 to
+// 85 % of the life it was issued with, by the credential, so that not all that
+// were issued together are renewed together. It is zero where that is not known.
+func (l Life) Ahead(id string, version int64) time.Time {
+	if l.Expiry.IsZero() || l.Issued.IsZero() || !l.Expiry.After(l.Issued) {
+		return time.Time{}
+	}
+	h := fnv.New32a()
+	fmt.Fprintf(h, "%s %d", id, version)
+	share := 0.7 + 0.15*float64(h.Sum32())/math.MaxUint32
+	return l.Issued.Add(time.Duration(share * float64(l.Expiry.Sub(l.Issued))))
+}
+
 // expiry is the earlier of the token's and the session's.
 func (m *Meta) expiry() time.Time {
 	at := m.Token.Expiry
@@ -292,65 +307,6 @@ func (m *Meta) expiry() time.Time {
 		at = s
 	}
 	return at
-}
-
-// Status is a credential's state, without a secret.
-type Status struct {
-	CredentialID      string       `json:"credential_id"`
-	Connector         string       `json:"connector"`
-	AccountID         string       `json:"account_id"`
-	ExternalAccountID string       `json:"external_account_id"`
-	State             State        `json:"state"`
-	Since             *time.Time   `json:"since"`
-	Version           int64        `json:"version"`
-	Expiry            *time.Time   `json:"expiry"`
-	LastRefresh       *LastRefresh `json:"last_refresh"`
-	LastError         string       `json:"last_error"`
-	NextTry           *time.Time   `json:"next_try"`
-	Waiting           int64        `json:"waiting"`
-	OldestWaiting     *time.Time   `json:"oldest_waiting"`
-	HeldUntil         *time.Time   `json:"held_until"`
-}
-
-// Status tells a credential's state; it needs no key.
-func (s *Store) Status(ctx context.Context, id string) (*Status, error) {
-	pipe := s.rdb.Pipeline()
-	h, n := pipe.HGetAll(ctx, credKey(id)), pipe.ZCard(ctx, waitingKey(id))
-	oldest, hold := pipe.ZRangeWithScores(ctx, waitingKey(id), 0, 0), pipe.Get(ctx, holdKey)
-	if _, err := pipe.Exec(ctx); err != nil && !errors.Is(err, redis.Nil) {
-		return nil, err
-	}
-	f := h.Val()
-	if f["v"] == "" || f["deleted"] != "" {
-		return nil, ErrNotFound
-	}
-	m := readMeta(f)
-	st := &Status{
-		CredentialID: id, Connector: f["connector"], AccountID: f["account_id"], ExternalAccountID: f["external_account_id"],
-		State: m.State, Since: instant(m.Since), Version: num(f["v"]), Expiry: instant(m.expiry()), LastRefresh: m.LastRefresh,
-		LastError: m.LastError, NextTry: instant(m.NextTry), Waiting: n.Val(),
-	}
-	if opening := st.State == Active && m.Refused && m.RefusedKind == Opening; opening || f["lease"] != "" && time.Now().Before(m.LeaseUntil) {
-		st.State = Refreshing
-	}
-	if m.Client != "" && st.State == Active {
-		c, err := s.ClientRefusal(ctx, m.Client)
-		if err != nil {
-			return nil, err
-		}
-		if c != nil {
-			st.State, st.Since, st.LastError, st.NextTry = Misconfigured, instant(c.Since), c.Err, instant(c.NextTry)
-		}
-	}
-	if z := oldest.Val(); len(z) == 1 {
-		t := time.UnixMilli(int64(z[0].Score)).UTC()
-		st.OldestWaiting = &t
-		if ms, err := hold.Int64(); err == nil {
-			until := t.Add(time.Duration(ms) * time.Millisecond)
-			st.HeldUntil = &until
-		}
-	}
-	return st, nil
 }
 
 // NoteHold publishes how long this pool lets executions wait.

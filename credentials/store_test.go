@@ -522,6 +522,89 @@ func TestExpired_margins(t *testing.T) {
 	}
 }
 
+func TestAhead_atAShareOfTheLifeByCredential(t *testing.T) {
+	issued := time.Now()
+	seen := map[time.Time]bool{}
+	for _, life := range []time.Duration{5 * time.Second, time.Minute, time.Hour, 60 * 24 * time.Hour} {
+		l := Life{Issued: issued, Expiry: issued.Add(life)}
+		for i := range 100 {
+			at := l.Ahead(fmt.Sprint("c", i), 7)
+			seen[at] = true
+			if share := float64(at.Sub(issued)) / float64(life); share < 0.7 || share > 0.85 || l.Over(at) {
+				t.Errorf("a life of %s: ahead at %.2f of it", life, share)
+			}
+		}
+	}
+	if len(seen) < 390 {
+		t.Errorf("%d instants for 400 tokens", len(seen))
+	}
+	for name, l := range map[string]Life{"unknown": {}, "not issued here": {Expiry: issued}, "no life": {Issued: issued, Expiry: issued.Add(-1)}} {
+		if at := l.Ahead("c", 1); !at.IsZero() {
+			t.Errorf("%s: %s", name, at)
+		}
+	}
+}
+
+// An answer without a token is kept, sealed, for the next who asks, and dropped
+// with the first token.
+func TestRefresh_anAnswerWithoutATokenIsKept(t *testing.T) {
+	s, _ := newStore(t)
+	put(t, s, oauthInput, false)
+	const answer = `{"data":{"token":"a-token-that-nobody-found"}}`
+	for i, want := range []string{"", answer, answer} {
+		_, err := s.Refresh(ctx, RefreshRequest{ID: "c", Version: 1, Force: true}, func(_ context.Context, c *Credential) (*Renewal, error) {
+			if string(c.Answer) != want {
+				t.Errorf("%d: got %q", i, c.Answer)
+			}
+			e := &RefreshError{Verdict: Transient, Status: 200, Text: "no token"}
+			if i == 0 {
+				e.Answer = []byte(answer)
+			}
+			return nil, e
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if h := s.rdb.HGetAll(ctx, credKey("c")).Val(); strings.Contains(fmt.Sprint(h), "nobody-found") {
+		t.Error("it stands in Redis in clear")
+	}
+	if _, err := s.Refresh(ctx, RefreshRequest{ID: "c", Version: 1, Force: true}, renewTo("access-two", "")); err != nil {
+		t.Fatal(err)
+	}
+	if s.rdb.HExists(ctx, credKey("c"), "answer").Val() {
+		t.Error("it outlives the token")
+	}
+}
+
+// The lease lasts as long as the request, and a request whose answer would be
+// void is given up.
+func TestRefresh_theLeaseIsKeptUntilAPersonPuts(t *testing.T) {
+	s, _ := newStore(t)
+	s.lease = 1200 * time.Millisecond // and so looked after every 100 ms
+	put(t, s, oauthInput, false)
+	begun := time.Now()
+	_, err := s.Refresh(ctx, RefreshRequest{ID: "c", Version: 1}, func(callCtx context.Context, _ *Credential) (*Renewal, error) {
+		eventually(t, func() bool { return time.Since(begun) > 2*s.lease })
+		if until := get(t, s).Meta.LeaseUntil; time.Now().After(until) {
+			t.Error("the lease lapsed under a request")
+		}
+		put(t, s, oauthInput, false)
+		select {
+		case <-callCtx.Done():
+		case <-time.After(10 * time.Second):
+			t.Error("the request goes on")
+		}
+		return nil, callCtx.Err()
+	})
+	if err != nil {
+		t.Error(err)
+	}
+	if m := get(t, s).Meta; m.State != Active || m.LastError != "" || get(t, s).Version != 2 {
+		t.Errorf("the person's credential is %+v", m)
+	}
+}
+
 func TestDecodeInput_saysWhatIsWrongAndNoValue(t *testing.T) {
 	for raw, want := range map[string]string{
 		`{"credential_id":"c","conector":"hunter2"}`:                            `unknown member "conector"; did you mean "connector"?`,

@@ -390,6 +390,12 @@ func (c *Client) Status(ctx context.Context, id string) (*ExecutionStatus, error
 		}
 		if st, err := c.store.Status(ctx, s.CredentialID); err == nil {
 			s.Credential = st
+			if s.Status == whyParked || s.Status == whyHeld { // its own timer only guards against a lost wake-up
+				s.NextTry = nil
+				if st.NextTry != nil {
+					s.NextTry = timeOf(*st.NextTry)
+				}
+			}
 			if s.Status == whyParked && st.State != credentials.Active && st.State != credentials.Refreshing {
 				s.Status = whyHeld
 			}

@@ -62,6 +62,11 @@ func TestRevoked_heldAskedOnceAndReleasedByPut(t *testing.T) {
 	if n := h.api.TokenRequests("c"); n != 1 {
 		t.Errorf("%d token requests, want 1", n)
 	}
+	h.until("it says why it waits", func() bool {
+		s, err := h.client.Status(context.Background(), ids[0])
+		return err == nil && s.Status == "held" && s.Since != nil && s.NextTry == nil && strings.Contains(s.WaitsFor, "authorize it again") &&
+			s.Credential != nil && s.Credential.Waiting == 25 && strings.Contains(s.Credential.WaitsFor, "credential put")
+	})
 	h.putOAuth("c", "crm") // nobody is told: the pool finds out by itself
 	h.succeed(append(ids, more...))
 }

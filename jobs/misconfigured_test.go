@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -60,6 +61,10 @@ func TestClient_wrongSecretOfManyCredentialsCostsOneRequest(t *testing.T) {
 	})
 	if asked.Load() != 1 {
 		t.Errorf("%d token requests, want 1", asked.Load())
+	}
+	st, err := h.client.Status(context.Background(), ids[7])
+	if err != nil || st.Status != "held" || st.NextTry == nil || !strings.Contains(st.Credential.WaitsFor, "a token request that accepts the client") {
+		t.Errorf("it says of its wait: %+v, %v", st, err)
 	}
 	right.Store(true)
 	// As after the minute that a trial waits for.

@@ -228,7 +228,23 @@ func (a *attempt) admit(ctx context.Context, opened error) (*ResultError, func()
 	case session && c.Meta.Session.Over(a.at):
 		return nil, park(credentials.Session, "the session has expired")
 	}
+	if oauth2 {
+		a.renewAhead(ctx)
+	}
 	return nil, nil
+}
+
+// renewAhead asks for the refresh of a token that is in use and nears its
+// expiry. Nobody waits for it; should it not come, the expiry asks again.
+func (a *attempt) renewAhead(ctx context.Context) {
+	c := a.cred
+	at := c.Meta.Token.Ahead(c.ID, c.Version)
+	if at.IsZero() || a.at.Before(at) || a.at.Before(c.Meta.NextTry) || a.at.Before(c.Meta.LeaseUntil) || !a.p.cfg.Caller.CanRenewToken(a.def, c) {
+		return
+	}
+	if err := a.p.askRefresh(ctx, c.ID, c.Version, credentials.OAuth2); err != nil {
+		a.p.log.Warn("a refresh ahead of expiry could not be asked for", "credential_id", c.ID)
+	}
 }
 
 // countRefresh notes whether the refresh that this execution waited for came.

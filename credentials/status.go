@@ -1,0 +1,116 @@
+package credentials
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// Status is a credential's state, without a secret.
+type Status struct {
+	CredentialID      string       `json:"credential_id"`
+	Connector         string       `json:"connector"`
+	AccountID         string       `json:"account_id"`
+	ExternalAccountID string       `json:"external_account_id"`
+	State             State        `json:"state"`
+	Since             *time.Time   `json:"since"`
+	Version           int64        `json:"version"`
+	Expiry            *time.Time   `json:"expiry"`
+	LastRefresh       *LastRefresh `json:"last_refresh"`
+	LastError         string       `json:"last_error"`
+	NextTry           *time.Time   `json:"next_try"`
+	Waiting           int64        `json:"waiting"`
+	OldestWaiting     *time.Time   `json:"oldest_waiting"`
+	HeldUntil         *time.Time   `json:"held_until"`
+	// WaitsFor is what would have its waiting executions run, in a sentence; ""
+	// where nothing keeps them.
+	WaitsFor string `json:"waits_for,omitempty"`
+	// RefusedAfterRenewal are methods to which the API refuses the credential
+	// though it was renewed for them.
+	RefusedAfterRenewal []RefusedMethod `json:"refused_after_renewal,omitempty"`
+}
+
+// RefusedMethod is a method to which renewed credentials were refused: Times
+// in a row. Its refused executions fail at once until Until.
+type RefusedMethod struct {
+	Method string     `json:"method"`
+	Times  int        `json:"times"`
+	Until  *time.Time `json:"until,omitempty"`
+}
+
+// Status tells a credential's state; it needs no key.
+func (s *Store) Status(ctx context.Context, id string) (*Status, error) {
+	pipe := s.rdb.Pipeline()
+	h, n := pipe.HGetAll(ctx, credKey(id)), pipe.ZCard(ctx, waitingKey(id))
+	oldest, hold := pipe.ZRangeWithScores(ctx, waitingKey(id), 0, 0), pipe.Get(ctx, holdKey)
+	if _, err := pipe.Exec(ctx); err != nil && !errors.Is(err, redis.Nil) {
+		return nil, err
+	}
+	f := h.Val()
+	if f["v"] == "" || f["deleted"] != "" {
+		return nil, ErrNotFound
+	}
+	m := readMeta(f)
+	st := &Status{
+		CredentialID: id, Connector: f["connector"], AccountID: f["account_id"], ExternalAccountID: f["external_account_id"],
+		State: m.State, Since: instant(m.Since), Version: num(f["v"]), Expiry: instant(m.expiry()), LastRefresh: m.LastRefresh,
+		LastError: m.LastError, NextTry: instant(m.NextTry), Waiting: n.Val(),
+	}
+	if opening := st.State == Active && m.Refused && m.RefusedKind == Opening; opening || f["lease"] != "" && time.Now().Before(m.LeaseUntil) {
+		st.State = Refreshing
+	}
+	var refused *ClientRefusal
+	if m.Client != "" && st.State == Active {
+		c, err := s.ClientRefusal(ctx, m.Client)
+		if err != nil {
+			return nil, err
+		}
+		if refused = c; c != nil {
+			st.State, st.Since, st.LastError, st.NextTry = Misconfigured, instant(c.Since), c.Err, instant(c.NextTry)
+		}
+	}
+	if z := oldest.Val(); len(z) == 1 {
+		t := time.UnixMilli(int64(z[0].Score)).UTC()
+		st.OldestWaiting = &t
+		if ms, err := hold.Int64(); err == nil {
+			until := t.Add(time.Duration(ms) * time.Millisecond)
+			st.HeldUntil = &until
+		}
+	}
+	st.WaitsFor = m.waitsFor(st, refused)
+	for method, u := range m.Unhelped {
+		if u.Count >= unhelpedAllowed {
+			st.RefusedAfterRenewal = append(st.RefusedAfterRenewal, RefusedMethod{method, u.Count, instant(u.Until)})
+		}
+	}
+	slices.SortFunc(st.RefusedAfterRenewal, func(a, b RefusedMethod) int { return strings.Compare(a.Method, b.Method) })
+	return st, nil
+}
+
+// waitsFor says what would release those who wait for the credential.
+func (m *Meta) waitsFor(st *Status, client *ClientRefusal) string {
+	at := func(t time.Time) string { return t.UTC().Format(time.RFC3339) }
+	switch {
+	case client != nil:
+		return "a token request that accepts the client: tried again at " + at(client.NextTry) +
+			", and at once after a `credential refresh`, a new client secret, or a start with another connector file or other partner settings"
+	case st.State == Revoked:
+		return "a `credential authorize` or `credential put`, or a `credential refresh` that succeeds"
+	case st.State == Misconfigured && m.NoKey:
+		return "a worker with the key that sealed it, or a new `credential put`"
+	case st.State == Misconfigured:
+		return "a start with another connector file or other partner settings, a `credential refresh` that succeeds, or a new `credential put`"
+	case st.State == Refreshing:
+		return "the refresh that is under way"
+	case !m.Refused:
+		return ""
+	case m.NextTry.After(time.Now()):
+		return fmt.Sprintf("the next refresh, at %s (%d failed in a row)", at(m.NextTry), m.Failures)
+	}
+	return "a refresh, which is asked for"
+}
