@@ -74,7 +74,8 @@ parameters:
 func main() {
 	hooks.HostMain()
 	role := flag.String("role", "", "internal: api, pool, no scripts or handwritten")
-	only := flag.String("only", "", "pool or hooks: that part alone")
+	only := flag.String("only", "", "hooks, pool, held or client: that part alone")
+	held := flag.Int("held", 10_000, "executions that wait for one credential")
 	steps := flag.Int("steps", 4000, "steps in each run")
 	rounds := flag.Int("rounds", 3, "runs of each contender")
 	concurrency := flag.Int("concurrency", 50, "steps at once")
@@ -92,12 +93,15 @@ func main() {
 	case "handwritten":
 		err = runHandwritten(*redisAddr, *api, *steps, *concurrency)
 	default:
-		if *only != "pool" {
-			err = compareHooks(*rounds)
+		part := func(name string, measure func() error) {
+			if err == nil && (*only == "" || *only == name) {
+				err = measure()
+			}
 		}
-		if err == nil && *only != "hooks" {
-			err = compare(*steps, *rounds, *concurrency)
-		}
+		part("hooks", func() error { return compareHooks(*rounds) })
+		part("pool", func() error { return compare(*steps, *rounds, *concurrency) })
+		part("held", func() error { return measureHeld(*held, *concurrency) })
+		part("client", func() error { return measureClient(*held, *concurrency) })
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
@@ -157,24 +161,11 @@ func median(v []float64) float64 {
 
 // run measures one contender in a process of its own.
 func run(self, who, api string, steps, concurrency int) (figures, error) {
-	dir, err := os.MkdirTemp("", "bench")
+	sock, stop, err := startRedis()
 	if err != nil {
 		return figures{}, err
 	}
-	defer os.RemoveAll(dir)
-	sock := filepath.Join(dir, "redis.sock")
-	server := exec.Command("redis-server", "--port", "0", "--unixsocket", sock, "--dir", dir, "--appendonly", "yes", "--save", "", "--maxmemory-policy", "noeviction")
-	if err := server.Start(); err != nil {
-		return figures{}, fmt.Errorf("redis-server: %w", err)
-	}
-	defer func() { _ = server.Process.Kill(); _ = server.Wait() }()
-	for range 500 {
-		if c, err := net.Dial("unix", sock); err == nil {
-			c.Close()
-			break
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
+	defer stop()
 	cmd := exec.Command(self, "-role", who, "-redis", sock, "-api", api, "-steps", strconv.Itoa(steps), "-concurrency", strconv.Itoa(concurrency))
 	cmd.Stderr = os.Stderr
 	out, err := cmd.Output()
@@ -187,6 +178,28 @@ func run(self, who, api string, steps, concurrency int) (figures, error) {
 	}
 	total := (cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()).Seconds()
 	return figures{PerSecond: float64(steps) / seconds, CPUMicros: (total - warm) / float64(steps) * 1e6}, nil
+}
+
+// startRedis starts a redis-server with the settings that are shipped.
+func startRedis() (sock string, stop func(), err error) {
+	dir, err := os.MkdirTemp("", "bench")
+	if err != nil {
+		return "", nil, err
+	}
+	sock = filepath.Join(dir, "redis.sock")
+	server := exec.Command("redis-server", "--port", "0", "--unixsocket", sock, "--dir", dir, "--appendonly", "yes", "--save", "", "--maxmemory-policy", "noeviction")
+	if err := server.Start(); err != nil {
+		os.RemoveAll(dir)
+		return "", nil, fmt.Errorf("redis-server: %w", err)
+	}
+	for range 500 {
+		if c, err := net.Dial("unix", sock); err == nil {
+			c.Close()
+			break
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	return sock, func() { _ = server.Process.Kill(); _ = server.Wait(); os.RemoveAll(dir) }, nil
 }
 
 // spent is this process's CPU time so far: what setting the stage cost.
@@ -216,62 +229,27 @@ func client(sock string, protocol int) redis.UniversalClient {
 func runPool(sock, api string, steps, concurrency int, scripts bool) error {
 	ctx := context.Background()
 	rdb := client(sock, 2) // as the worker's own
-	keys, err := credentials.ParseKeys(credentials.NewKey())
-	if err != nil {
-		return err
-	}
-	store := credentials.NewStore(rdb, keys)
-	in, err := credentials.DecodeInput([]byte(fmt.Sprintf(`{"credential_id":"c","connector":"bench","api_key":"k-0123456789","properties":{"base":%q}}`, api)))
-	if err != nil {
-		return err
-	}
-	if _, _, err := store.Put(ctx, in, false); err != nil {
-		return err
-	}
-	dir, err := os.MkdirTemp("", "bench")
-	if err != nil {
-		return err
-	}
-	defer os.RemoveAll(dir)
 	definition, script := connectorYAML+connectorMethods, ""
 	if scripts {
 		definition, script = connectorYAML+connectorScript+connectorMethods+methodScript, stepScript
 	}
-	if err := os.WriteFile(filepath.Join(dir, "bench.yaml"), []byte(definition), 0o600); err != nil {
-		return err
-	}
-	catalog, findings, err := connectors.Load(dir)
-	if err != nil {
-		return err
-	}
-	for _, f := range findings {
-		return fmt.Errorf("%s", f)
-	}
-	engine, err := hooks.New(hooks.Config{})
-	if err != nil {
-		return err
-	}
-	caller, err := connectors.NewCaller(connectors.CallerConfig{Engine: engine, AllowPrivate: true})
-	if err != nil {
-		return err
-	}
 	var done atomic.Int64
 	finished := make(chan struct{})
-	pool, err := jobs.NewPool(jobs.PoolConfig{
-		Redis: rdb, Store: store, Catalog: catalog, Concurrency: concurrency,
-		Caller: caller,
-		Observe: func(m jobs.Moment) {
-			switch m.What {
-			case "failed", "retried", "parked":
-				fmt.Fprintln(os.Stderr, m.What, m.Text)
-			case "succeeded":
-				if done.Add(1) == int64(steps) {
-					close(finished)
-				}
+	h, err := openHouse(rdb, definition, concurrency, func(m jobs.Moment) {
+		switch m.What {
+		case "failed", "retried", "parked":
+			fmt.Fprintln(os.Stderr, m.What, m.Text)
+		case "succeeded":
+			if done.Add(1) == int64(steps) {
+				close(finished)
 			}
-		},
+		}
 	})
 	if err != nil {
+		return err
+	}
+	defer h.engine.Close()
+	if err := h.put(fmt.Sprintf(`{"credential_id":"c","connector":"bench","api_key":"k-0123456789","properties":{"base":%q}}`, api)); err != nil {
 		return err
 	}
 	batch := make([]*jobs.Step, steps)
@@ -284,13 +262,61 @@ func runPool(sock, api string, steps, concurrency int, scripts bool) error {
 		}
 	}
 	warm, begun := spent(), time.Now()
-	if err := pool.Start(); err != nil {
+	if err := h.pool.Start(); err != nil {
 		return err
 	}
 	<-finished
 	fmt.Println(time.Since(begun).Seconds(), warm)
-	pool.Shutdown()
-	return engine.Close()
+	h.pool.Shutdown()
+	return nil
+}
+
+// house is a pool and what it stands on.
+type house struct {
+	store  *credentials.Store
+	engine *hooks.Engine
+	pool   *jobs.Pool
+}
+
+func openHouse(rdb redis.UniversalClient, definition string, concurrency int, observe func(jobs.Moment)) (*house, error) {
+	keys, err := credentials.ParseKeys(credentials.NewKey())
+	if err != nil {
+		return nil, err
+	}
+	h := &house{store: credentials.NewStore(rdb, keys)}
+	dir, err := os.MkdirTemp("", "bench")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(dir)
+	if err := os.WriteFile(filepath.Join(dir, "bench.yaml"), []byte(definition), 0o600); err != nil {
+		return nil, err
+	}
+	catalog, findings, err := connectors.Load(dir)
+	if err != nil {
+		return nil, err
+	}
+	for _, f := range findings {
+		return nil, fmt.Errorf("%s", f)
+	}
+	if h.engine, err = hooks.New(hooks.Config{}); err != nil {
+		return nil, err
+	}
+	caller, err := connectors.NewCaller(connectors.CallerConfig{Engine: h.engine, AllowPrivate: true, AuthStyles: h.store})
+	if err != nil {
+		return nil, err
+	}
+	h.pool, err = jobs.NewPool(jobs.PoolConfig{Redis: rdb, Store: h.store, Catalog: catalog, Concurrency: concurrency, Caller: caller, Observe: observe})
+	return h, err
+}
+
+func (h *house) put(raw string) error {
+	in, err := credentials.DecodeInput([]byte(raw))
+	if err != nil {
+		return err
+	}
+	_, _, err = h.store.Put(context.Background(), in, false)
+	return err
 }
 
 func runHandwritten(sock, api string, steps, concurrency int) error {
