@@ -1,4 +1,4 @@
-.PHONY: test race bench lint redis demo
+.PHONY: test race bench soak lint redis demo
 
 # Everything the tests need, then the tests.
 test: redis
@@ -9,6 +9,10 @@ race: redis
 
 bench: redis
 	go run ./internal/bench
+
+# A hundred workers killed at random moments; about five minutes.
+soak: redis
+	go run ./internal/soak
 
 lint:
 	test -z "$$(gofmt -l .)"

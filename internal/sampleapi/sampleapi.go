@@ -40,6 +40,8 @@ type Provider struct {
 	expiresIn int
 	refuseAll bool
 	authority func(token string) bool
+	asking    map[string]int       // token requests under way, by account
+	answered  map[string]time.Time // when the last one ended, by account
 }
 
 type family struct {
@@ -52,7 +54,8 @@ type family struct {
 // New returns a provider without accounts.
 func New() *Provider {
 	p := &Provider{mux: http.NewServeMux(), families: map[string]*family{}, access: map[string]*family{}, refresh: map[string]*family{},
-		sessions: map[string]bool{}, tokens: map[string]int{}, perKey: map[string]int{}, expiresIn: 3600}
+		sessions: map[string]bool{}, tokens: map[string]int{}, perKey: map[string]int{}, expiresIn: 3600,
+		asking: map[string]int{}, answered: map[string]time.Time{}}
 	p.mux.HandleFunc("POST /oauth/token", p.token)
 	p.mux.HandleFunc("GET /plain", func(w http.ResponseWriter, r *http.Request) {
 		p.count(r, true)
@@ -134,6 +137,25 @@ func (p *Provider) TokenRequests(account string) int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.tokens[account]
+}
+
+// Asking are the accounts with token requests under way, or answered within the
+// last while: what a client that dies now may not have stored.
+func (p *Provider) Asking(within time.Duration) []string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var accounts []string
+	for account, at := range p.answered {
+		if p.asking[account] > 0 || time.Since(at) < within {
+			accounts = append(accounts, account)
+		}
+	}
+	for account, n := range p.asking {
+		if _, ended := p.answered[account]; n > 0 && !ended {
+			accounts = append(accounts, account)
+		}
+	}
+	return accounts
 }
 
 // Counts are how many logins were answered, calls served, calls refused.
@@ -230,6 +252,13 @@ func (p *Provider) token(w http.ResponseWriter, r *http.Request) {
 	f := p.refresh[spent]
 	if f != nil {
 		p.tokens[f.account]++
+		p.asking[f.account]++
+		defer func() {
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			p.asking[f.account]--
+			p.answered[f.account] = time.Now()
+		}()
 	}
 	delay, fail := p.delay, p.failures > 0
 	if fail {
@@ -247,11 +276,11 @@ func (p *Provider) token(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	p.mu.Lock()
-	defer p.mu.Unlock()
 	if f == nil || f.revoked || f.current != spent {
 		if f != nil { // a spent token was used again: the family is revoked (RFC 9700 section 4.14.2)
 			p.revoke(f)
 		}
+		p.mu.Unlock()
 		answer(w, 400, map[string]any{"error": "invalid_grant", "error_description": "the refresh token is spent, revoked or unknown"})
 		return
 	}
@@ -260,6 +289,7 @@ func (p *Provider) token(w http.ResponseWriter, r *http.Request) {
 	if p.expiresIn > 0 {
 		out["expires_in"] = p.expiresIn
 	}
+	p.mu.Unlock()
 	answer(w, 200, out)
 }
 
