@@ -2,12 +2,9 @@ package connectors
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"maps"
-	"net/http"
 	"slices"
-	"strings"
 
 	"github.com/stepworker/stepworker/credentials"
 )
@@ -23,17 +20,18 @@ func (c *Caller) login(ctx context.Context, d *Definition, cred *credentials.Cre
 	answer, err := x.run(ctx)
 	defer func() { c.logScript(cred, x.maskLogs()) }()
 	if err != nil {
-		return nil, x.loginVerdict(fmt.Sprintf("login method %q", m.Name), x.finish(ctx, err))
+		return nil, x.verdict(fmt.Sprintf("login method %q", m.Name), x.finish(ctx, err))
 	}
-	misconfigured := func(format string, args ...any) error {
-		return &credentials.RefreshError{Verdict: credentials.VerdictMisconfigured, Status: x.status, Text: fmt.Sprintf(format, args...)}
+	found := func(what string) error {
+		h := &heard{of: login, script: foundNothing, status: x.status, who: fmt.Sprintf("login method %q", m.Name), why: what}
+		return h.verdict()
 	}
 	if len(answer.Session) == 0 && len(d.SessionNames) > 0 {
-		return nil, misconfigured("login method %q answered, but filled none of the session properties: check its response fields", m.Name)
+		return nil, found("filled none of the session properties")
 	}
 	for _, name := range d.SessionNames {
 		if _, stored := c.property(d, cred, "session", name); answer.Session[name] == "" && !stored {
-			return nil, misconfigured("login method %q answered, but left session property %q without a value", m.Name, name)
+			return nil, found(fmt.Sprintf("left session property %q without a value", name))
 		}
 	}
 	r := &credentials.Renewal{Session: answer.Session, Status: x.status, Opened: true}
@@ -55,64 +53,6 @@ func (c *Caller) login(ctx context.Context, d *Definition, cred *credentials.Cre
 		return nil, err
 	}
 	return r, nil
-}
-
-// loginVerdict reads a failed login or test (promise 7). What a server says
-// while it is out of order, or a firewall's HTML page, refuses nobody, whatever
-// the connector's script makes of it.
-func (x *exchange) loginVerdict(what string, err error) error {
-	var auth *AuthError
-	var ce *CallError
-	e := &credentials.RefreshError{Status: x.status}
-	html := strings.Contains(strings.ToLower(x.resHead.Get("Content-Type")), "html") && x.resHead.Get("WWW-Authenticate") == ""
-	page := html && (x.status == http.StatusBadRequest || x.status == http.StatusForbidden)
-	verdict := func(v credentials.Verdict, format string, args ...any) {
-		e.Verdict, e.Text = v, what+" "+fmt.Sprintf(format, args...)
-	}
-	isAuth, isCall := errors.As(err, &auth), errors.As(err, &ce)
-	engine := isCall && ce.script != nil && ce.script.Engine
-	switch {
-	case !isAuth && !isCall:
-		return err
-	case isAuth && auth.Unsent:
-		verdict(credentials.VerdictMisconfigured, "needs what it is to bring: %s", auth.Text)
-	case isCall && ce.Defer:
-		verdict(credentials.Transient, "has to wait: %s", ce.Message)
-		e.RetryAfter = ce.RetryAfter
-	case x.faultSent:
-		verdict(credentials.Unknown, "got no answer: %s", err)
-	case engine, isCall && (ce.Kind == "limit" || ce.Kind == "input" && x.status/100 != 3): // a redirect is the server's word, to a page of its maintenance perhaps
-		verdict(credentials.VerdictMisconfigured, "cannot be called as the connector says: %s", at(ce.Message, ce.At))
-	case page:
-		verdict(credentials.Transient, "answered %s with an HTML page; it is tried again", x.statusText())
-	case temporary(x.status), x.faulted:
-		verdict(credentials.Transient, "failed, and is tried again: %s", err)
-		e.RetryAfter = retryAfter(x.resHead)
-	case isAuth:
-		verdict(credentials.VerdictRevoked, "was refused: %s", auth.Text)
-	case ce.script != nil && ce.script.Fault:
-		verdict(credentials.Transient, "failed, and is tried again: %s", at(ce.Message, ce.At))
-	case ce.Kind == "script":
-		verdict(credentials.VerdictRevoked, "was refused: %s", at(ce.Message, ce.At))
-	case ce.Kind == "http" && (x.status == 400 || x.status == 401 || x.status == 403):
-		verdict(credentials.VerdictRevoked, "was refused with %s: check what the account logs in with, and put the credential again", x.statusText())
-	case ce.Kind == "http" && x.status >= 200 && x.status <= 299:
-		verdict(credentials.VerdictMisconfigured, "answered what cannot be read: %s", ce.Message)
-	case ce.Kind == "http" && (x.status == 404 || x.status == 405):
-		verdict(credentials.VerdictMisconfigured, "answered %s: check the method's endpoint and verb", x.statusText())
-	default:
-		verdict(credentials.Transient, "failed, and is tried again: %s", ce.Message)
-	}
-	return e
-}
-
-// temporary says that a status tells of the server, not of who asks.
-func temporary(status int) bool {
-	switch status {
-	case http.StatusRequestTimeout, http.StatusLocked, http.StatusTooEarly, http.StatusTooManyRequests:
-		return true
-	}
-	return status >= 500
 }
 
 // Open finishes a credential whose first token was just stored: the login
@@ -144,7 +84,7 @@ func (c *Caller) test(ctx context.Context, d *Definition, cred *credentials.Cred
 	_, err := x.run(ctx)
 	defer func() { c.logScript(cred, x.maskLogs()) }()
 	if err != nil {
-		return x.loginVerdict(fmt.Sprintf("test method %q", m.Name), x.finish(ctx, err))
+		return x.verdict(fmt.Sprintf("test method %q", m.Name), x.finish(ctx, err))
 	}
 	return nil
 }

@@ -112,7 +112,6 @@ func (c *Caller) obtainToken(ctx context.Context, d *Definition, cred *credentia
 	}
 	if t.token == nil {
 		verdict := t.verdict()
-		verdict.Client = verdict.Verdict == credentials.VerdictMisconfigured && slices.Contains(ofTheClient, t.errorCode())
 		verdict.Answer = t.unread()
 		return nil, verdict
 	}
@@ -131,7 +130,7 @@ func (t *tokenRequest) renewal() (*credentials.Renewal, error) {
 // unread is an answer of success in which no token was found: there may be one
 // all the same. An answer that is an error has none.
 func (t *tokenRequest) unread() []byte {
-	if t.fault != nil || t.status < 200 || t.status > 299 || t.token != nil || t.errorCode() != "" {
+	if t.fault != nil || t.status < 200 || t.status > 299 || t.token != nil || readError(t.answer).code != "" {
 		return nil
 	}
 	return t.body
@@ -364,7 +363,7 @@ func (t *tokenRequest) settle(ctx context.Context) error {
 		// The token that was sent may be spent, so the new one is kept here too.
 		given := t.answer
 		t.answer = changed
-		if t.problem = t.verdict(); t.errorCode() == "" {
+		if t.problem = t.verdict(); readError(changed).code == "" {
 			t.problem = &credentials.RefreshError{Verdict: credentials.VerdictMisconfigured, Status: t.status,
 				Text: "after_oauth2_" + t.event + " left no access_token in method_response, though the token endpoint gave one"}
 		}
@@ -487,50 +486,6 @@ func (t *tokenRequest) scriptParameters(ctx context.Context, x *exchange) (json.
 	return marshal(m)
 }
 
-// hookVerdict reads the failure of a hook around a refresh (promise 7).
-func hookVerdict(event string, err error, r *credentials.Redactor) error {
-	var exc *hooks.Exception
-	var script *hooks.ScriptError
-	var limit *hooks.LimitError
-	verdict := func(v credentials.Verdict, text string, wait time.Duration) error {
-		return &credentials.RefreshError{Verdict: v, Text: r.Cut(text, maxText), RetryAfter: wait}
-	}
-	switch {
-	case errors.As(err, &exc) && exc.Kind == hooks.RetryLater:
-		return verdict(credentials.Transient, event+" asks to wait: "+exc.Text, max(exc.After, time.Second))
-	case errors.As(err, &exc):
-		return verdict(credentials.VerdictMisconfigured, fmt.Sprintf("%s threw %s, which cannot cause a refresh here", event, exc.Kind), 0)
-	case errors.As(err, &script) && script.Engine:
-		return verdict(credentials.VerdictMisconfigured, at(script.Message, script.At), 0)
-	case errors.As(err, &script):
-		return verdict(credentials.Transient, at(script.Message, script.At), 0)
-	case errors.As(err, &limit):
-		return verdict(credentials.VerdictMisconfigured, at(limit.Message, limit.At), 0)
-	}
-	return err
-}
-
-// inlineVerdict reads the failure of inline script that a hook around a
-// refresh needs: what a connector says there is its author's to put right.
-func inlineVerdict(err error) error {
-	var auth *AuthError
-	var ce *CallError
-	switch {
-	case errors.As(err, &ce):
-		return &credentials.RefreshError{Verdict: credentials.VerdictMisconfigured, Text: at(ce.Message, ce.At)}
-	case errors.As(err, &auth):
-		return &credentials.RefreshError{Verdict: credentials.VerdictMisconfigured, Text: at(auth.Text, auth.At)}
-	}
-	return err
-}
-
-func at(text, place string) string {
-	if place == "" {
-		return text
-	}
-	return text + " (" + place + ")"
-}
-
 // parseToken reads a token endpoint's answer tolerantly: JSON whatever its
 // content type, with a byte-order mark or without, or a form.
 func parseToken(body []byte) map[string]json.RawMessage {
@@ -566,72 +521,8 @@ func readToken(m map[string]json.RawMessage, now time.Time) *credentials.Token {
 	return t
 }
 
-func (t *tokenRequest) errorCode() string {
-	var code string
-	_ = json.Unmarshal(t.answer["error"], &code)
-	if code == "" { // {"error": {"code": "…"}}
-		var nested struct{ Code, Type string }
-		_ = json.Unmarshal(t.answer["error"], &nested)
-		code = nested.Code
-		if code == "" {
-			code = nested.Type
-		}
-	}
-	return code
-}
-
 // clientRefused: an invalid_client, or a bare 401, may mean the other style.
 func (t *tokenRequest) clientRefused() bool {
-	code := t.errorCode()
+	code := readError(t.answer).code
 	return code == "invalid_client" || t.status == http.StatusUnauthorized && code == ""
-}
-
-// The error codes of RFC 6749 section 5.2, RFC 8707 and OpenID Connect Core
-// section 3.1.2.6, by what they mean.
-var (
-	revokedCodes = []string{"invalid_grant", "access_denied", "login_required", "consent_required", "interaction_required"}
-	// ofTheClient are those that tell of the client, whoever's account it asks for.
-	ofTheClient = []string{"invalid_client", "unauthorized_client", "invalid_scope", "unsupported_grant_type"}
-	clientCodes = []string{"invalid_client", "unauthorized_client", "invalid_scope", "invalid_request", "invalid_target", "unsupported_grant_type"}
-)
-
-// verdict is the one table of what a token endpoint's answer means.
-func (t *tokenRequest) verdict() *credentials.RefreshError {
-	e := &credentials.RefreshError{Status: t.status}
-	code := t.errorCode()
-	said := code
-	r := t.c.redactorsOf(t.d, t.cred).text
-	if len(t.given) > 0 {
-		r = credentials.NewRedactor(append(t.c.Secrets(t.d, t.cred), t.given...), 6)
-	}
-	if d := textOf(t.answer["error_description"]); d != "" {
-		said += ": " + clip(r.String(d), 200)
-	}
-	if said != "" {
-		said = " (" + said + ")"
-	}
-	again := "; it is asked again"
-	if t.grant != nil {
-		again = ""
-	}
-	switch {
-	case t.fault != nil && t.fault.refused != nil:
-		e.Verdict, e.Text = credentials.VerdictMisconfigured, "auth.token_url: "+t.fault.text
-	case t.fault != nil && t.fault.sent:
-		e.Verdict, e.Text = credentials.Unknown, "the token endpoint's answer never came: "+t.fault.text
-	case t.fault != nil:
-		e.Verdict, e.Text = credentials.Transient, "the token endpoint: "+t.fault.text
-	case temporary(t.status) || t.status == http.StatusConflict:
-		e.Verdict, e.Text, e.RetryAfter = credentials.Transient, fmt.Sprintf("the token endpoint answered %d%s%s", t.status, said, again), retryAfter(t.head)
-	case slices.Contains(revokedCodes, code):
-		e.Verdict, e.Text = credentials.VerdictRevoked, "the provider refused the account"+said+": authorize it again and put the new credential"
-	case slices.Contains(clientCodes, code):
-		e.Verdict, e.Text = credentials.VerdictMisconfigured, "the provider refused the connector"+said+": check client_id, client_secret and scopes"
-	case t.status == http.StatusNotFound, t.status == http.StatusMethodNotAllowed:
-		e.Verdict, e.Text = credentials.VerdictMisconfigured, fmt.Sprintf("the token endpoint answered %d: check auth.token_url", t.status)
-	default:
-		e.Verdict, e.Text, e.RetryAfter = credentials.Transient, fmt.Sprintf("the token endpoint answered %d%s%s", t.status, said, again), retryAfter(t.head)
-	}
-	e.Text = r.String(e.Text)
-	return e
 }

@@ -147,6 +147,9 @@ type RefreshError struct {
 	// Answer is an answer of success without a token that could be read. It is
 	// kept, sealed, until a token is stored.
 	Answer []byte
+	// Counts: the server has heard a password, and said neither yes nor no. Some
+	// ban who goes on like that, so these are few (see loginBudget).
+	Counts bool
 }
 
 func (e *RefreshError) Error() string { return e.Text }
