@@ -24,8 +24,9 @@ type Caller struct {
 	policy *policy
 
 	mu        sync.Mutex
-	redactors map[string]*redactors // by credential id
-	styles    map[string]string     // auth styles known to work, by connector
+	redactors map[string]*redactors    // by credential id
+	styles    map[string]string        // auth styles known to work, by connector
+	skews     map[string]time.Duration // of providers' clocks, by connector
 }
 
 type redactors struct {
@@ -54,7 +55,7 @@ func NewCaller(cfg CallerConfig) (*Caller, error) {
 		guarded = cfg.Transport(guarded)
 	}
 	return &Caller{
-		cfg: cfg, policy: p, redactors: map[string]*redactors{}, styles: map[string]string{},
+		cfg: cfg, policy: p, redactors: map[string]*redactors{}, styles: map[string]string{}, skews: map[string]time.Duration{},
 		client: &http.Client{Transport: guarded, CheckRedirect: checkRedirect},
 	}, nil
 }
@@ -109,8 +110,9 @@ type exchange struct {
 	unparsed    bool // content is text that came as another type than the method's
 	ran         bool
 	tooLarge    bool
-	faulted     bool // the request got no answer
-	faultSent   bool // though something was sent
+	faulted     bool          // the request got no answer
+	faultSent   bool          // though something was sent
+	skew        time.Duration // of a login's server
 	methodError json.RawMessage
 	nextRun     time.Time // as after_action_paging left it
 	logs        []string

@@ -35,6 +35,9 @@ func (c *Caller) login(ctx context.Context, d *Definition, cred *credentials.Cre
 		}
 	}
 	r := &credentials.Renewal{Session: answer.Session, Status: x.status, Opened: true}
+	if _, own := x.changedSession()["session_expires"]; !own { // what a script set is by our clock, as its new Date() is
+		r.Skew = x.skew
+	}
 	first := len(d.SessionNames) > 0 // session of this credential
 	for _, name := range d.SessionNames {
 		if _, stored := c.property(d, cred, "session", name); stored {

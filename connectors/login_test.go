@@ -248,3 +248,43 @@ methods: [{method: me, endpoint: /me}]
 		t.Errorf("%d requests", n)
 	}
 }
+
+// A time that a login's answer tells is by the clock that its Date shows.
+func TestLogin_expiryIsByTheProvidersClock(t *testing.T) {
+	const ahead = 20 * time.Minute
+	until := time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC)
+	fields := "    response: {fields: [{field: id, system: session_id}, {field: until, system: session_expires}]}\n"
+	for name, c := range map[string]struct {
+		login, date string
+		want        time.Time
+	}{
+		"of a clock that is ahead":   {fields, "ahead", until.Add(-ahead)},
+		"without a Date":             {fields, "", until},
+		"set by a script":            {fields + "    script: function after_action() { session_properties.session_expires = method_response.until }", "ahead", until},
+		"of a clock nobody keeps":    {fields, time.Unix(0, 0).UTC().Format(http.TimeFormat), until},
+		"of a clock that is as ours": {fields, time.Now().UTC().Format(http.TimeFormat), until},
+	} {
+		t.Run(name, func(t *testing.T) {
+			a := newLoginAPI(t, loginConnector(c.login), func(w http.ResponseWriter, _ *http.Request) {
+				switch w.Header()["Date"] = nil; c.date {
+				case "":
+				case "ahead":
+					w.Header().Set("Date", time.Now().Add(ahead).UTC().Format(http.TimeFormat))
+				default:
+					w.Header().Set("Date", c.date)
+				}
+				writeJSON(w, 200, `{"id":"s-2","until":"2030-01-02T03:04:05Z"}`)
+			})
+			got, re := refresh(t, a, credentials.Session)
+			if re != nil {
+				t.Fatal(re)
+			}
+			if at := a.Cred.Renewed(got).Meta.Session.Expiry; at.Sub(c.want).Abs() > 2*time.Second {
+				t.Errorf("the session is taken to end at %s, want %s", at, c.want)
+			}
+			if got.Session["session_expires"] != "2030-01-02T03:04:05Z" {
+				t.Errorf("stored as %q", got.Session["session_expires"])
+			}
+		})
+	}
+}

@@ -312,12 +312,14 @@ func (t *tokenRequest) RoundTrip(req *http.Request) (*http.Response, error) {
 	if out.Header.Get("User-Agent") == "" {
 		out.Header.Set("User-Agent", "stepworker")
 	}
+	sent := time.Now()
 	res, f := t.c.send(out, false)
 	if f != nil {
 		t.fault = f
 		return nil, f
 	}
 	defer res.Body.Close()
+	t.c.learnClock(t.d.Name, res.Header, sent)
 	t.status, t.head = res.StatusCode, res.Header
 	t.body, err = io.ReadAll(io.LimitReader(res.Body, 1<<20))
 	if err != nil {

@@ -654,3 +654,36 @@ methods:
 		t.Error(d)
 	}
 }
+
+// The clock of a token endpoint is learned from whatever it answers: one that
+// refuses a JWT for its times tells the right time beside it.
+func TestRefresh_learnsTheProvidersClock(t *testing.T) {
+	const behind = -7 * time.Minute
+	date, status := "", 400
+	a := newTokenAPI(t, tokenConnector, func(w http.ResponseWriter, _ *http.Request) {
+		w.Header()["Date"] = nil
+		if date != "" {
+			w.Header().Set("Date", date)
+		}
+		writeJSON(w, status, `{"error":"invalid_grant"}`)
+	})
+	expect := func(want time.Duration) {
+		t.Helper()
+		_, _ = a.Caller.Refresh(t.Context(), a.Def, a.Cred, credentials.OAuth2)
+		if got := a.Caller.Skew("acme"); (got - want).Abs() > 2*time.Second {
+			t.Errorf("skew is %s, want %s", got, want)
+		}
+	}
+	expect(0)
+	date = time.Now().Add(behind).UTC().Format(http.TimeFormat)
+	expect(behind)
+	status, date = 503, ""
+	expect(behind)
+	date = time.Now().Add(48 * time.Hour).UTC().Format(http.TimeFormat)
+	expect(behind)
+	date = time.Now().UTC().Format(http.TimeFormat)
+	expect(0)
+	if got := a.Caller.Skew("another"); got != 0 {
+		t.Errorf("another connector's skew is %s", got)
+	}
+}

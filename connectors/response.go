@@ -13,6 +13,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"time"
 	"unicode/utf8"
 
 	"golang.org/x/text/encoding/charmap"
@@ -26,12 +27,16 @@ import (
 // send makes the request and reads its answer. A fault is a request that got
 // none; an answer over the cap is told by tooLarge.
 func (x *exchange) send(req *http.Request) *fault {
+	sent := time.Now()
 	res, f := x.c.send(req, x.m.mayRepeat())
 	x.ran = x.ran || f == nil || f.sent
 	if f != nil {
 		return f
 	}
 	defer res.Body.Close()
+	if x.m.IsLogin {
+		x.skew = x.c.learnClock(x.d.Name, res.Header, sent)
+	}
 	x.status, x.resHead = res.StatusCode, res.Header
 	x.reason = strings.TrimSpace(strings.TrimPrefix(res.Status, fmt.Sprint(res.StatusCode)))
 	if x.reason == "" {

@@ -163,6 +163,9 @@ type Renewal struct {
 	// Tested says that the test method has answered: nothing is changed.
 	Tested bool
 	Status int
+	// Skew is how far the provider's clock is ahead of ours: session_expires is
+	// by its.
+	Skew time.Duration
 	// Problem is a verdict that stands beside the token: it is stored, because
 	// the old one may be spent, but a hook around the request failed.
 	Problem *RefreshError

@@ -11,7 +11,7 @@ func (in *Input) Credential() (*Credential, error) {
 	if err := in.apply(c, false, time.Now()); err != nil {
 		return nil, err
 	}
-	c.Meta.Token.Expiry, c.Meta.Session.Expiry = c.Secrets.tokenExpiry(), c.Secrets.sessionExpiry()
+	c.Meta.Token.Expiry, c.Meta.Session.Expiry = c.Secrets.tokenExpiry(), c.Secrets.sessionExpiry(0)
 	return c, nil
 }
 
@@ -21,7 +21,7 @@ func (c *Credential) Renewed(r *Renewal) *Credential {
 	next.Version++
 	next.Secrets = c.Secrets.renewed(r)
 	next.Meta = Meta{State: Active}
-	next.Meta.Token.Expiry, next.Meta.Session.Expiry = next.Secrets.tokenExpiry(), next.Secrets.sessionExpiry()
+	next.Meta.Token.Expiry, next.Meta.Session.Expiry = next.Secrets.tokenExpiry(), next.Secrets.sessionExpiry(r.Skew)
 	return &next
 }
 

@@ -265,7 +265,7 @@ func (s *Store) save(ctx context.Context, r RefreshRequest, owner string, c *Cre
 	waits := s.backoff()
 	for {
 		out, err := saveScript.Run(ctx, s.rdb, []string{credKey(r.ID), versionKey(r.ID)}, owner, c.Version, sealed,
-			millis(secrets.tokenExpiry()), issued, millis(secrets.sessionExpiry()), sessionIssued, last, millis(now),
+			millis(secrets.tokenExpiry()), issued, millis(secrets.sessionExpiry(renewal.Skew)), sessionIssued, last, millis(now),
 			string(state), text, millis(res.RetryAt), string(refused)).StringSlice()
 		if err == nil {
 			killpoint.KillPoint("refresh-saved")
@@ -431,14 +431,18 @@ func (s *Secrets) tokenExpiry() time.Time {
 	return s.OAuth2.Expiry
 }
 
-// sessionExpiry is session_expires, as the login found it or as it was put.
-func (s *Secrets) sessionExpiry() time.Time {
+// sessionExpiry is session_expires, as the login found it or as it was put, by
+// our clock: the one it was told by is ahead of it by skew.
+func (s *Secrets) sessionExpiry(skew time.Duration) time.Time {
 	text, ok := s.Session["session_expires"]
 	if !ok {
 		text = strings.Trim(string(s.Properties["session_expires"]), `"`)
 	}
-	at, _ := ParseExpiry(text)
-	return at
+	at, ok := ParseExpiry(text)
+	if !ok {
+		return time.Time{}
+	}
+	return at.Add(-skew)
 }
 
 func clipText(s string, n int) string {

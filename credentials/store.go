@@ -157,7 +157,7 @@ func (s *Store) Put(ctx context.Context, in *Input, merge bool) (version, waitin
 			refused = Opening
 		}
 		done, err := putScript.Run(ctx, s.rdb, []string{credKey(c.ID), versionKey(c.ID)}, stored, c.Connector, c.AccountID, c.ExternalAccountID,
-			sealed, millis(c.Secrets.tokenExpiry()), millis(c.Secrets.sessionExpiry()), millis(now), string(refused)).Int()
+			sealed, millis(c.Secrets.tokenExpiry()), millis(c.Secrets.sessionExpiry(0)), millis(now), string(refused)).Int()
 		if err != nil {
 			return 0, 0, err
 		}

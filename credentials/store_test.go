@@ -700,3 +700,20 @@ func TestRedactor_escapedByNumber(t *testing.T) {
 		t.Errorf("%s", got)
 	}
 }
+
+func TestRefresh_sessionExpiryIsByTheProvidersClock(t *testing.T) {
+	s, _ := newStore(t)
+	put(t, s, oauthInput, false)
+	until := time.Now().Add(time.Hour).Truncate(time.Second)
+	for version, skew := range []time.Duration{0, 10 * time.Minute, -10 * time.Minute} {
+		res, err := s.Refresh(ctx, RefreshRequest{ID: "c", Version: int64(version + 1), Kind: Session}, func(context.Context, *Credential) (*Renewal, error) {
+			return &Renewal{Session: map[string]string{"session_expires": until.Format(time.RFC3339)}, Skew: skew}, nil
+		})
+		if err != nil || res.Outcome != OutcomeRenewed {
+			t.Fatalf("got %+v, %v", res, err)
+		}
+		if at := get(t, s).Meta.Session.Expiry; !at.Equal(until.Add(-skew)) {
+			t.Errorf("a clock that is %s ahead: ends at %s, told %s", skew, at, until)
+		}
+	}
+}
