@@ -450,7 +450,13 @@ func (x *exchange) exception(e *hooks.Exception) error {
 // authEvents are where a script may say that the credential is dead.
 var authEvents = []string{"before_action", "after_action", "after_action_paging", "after_error"}
 
-func (x *exchange) authError(e *hooks.Exception) *AuthError {
+// authError is a credential that shows that it is dead. A login or a test can
+// cause no refresh and ends by its verdict; else an answer that misses a scope
+// is told apart: another token of the same kind would miss it too.
+func (x *exchange) authError(e *hooks.Exception) error {
+	if scopes, missing := missingScope(x.resHead); missing && !x.call.Urgent {
+		return &CallError{Kind: "auth", At: e.At, StatusCode: x.status, Detail: x.detail(x.said), Message: x.scopeText(scopes)}
+	}
 	a := &AuthError{Kind: credentials.OAuth2, Version: x.cred.Version, At: e.At, Status: x.status, Detail: x.detail(x.said), Text: e.Text}
 	if e.Kind == hooks.AuthSession {
 		a.Kind = credentials.Session
@@ -467,6 +473,22 @@ func (x *exchange) authError(e *hooks.Exception) *AuthError {
 		a.NoRenewal, a.Missing = true, "post_install.property_lookup_method"
 	}
 	return a
+}
+
+// scopeText says what to do about a scope that is missing.
+func (x *exchange) scopeText(scopes []string) string {
+	what := "a scope"
+	switch {
+	case len(scopes) == 1:
+		what = fmt.Sprintf("scope %q", scopes[0])
+	case len(scopes) > 1:
+		what = fmt.Sprintf("one of the scopes %q", scopes)
+	}
+	text := fmt.Sprintf("the credential lacks %s, which the API asks of method %q (insufficient_scope), and a new token would lack it too: ", what, x.m.Name)
+	if x.d.Auth.Type != "oauth2" {
+		return text + "give the account that permission"
+	}
+	return text + "see that auth.scopes names it, and authorize the account again"
 }
 
 // condition runs action_condition; its presence gives the method two exits.

@@ -1337,3 +1337,71 @@ func TestCall_everyErrorHasAKind(t *testing.T) {
 		}
 	})
 }
+
+// A missing scope is not expiry (RFC 6750 section 3.1): nothing that a refresh
+// brings would have it.
+func TestCall_aMissingScopeIsToldApart(t *testing.T) {
+	file := func(auth, script string) string {
+		return `
+connector: acme
+base_url: BASE
+auth: {` + auth + `}
+post_install: {test_auth_method: get}
+methods:
+  - method: get
+    endpoint: /things
+    script: "` + script + `"
+`
+	}
+	const oauth2, key = "type: oauth2, token_url: BASE/token", "type: api_key"
+	const thrown = "function after_error() { throw new AuthRefreshException() }"
+	insufficient := []string{`Bearer realm="api", error="insufficient_scope", error_description="no, not with this", scope="contacts.write"`}
+	cases := map[string]struct {
+		auth, script string
+		status       int
+		header       []string
+		says         string // "": a refusal as any other
+	}{
+		"thrown":           {oauth2, thrown, 403, insufficient, `scope "contacts.write"`},
+		"session":          {oauth2, "function after_error() { throw new AuthSessionException() }", 403, insufficient, `scope "contacts.write"`},
+		"refresh_on":       {oauth2 + ", refresh_on: [403]", "", 403, insufficient, `scope "contacts.write"`},
+		"a second header":  {oauth2, thrown, 401, append([]string{`Basic realm="x, error=insufficient_scope"`}, insufficient...), `scope "contacts.write"`},
+		"not told which":   {oauth2, thrown, 403, []string{`Bearer error=insufficient_scope`}, `lacks a scope`},
+		"several":          {oauth2, thrown, 403, []string{`Bearer error="insufficient_scope", scope="a b"`}, `one of the scopes ["a" "b"]`},
+		"of a key":         {key, thrown, 403, insufficient, "give the account that permission"},
+		"at a 200":         {oauth2, "function after_action() { throw new AuthRefreshException() }", 200, insufficient, `scope "contacts.write"`},
+		"invalid_token":    {oauth2, thrown, 401, []string{`Bearer error="invalid_token", error_description="insufficient_scope"`}, ""},
+		"in quotes only":   {oauth2, thrown, 401, []string{`Basic realm="error=insufficient_scope"`}, ""},
+		"without a header": {oauth2, thrown, 403, nil, ""},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			a := newAPI(t, file(c.auth, c.script), func(w http.ResponseWriter, _ *http.Request) {
+				w.Header()["Www-Authenticate"] = c.header
+				writeJSON(w, c.status, `{"message":"no"}`)
+			})
+			withToken(a.Cred, "the-access-token", "the-refresh-token")
+			a.Cred.Secrets.APIKey = credentials.NewSecret("the-key-of-it")
+			if c.says == "" {
+				a.refused("get")
+				return
+			}
+			e := a.fails("get")
+			if e.Kind != "auth" || e.Repeat || e.Defer || e.StatusCode != c.status || !e.Ran {
+				t.Errorf("got %+v", e)
+			}
+			contains(t, "message", e.Message, c.says)
+			if re, ok := a.Caller.Test(t.Context(), a.Def, a.Cred).(*credentials.RefreshError); !ok || re.Verdict != credentials.VerdictRevoked {
+				t.Errorf("as a test: got %+v", re)
+			}
+		})
+	}
+	quiet := newAPI(t, file(oauth2, ""), func(w http.ResponseWriter, _ *http.Request) {
+		w.Header()["Www-Authenticate"] = insufficient
+		writeJSON(w, 403, `{"message":"no"}`)
+	})
+	withToken(quiet.Cred, "the-access-token", "the-refresh-token")
+	if e := quiet.fails("get"); e.Kind != "http" { // nobody takes it for a dead credential
+		t.Errorf("got %+v", e)
+	}
+}

@@ -7,6 +7,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -218,4 +219,52 @@ func TestForced_withNothingToRenewHarmsNobody(t *testing.T) {
 		t.Errorf("%+v, %v", s, err)
 	}
 	h.succeed(h.enqueue(1, jobs.Step{CredentialID: "c", Method: "now"}))
+}
+
+const scoped = `connector: own
+base_url: "{{base}}"
+auth: {type: oauth2, token_url: "{{base}}/token", auth_style: params, refresh_on: [401, 403]}
+parameters: [{name: base, target: merge_field, property: account}]
+methods:
+  - {method: read, endpoint: /read}
+  - {method: write, verb: POST, endpoint: /write}
+`
+
+// A missing scope is not expiry: who needs it fails, at once and without a
+// token request, and nobody else notices.
+func TestMissingScope_isNotExpiry(t *testing.T) {
+	var tokens, writes atomic.Int64
+	h := newHouse(t, withConnector(t, scoped))
+	h.url = serve(t, func(w http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case "/token":
+			tokens.Add(1)
+		case "/write":
+			writes.Add(1)
+			w.Header().Set("WWW-Authenticate", `Bearer error="insufficient_scope", scope="things.write"`)
+			w.WriteHeader(403)
+			return
+		}
+		_, _ = w.Write([]byte(`{}`))
+	})
+	h.put(map[string]any{"credential_id": "c", "connector": "own", "client_id": "id", "oauth2": map[string]any{"access_token": "a-token", "refresh_token": "r-one"}})
+	refused := h.enqueue(30, jobs.Step{CredentialID: "c", Method: "write"})
+	fine := h.enqueue(100, jobs.Step{CredentialID: "c", Method: "read"})
+	h.succeed(fine)
+	for id, r := range h.results(refused) {
+		if r.Error == nil || r.Error.Kind != jobs.KindAuth || !strings.Contains(r.Error.Message, `"things.write"`) || r.Attempts != 1 || r.StatusCode != 403 {
+			t.Errorf("%s: %+v", id, r)
+		}
+	}
+	for _, id := range fine {
+		if s := h.story(id); strings.Contains(s, "parked") {
+			t.Errorf("%s was parked:\n%s", id, s)
+		}
+	}
+	if c, err := h.store.Get(context.Background(), "c"); err != nil || c.Version != 1 || c.Meta.Refused {
+		t.Errorf("got %+v, %v", c, err)
+	}
+	if tokens.Load() != 0 || writes.Load() != 30 {
+		t.Errorf("%d token requests, want none; %d calls, want 30", tokens.Load(), writes.Load())
+	}
 }
