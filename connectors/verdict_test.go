@@ -124,3 +124,45 @@ func TestVerdicts_aScriptThatStumblesOverAPageIsNoVerdict(t *testing.T) {
 		}
 	}
 }
+
+// Which failed logins count as a password that the server heard.
+func TestVerdicts_loginsThatCount(t *testing.T) {
+	field := "    response: {fields: [{field: id, system: session_id}]}\n"
+	for name, c := range map[string]struct {
+		login  string
+		answer http.HandlerFunc
+		counts bool
+	}{
+		"409":                     {field, answering(409, `{}`), true},
+		"423, the account locked": {field, answering(423, `{}`), true},
+		"402":                     {field, answering(402, `{}`), true},
+		"a firewall's page": {field, func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Type", "text/html")
+			w.WriteHeader(403)
+		}, true},
+		"408":                    {field, answering(408, `{}`), false},
+		"425":                    {field, answering(425, `{}`), false},
+		"429":                    {field, answering(429, `{}`), false},
+		"503":                    {field, answering(503, `{}`), false},
+		"no answer":              {field, dropping, false},
+		"refused":                {field, answering(401, `{}`), false},
+		"no session":             {field, answering(200, `{}`), false},
+		"asks to wait":           {field + "    script: function after_action() { throw new RetryLaterException(40) }", answering(200, `{"id":"s"}`), false},
+		"asks at a 409":          {field + "    script: function after_error() { throw new RetryLaterException(40) }", answering(409, `{}`), false},
+		"its http_request broke": {field + "    script: \"function after_action() { http_request({url: 'http://127.0.0.1:1/'}) }\"", answering(200, `{"id":"s"}`), true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			a := newLoginAPI(t, loginConnector(c.login), c.answer)
+			if _, re := refresh(t, a, credentials.Session); re == nil || re.Counts != c.counts {
+				t.Errorf("got %+v", re)
+			}
+		})
+	}
+	for grant, counts := range map[string]bool{"password": true, "authorization_code": false, "client_credentials": false} {
+		a := newTokenAPI(t, strings.Replace(tokenConnector, "type: oauth2", "type: oauth2, grant: "+grant, 1), answering(400, `{}`))
+		a.Cred.Secrets.HasBasic, a.Cred.Secrets.Username, a.Cred.Secrets.Password = true, "me", credentials.NewSecret("the-pass-word")
+		if _, re := refresh(t, a, credentials.OAuth2); re == nil || re.Counts != counts {
+			t.Errorf("grant %s: got %+v", grant, re)
+		}
+	}
+}

@@ -148,7 +148,7 @@ type RefreshError struct {
 	// kept, sealed, until a token is stored.
 	Answer []byte
 	// Counts: the server has heard a password, and said neither yes nor no. Some
-	// ban who goes on like that, so these are few (see loginBudget).
+	// ban who goes on like that, so these are few.
 	Counts bool
 }
 

@@ -187,6 +187,7 @@ type taken struct {
 	version    int64
 	unanswered int64 // requests of this version whose answer never came
 	failures   int64
+	heard      int64 // passwords in a row that were neither taken nor refused
 	deadline   time.Time
 	result     RefreshResult // set: not taken
 
@@ -202,13 +203,13 @@ func (s *Store) take(ctx context.Context, r RefreshRequest, owner string) (taken
 	if r.Force {
 		force = 1
 	}
-	out, err := takeScript.Run(ctx, s.rdb, []string{credKey(r.ID)}, owner, r.Version, s.lease.Milliseconds(), s.deadline.Milliseconds(), force).StringSlice()
+	out, err := takeScript.Run(ctx, s.rdb, []string{credKey(r.ID)}, owner, r.Version, s.lease.Milliseconds(), s.deadline.Milliseconds(), force, heardField(r.Kind)).StringSlice()
 	if err != nil {
 		return taken{}, err
 	}
 	switch out[0] {
 	case "taken":
-		return taken{owner: owner, version: num(out[1]), unanswered: num(out[2]), failures: num(out[3]), deadline: parseMillis(out[4]), answer: out[5]}, nil
+		return taken{owner: owner, version: num(out[1]), unanswered: num(out[2]), failures: num(out[3]), deadline: parseMillis(out[4]), answer: out[5], heard: num(out[6])}, nil
 	case OutcomeBusy:
 		// Its holder may end at any moment: look again soon, with jitter.
 		soon := time.Now().Add(500*time.Millisecond + mrand.N(time.Second))
@@ -266,7 +267,7 @@ func (s *Store) save(ctx context.Context, r RefreshRequest, owner string, c *Cre
 	for {
 		out, err := saveScript.Run(ctx, s.rdb, []string{credKey(r.ID), versionKey(r.ID)}, owner, c.Version, sealed,
 			millis(secrets.tokenExpiry()), issued, millis(secrets.sessionExpiry(renewal.Skew)), sessionIssued, last, millis(now),
-			string(state), text, millis(res.RetryAt), string(refused)).StringSlice()
+			string(state), text, millis(res.RetryAt), string(refused), heardField(r.Kind)).StringSlice()
 		if err == nil {
 			killpoint.KillPoint("refresh-saved")
 			switch out[0] {
@@ -332,6 +333,16 @@ func (s *Store) remember(ctx context.Context, r RefreshRequest, owner string, t 
 			client, state, next = t.client.Key, "", until
 		}
 	}
+	counts := 0
+	if e.Counts && res.Outcome == OutcomeTransient {
+		counts = 1
+		if pause := loginPause(t.heard + 1); pause > 0 {
+			e.Text = fmt.Sprintf("%s; %d logins in a row were neither taken nor refused, so the next one waits, before the server bans us", e.Text, t.heard+1)
+			if at := now.Add(pause); at.After(next) {
+				next = at
+			}
+		}
+	}
 	if state == "" {
 		res.RetryAt = next
 	}
@@ -345,7 +356,7 @@ func (s *Store) remember(ctx context.Context, r RefreshRequest, owner string, t 
 	}
 	waits := s.backoff()
 	for begun := now; ; {
-		out, err := failScript.Run(ctx, s.rdb, []string{credKey(r.ID)}, owner, t.version, string(state), clipText(e.Text, 500), millis(next), last, keepIntent, millis(now), r.Settings, client, answer).StringSlice()
+		out, err := failScript.Run(ctx, s.rdb, []string{credKey(r.ID)}, owner, t.version, string(state), clipText(e.Text, 500), millis(next), last, keepIntent, millis(now), r.Settings, client, answer, heardField(r.Kind), counts).StringSlice()
 		if err == nil {
 			if client == "" {
 				res.Freed = s.accepted(ctx, r, t, e.Verdict)
@@ -407,6 +418,26 @@ func (s *Store) delay(n int64) time.Duration {
 	d := min(s.firstWait<<min(n, 20), s.lastWait)
 	return d/2 + mrand.N(d/2+1)
 }
+
+// The login budget: some servers ban who has sent a password five times
+// without success.
+const (
+	freeLogins  = 2 // in a row, at the pace of any other failure
+	firstPause  = 15 * time.Minute
+	longestWait = time.Hour
+)
+
+// loginPause is how long to wait after the n-th login in a row that was neither
+// taken nor refused; 0: as after any failure.
+func loginPause(n int64) time.Duration {
+	if n <= freeLogins {
+		return 0
+	}
+	d := min(firstPause<<min(n-freeLogins-1, 10), longestWait)
+	return d + mrand.N(d/10)
+}
+
+func heardField(k Kind) string { return "heard:" + string(k) }
 
 func (s *Store) backoff() *backoff.ExponentialBackOff {
 	b := backoff.NewExponentialBackOff()

@@ -15,6 +15,7 @@ import "github.com/redis/go-redis/v9"
 // session (ms); refused (the version known refused), refused_kind, refused_method; made_for (the
 // method whose refusal asked for this version); lr last
 // refresh (JSON), saver its owner; err masked last error; fails, next (ms);
+// heard:KIND passwords in a row that were neither taken nor refused;
 // lease, lease_until; intent_v, intent_until, intent_n; no_key (the version
 // that no key opens); tested (the version that the test method has answered);
 // settings that were refused; client whose refusal holds it, see client.go; answer that had no
@@ -154,11 +155,11 @@ return 1
 // takeScript takes the lease and writes the intent, before the request.
 //
 //	KEYS  credential
-//	ARGV  owner, version, lease (ms), deadline (ms), force (0/1)
+//	ARGV  owner, version, lease (ms), deadline (ms), force (0/1), name of heard
 //	returns {'gone'}, {'newer', v}, {'revoked'|'misconfigured', v}, {'busy', until},
-//	        {'later', at}, {'taken', v, unanswered so far, fails, intent until, answer}
+//	        {'later', at}, {'taken', v, unanswered so far, fails, intent until, answer, heard}
 var takeScript = redis.NewScript(luaNow + `
-local h = redis.call('HMGET', KEYS[1], 'v', 'deleted', 'state', 'lease', 'lease_until', 'next', 'intent_v', 'intent_until', 'intent_n', 'fails', 'answer')
+local h = redis.call('HMGET', KEYS[1], 'v', 'deleted', 'state', 'lease', 'lease_until', 'next', 'intent_v', 'intent_until', 'intent_n', 'fails', 'answer', ARGV[6])
 if not h[1] or h[2] then return {'gone'} end
 if tonumber(h[1]) > tonumber(ARGV[2]) then return {'newer', h[1]} end
 local force, t = ARGV[5] == '1', now()
@@ -173,7 +174,7 @@ end
 local deadline = string.format('%d', t + ARGV[4])
 redis.call('HSET', KEYS[1], 'lease', ARGV[1], 'lease_until', string.format('%d', t + ARGV[3]),
   'intent_v', h[1], 'intent_until', deadline, 'intent_n', string.format('%d', n))
-return {'taken', h[1], string.format('%d', n), h[10] or '0', deadline, h[11] or ''}
+return {'taken', h[1], string.format('%d', n), h[10] or '0', deadline, h[11] or '', h[12] or '0'}
 `)
 
 // saveScript stores what the provider gave, as long as nothing newer is
@@ -183,7 +184,8 @@ return {'taken', h[1], string.format('%d', n), h[10] or '0', deadline, h[11] or 
 //
 //	KEYS  credential, its version
 //	ARGV  owner, version, sealed, expiry and issued of the token, of the session
-//	      ('' keeps them), last refresh, now (ms), state, err, next (ms), refused kind ('' : it may be used)
+//	      ('' keeps them), last refresh, now (ms), state, err, next (ms), refused kind ('' : it may be used),
+//	      name of heard
 //	returns {'saved', v}, {'newer', v} or {'gone'}
 var saveScript = redis.NewScript(`
 local h = redis.call('HMGET', KEYS[1], 'v', 'deleted', 'state', 'saver')
@@ -201,7 +203,7 @@ redis.call('SET', KEYS[2], v)
 if ARGV[5] ~= '' then redis.call('HSET', KEYS[1], 'expiry', ARGV[4], 'issued', ARGV[5]) end
 if ARGV[7] ~= '' then redis.call('HSET', KEYS[1], 's_expiry', ARGV[6], 's_issued', ARGV[7]) end
 if h[3] ~= ARGV[10] then redis.call('HSET', KEYS[1], 'since', ARGV[9]) end
-redis.call('HDEL', KEYS[1], 'refused', 'refused_kind', 'err', 'fails', 'next', 'lease', 'lease_until', 'intent_v', 'intent_until', 'intent_n', 'settings', 'client', 'answer')
+redis.call('HDEL', KEYS[1], 'refused', 'refused_kind', 'err', 'fails', 'next', 'lease', 'lease_until', 'intent_v', 'intent_until', 'intent_n', 'settings', 'client', 'answer', ARGV[14])
 if ARGV[11] ~= '' then redis.call('HSET', KEYS[1], 'err', ARGV[11], 'next', ARGV[12]) end
 if ARGV[13] ~= '' then redis.call('HSET', KEYS[1], 'refused', v, 'refused_kind', ARGV[13]) end
 return {'saved', v}
@@ -211,7 +213,7 @@ return {'saved', v}
 //
 //	KEYS  credential
 //	ARGV  owner, version, state ('' keeps it), err, next (ms), last refresh, keep intent (0/1), now (ms), settings,
-//	      the client that was refused ('': none), sealed answer ('' keeps it)
+//	      the client that was refused ('': none), sealed answer ('' keeps it), name of heard, counts (0/1)
 //	returns {'failed', v}, {'newer', v}, {'gone'} or {'lost'}
 var failScript = redis.NewScript(`
 local h = redis.call('HMGET', KEYS[1], 'v', 'deleted', 'lease', 'state')
@@ -225,10 +227,11 @@ if ARGV[10] ~= '' then -- when it is tried again is the client's affair
   redis.call('HDEL', KEYS[1], 'next', 'fails')
 elseif ARGV[3] ~= '' then
   if h[4] ~= ARGV[3] then redis.call('HSET', KEYS[1], 'state', ARGV[3], 'since', ARGV[8]) end
-  redis.call('HDEL', KEYS[1], 'next', 'fails', 'client')
+  redis.call('HDEL', KEYS[1], 'next', 'fails', 'client', ARGV[12])
 else
   redis.call('HSET', KEYS[1], 'next', ARGV[5])
   redis.call('HINCRBY', KEYS[1], 'fails', 1)
+  if ARGV[13] == '1' then redis.call('HINCRBY', KEYS[1], ARGV[12], 1) end
 end
 redis.call('HDEL', KEYS[1], 'lease', 'lease_until')
 if ARGV[7] == '0' then redis.call('HDEL', KEYS[1], 'intent_v', 'intent_until', 'intent_n') end

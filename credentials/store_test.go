@@ -717,3 +717,61 @@ func TestRefresh_sessionExpiryIsByTheProvidersClock(t *testing.T) {
 		}
 	}
 }
+
+// Some servers ban who logs in five times without success: from the third in a
+// row on the next waits long, whatever the server says of its pace.
+func TestRefresh_loginBudget(t *testing.T) {
+	s, _ := newStore(t)
+	put(t, s, oauthInput, false)
+	failed := func(e RefreshError) RefreshResult {
+		t.Helper()
+		res, err := s.Refresh(ctx, RefreshRequest{ID: "c", Version: 1, Kind: Session, Force: true}, func(context.Context, *Credential) (*Renewal, error) { return nil, &e })
+		if err != nil || res.Outcome != OutcomeTransient {
+			t.Fatalf("got %+v, %v", res, err)
+		}
+		return res
+	}
+	heard := RefreshError{Verdict: Transient, Status: 409, Text: "no", Counts: true, RetryAfter: 10 * time.Second}
+	busy := RefreshError{Verdict: Transient, Status: 503, Text: "busy", RetryAfter: 10 * time.Second}
+	waits := func(what string, res RefreshResult, least, most time.Duration) {
+		t.Helper()
+		if w := time.Until(res.RetryAt); w < least-5*time.Second || w > most {
+			t.Errorf("%s: the next waits %s, want %s to %s", what, w, least, most)
+		}
+	}
+	waits("first", failed(heard), 10*time.Second, 10*time.Second)
+	waits("second", failed(heard), 10*time.Second, 10*time.Second)
+	waits("busy", failed(busy), 10*time.Second, 10*time.Second)
+	waits("third", failed(heard), 15*time.Minute, 17*time.Minute)
+	if c := get(t, s); !strings.Contains(c.Meta.LastError, "3 logins in a row") || c.Meta.State != Active {
+		t.Errorf("got %+v", c.Meta)
+	}
+	if res, err := s.Refresh(ctx, RefreshRequest{ID: "c", Version: 1, Kind: Session}, func(context.Context, *Credential) (*Renewal, error) {
+		t.Error("asked before its time")
+		return nil, nil
+	}); err != nil || res.Outcome != OutcomeLater {
+		t.Errorf("got %+v, %v", res, err)
+	}
+	waits("fourth", failed(heard), 30*time.Minute, 34*time.Minute)
+	waits("fifth", failed(heard), time.Hour, 67*time.Minute)
+	waits("sixth", failed(heard), time.Hour, 67*time.Minute)
+	// A token is no login: the count stands.
+	if res, err := s.Refresh(ctx, RefreshRequest{ID: "c", Version: 1, Kind: OAuth2, Force: true}, renewTo("access-two", "")); err != nil || res.Outcome != OutcomeRenewed {
+		t.Fatalf("got %+v, %v", res, err)
+	}
+	again := func(version int64) RefreshResult {
+		t.Helper()
+		res, err := s.Refresh(ctx, RefreshRequest{ID: "c", Version: version, Kind: Session, Force: true}, func(context.Context, *Credential) (*Renewal, error) { e := heard; return nil, &e })
+		if err != nil {
+			t.Fatal(err)
+		}
+		return res
+	}
+	waits("after a token", again(2), time.Hour, 67*time.Minute)
+	if res, err := s.Refresh(ctx, RefreshRequest{ID: "c", Version: 2, Kind: Session, Force: true}, func(context.Context, *Credential) (*Renewal, error) {
+		return &Renewal{Session: map[string]string{"sid": "x"}}, nil
+	}); err != nil || res.Outcome != OutcomeRenewed {
+		t.Fatalf("got %+v, %v", res, err)
+	}
+	waits("after a login", again(3), 10*time.Second, 10*time.Second)
+}
