@@ -21,6 +21,7 @@ type Definition struct {
 	Auth         Auth
 	LoginMethod  string // post_install.property_lookup_method
 	TestMethod   string // post_install.test_auth_method
+	LogoutMethod string // post_install.logout_method
 	Parameters   []Parameter
 	Script       *hooks.Script // LevelConnector, nil without
 	Methods      map[string]*Method

@@ -91,3 +91,33 @@ func (c *Caller) test(ctx context.Context, d *Definition, cred *credentials.Cred
 	}
 	return nil
 }
+
+// Logout calls the logout method with the session that a credential had before
+// a login found another, which must be stored by now: whatever comes of it
+// changes nothing. Where there was no session, or the login gave the same one
+// again, nothing is called. The error is masked, and cannot cause a refresh.
+func (c *Caller) Logout(ctx context.Context, d *Definition, old *credentials.Credential, session map[string]string) error {
+	m, ok := d.Methods[d.LogoutMethod]
+	if !ok || !c.replaced(d, old, session) {
+		return nil
+	}
+	x := &exchange{c: c, d: d, m: m, cred: old, found: slices.Collect(maps.Values(session)), call: &Call{Definition: d, Method: m, Credential: old, Urgent: true}}
+	_, err := x.run(ctx)
+	defer func() { c.logScript(old, x.maskLogs()) }()
+	if err != nil {
+		return x.finish(ctx, err)
+	}
+	return nil
+}
+
+// replaced says that a credential had a session, and that this is another.
+func (c *Caller) replaced(d *Definition, old *credentials.Credential, session map[string]string) bool {
+	for _, name := range d.SessionNames {
+		v, had := c.property(d, old, "session", name)
+		before, _ := scalar(v)
+		if now := session[name]; had && now != "" && now != before {
+			return true
+		}
+	}
+	return false
+}

@@ -288,3 +288,70 @@ func TestLogin_expiryIsByTheProvidersClock(t *testing.T) {
 		})
 	}
 }
+
+func TestLogout(t *testing.T) {
+	const file = `
+connector: acme
+base_url: BASE
+auth: {type: none, refresh_on: [401]}
+post_install: {property_lookup_method: login, logout_method: logout}
+parameters:
+  - {name: session_id, target: http_header, as: X-Session, property: session, sensitive: true}
+  - {name: csrf, target: merge_field, property: session, sensitive: true}
+methods:
+  - {method: login, verb: POST, endpoint: /login, response: {fields: [{field: id, system: session_id}, {field: csrf, system: csrf}]}}
+  - method: logout
+    verb: DELETE
+    endpoint: /session
+    body: {csrf: "{{csrf}}"}
+    script: function after_error() { throw method_error.content }
+`
+	status, body := 204, ""
+	a := newAPI(t, file, func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, status, body) })
+	old := func(session map[string]string) *credentials.Credential {
+		c := *a.Cred
+		c.Secrets.Session = session
+		return &c
+	}
+	before := old(map[string]string{"session_id": "old-session", "csrf": "old-csrf"})
+	now := map[string]string{"session_id": "new-session", "csrf": "new-csrf"}
+	if err := a.Caller.Logout(t.Context(), a.Def, before, now); err != nil {
+		t.Fatal(err)
+	}
+	if r := a.only(); r.Method != "DELETE" || r.URI != "/session" || r.Header.Get("X-Session") != "old-session" || r.Body != `{"csrf":"old-csrf"}` {
+		t.Errorf("sent %+v", r)
+	}
+	// What comes of it is an error at most, and masked, the new session too.
+	for _, status = range []int{401, 500} {
+		body = `{"old":"old-session","new":"new-session"}`
+		err := a.Caller.Logout(t.Context(), a.Def, before, now)
+		if err == nil || strings.Contains(err.Error(), "old-session") || strings.Contains(err.Error(), "new-session") {
+			t.Errorf("%d: got %v", status, err)
+		}
+		if n := len(a.requests()); n != 1 {
+			t.Errorf("%d: %d requests", status, n)
+		}
+	}
+	put := old(nil)
+	put.Secrets.Properties = properties(`{"session_id":"put-session","csrf":"put-csrf"}`)
+	if _ = a.Caller.Logout(t.Context(), a.Def, put, now); a.only().Header.Get("X-Session") != "put-session" {
+		t.Error("a session that was put is one too")
+	}
+	for name, c := range map[string]struct {
+		old *credentials.Credential
+		now map[string]string
+	}{
+		"there was no session": {old(nil), now},
+		"the same again":       {before, map[string]string{"session_id": "old-session", "csrf": "old-csrf"}},
+		"the same, as it was":  {before, map[string]string{"session_id": "old-session", "session_expires": "2030-01-02T03:04:05Z"}},
+		"the same as was put":  {put, map[string]string{"session_id": "put-session"}},
+	} {
+		if err := a.Caller.Logout(t.Context(), a.Def, c.old, c.now); err != nil || len(a.requests()) != 0 {
+			t.Errorf("%s: it was called, %v", name, err)
+		}
+	}
+	a.Def.LogoutMethod = ""
+	if err := a.Caller.Logout(t.Context(), a.Def, before, now); err != nil || len(a.requests()) != 0 {
+		t.Errorf("without a logout method: %v", err)
+	}
+}

@@ -271,7 +271,8 @@ func (p *fileParser) connector(n *yaml.Node) {
 		"ignore_auth":  p.boolean(&d.IgnoreAuth),
 		"auth":         p.auth,
 		"post_install": func(n *yaml.Node) {
-			p.mapping(n, "post_install", keys{"property_lookup_method": p.text(&d.LoginMethod), "test_auth_method": p.text(&d.TestMethod)}, "logout_method")
+			p.mapping(n, "post_install", keys{"property_lookup_method": p.text(&d.LoginMethod), "test_auth_method": p.text(&d.TestMethod),
+				"logout_method": p.text(&d.LogoutMethod)})
 		},
 		"parameters":  func(n *yaml.Node) { d.Parameters = p.parameters(n, nil) },
 		"script":      func(n *yaml.Node) { script = p.inline(n, hooks.LevelConnector, script) },
@@ -692,7 +693,7 @@ func (p *fileParser) finish(n *yaml.Node) {
 			}
 		}
 	}
-	for key, named := range map[string]*string{"property_lookup_method": &d.LoginMethod, "test_auth_method": &d.TestMethod} {
+	for key, named := range map[string]*string{"property_lookup_method": &d.LoginMethod, "test_auth_method": &d.TestMethod, "logout_method": &d.LogoutMethod} {
 		name := *named
 		if m, ok := d.Methods[name]; name != "" && !ok {
 			p.find(p.places[named], "post_install.%s names method %q, which does not exist%s", key, name, didYouMean(name, d.MethodNames))
@@ -700,7 +701,12 @@ func (p *fileParser) finish(n *yaml.Node) {
 			p.find(p.places[named], "post_install.%s names method %q, which is a webhook", key, name)
 		} else if ok && key == "property_lookup_method" {
 			m.IsLogin = true
+		} else if ok && key == "logout_method" && (name == d.LoginMethod || name == d.TestMethod) {
+			p.find(p.places[named], "post_install.logout_method names method %q, which is the login or the test method", name)
 		}
+	}
+	if d.LogoutMethod != "" && d.LoginMethod == "" {
+		p.find(p.places[&d.LogoutMethod], "post_install.logout_method: there is no login method (post_install.property_lookup_method) whose session it could end")
 	}
 	if d.LoginMethod == "" && len(d.SessionNames) > 0 && !fillsSession(d) {
 		p.hint(n, "session property %q: there is no login method to fill it (post_install.property_lookup_method)", d.SessionNames[0])

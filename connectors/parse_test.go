@@ -65,6 +65,12 @@ func TestCheck_findings(t *testing.T) {
 			[]string{`2:11: no parameter declares merge field {{domain}}: each credential must have a property of that name (hint)`}},
 		"a login method that does not exist": {head + "post_install:\n  property_lookup_method: logn\nmethods: [{method: login, endpoint: /a}]\n",
 			[]string{`4:27: post_install.property_lookup_method names method "logn", which does not exist; did you mean "login"?`}},
+		"a logout method that does not exist": {head + "post_install: {property_lookup_method: login, logout_method: logot}\nmethods: [{method: login, endpoint: /a}, {method: logout, endpoint: /b}]\n",
+			[]string{`3:62: post_install.logout_method names method "logot", which does not exist; did you mean "logout"?`}},
+		"a logout method that is the login": {head + "post_install: {property_lookup_method: login, logout_method: login}\nmethods: [{method: login, endpoint: /a}]\n",
+			[]string{`3:62: post_install.logout_method names method "login", which is the login or the test method`}},
+		"a logout method without a login": {head + "post_install: {logout_method: logout}\nmethods: [{method: logout, endpoint: /b}]\n",
+			[]string{`3:31: post_install.logout_method: there is no login method (post_install.property_lookup_method) whose session it could end`}},
 		"a merge field that the method left out": {head + "parameters: [{name: region, target: merge_field, value: eu}]\nmethods: [{method: m, endpoint: '/{{region}}/{{nobody}}', parameters: [{name: region, value: CYCLR_IGNORE_PARAMETER}]}]\n",
 			[]string{`4:33: no parameter declares merge field {{nobody}}: each credential must have a property of that name (hint)`}},
 	}

@@ -195,6 +195,8 @@ func (a *attempt) admit(ctx context.Context, opened error) (*ResultError, func()
 	switch {
 	case a.meth.IsLogin:
 		return input("method %q is connector %q's login method; it cannot be a step", s.Method, c.Connector), nil
+	case s.Method == def.LogoutMethod:
+		return input("method %q is connector %q's logout method; as a step it would end the session that others use", s.Method, c.Connector), nil
 	case s.AccountID != "" && s.AccountID != c.AccountID:
 		return input("the step's account_id is %q, but credential %q belongs to another account", s.AccountID, c.ID), nil
 	case s.Script != "" && p.cfg.DenyStepScripts:

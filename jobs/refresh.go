@@ -142,7 +142,7 @@ func (p *Pool) processRefresh(ctx context.Context, t *asynq.Task) error {
 		if !cred.Meta.Refused || cred.Meta.RefusedKind != credentials.Opening {
 			return p.resume(ctx, r.CredentialID) // it is open
 		}
-		return p.refreshed(ctx, cred, kind, r.Kind == kindForced)(p.open(ctx, def, cred, force))
+		return p.opened(ctx, def, cred, r.Kind == kindForced)
 	}
 	asked := kind
 	if kind == kindTest || kind == credentials.Testing {
@@ -154,6 +154,7 @@ func (p *Pool) processRefresh(ctx context.Context, t *asynq.Task) error {
 		request.Asked = time.UnixMilli(r.Until).Add(-forcedFor)
 	}
 	request.Answered = func(c *credentials.Credential) bool { return answered(c) || failedSince(c) }
+	var before replaced
 	res, err := p.cfg.Store.Refresh(ctx, request,
 		func(ctx context.Context, c *credentials.Credential) (*credentials.Renewal, error) {
 			p.observe(Moment{What: "refreshing", CredentialID: c.ID, Connector: c.Connector}, nil)
@@ -163,7 +164,7 @@ func (p *Pool) processRefresh(ctx context.Context, t *asynq.Task) error {
 				}
 				return &credentials.Renewal{Opened: true, Tested: kind == credentials.Testing}, nil
 			}
-			return p.cfg.Caller.Refresh(ctx, def, c, kind)
+			return before.note(c)(p.cfg.Caller.Refresh(ctx, def, c, kind))
 		})
 	if err == nil && res.Freed {
 		p.log.Info("the provider accepts the client again", "connector", cred.Connector)
@@ -172,10 +173,12 @@ func (p *Pool) processRefresh(ctx context.Context, t *asynq.Task) error {
 	if err == nil && res.Outcome == credentials.OutcomeRenewed && kind == credentials.OAuth2 {
 		renewed, err := p.cfg.Store.Get(ctx, cred.ID)
 		if err == nil && renewed.Version == res.Version && renewed.Meta.RefusedKind == credentials.Opening && renewed.Meta.Refused {
-			return p.refreshed(ctx, cred, credentials.Opening, r.Kind == kindForced)(p.open(ctx, def, renewed, force))
+			return p.opened(ctx, def, renewed, r.Kind == kindForced)
 		}
 	}
-	return p.refreshed(ctx, cred, kind, r.Kind == kindForced)(res, err)
+	ended := p.refreshed(ctx, cred, kind, r.Kind == kindForced)(res, err)
+	p.logout(ctx, def, before, res)
+	return ended
 }
 
 // kindTest is a forced refresh where nothing can be renewed: the test method's
@@ -243,20 +246,56 @@ func putOff(text string, delay time.Duration) error {
 	return &waitError{why: whyDeferred, text: "refresh: " + clip(text, 400), delay: delay + rand.N(delay/4+1)}
 }
 
-// open finishes a credential whose first token is stored: the login method and
+// opened finishes a credential whose first token is stored: the login method and
 // the test method run once. The token came first, because it must not be lost;
 // until they have run nobody calls with it.
-func (p *Pool) open(ctx context.Context, def *connectors.Definition, cred *credentials.Credential, force bool) (credentials.RefreshResult, error) {
+func (p *Pool) opened(ctx context.Context, def *connectors.Definition, cred *credentials.Credential, force bool) error {
 	kind := credentials.OAuth2
 	if def.LoginMethod != "" {
 		kind = credentials.Session
 	}
 	request := p.cfg.Caller.RefreshRequest(def, cred, kind)
 	request.Force, request.Client = force, nil // no token is asked for
-	return p.cfg.Store.Refresh(ctx, request,
+	var before replaced
+	res, err := p.cfg.Store.Refresh(ctx, request,
 		func(ctx context.Context, c *credentials.Credential) (*credentials.Renewal, error) {
-			return p.cfg.Caller.Open(ctx, def, c)
+			return before.note(c)(p.cfg.Caller.Open(ctx, def, c))
 		})
+	ended := p.refreshed(ctx, cred, credentials.Opening, force)(res, err)
+	p.logout(ctx, def, before, res)
+	return ended
+}
+
+// replaced is a credential as it was before a login found another session.
+type replaced struct {
+	cred    *credentials.Credential
+	session map[string]string // the new one
+}
+
+func (r *replaced) note(c *credentials.Credential) func(*credentials.Renewal, error) (*credentials.Renewal, error) {
+	return func(renewal *credentials.Renewal, err error) (*credentials.Renewal, error) {
+		if err == nil && renewal != nil && len(renewal.Session) > 0 {
+			*r = replaced{c, renewal.Session}
+		}
+		return renewal, err
+	}
+}
+
+// logoutTimeout bounds a logout: nobody waits for it but this refresher, which
+// the connector's share holds back meanwhile.
+const logoutTimeout = 10 * time.Second
+
+// logout ends the old session, once the new one is stored, the lease given back
+// and who waited resumed. It is tried once, and nothing depends on it.
+func (p *Pool) logout(ctx context.Context, def *connectors.Definition, before replaced, res credentials.RefreshResult) {
+	if before.cred == nil || res.Outcome != credentials.OutcomeRenewed {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, logoutTimeout)
+	defer cancel()
+	if err := p.cfg.Caller.Logout(ctx, def, before.cred, before.session); err != nil {
+		p.log.Info("the old session could not be logged out", "credential_id", before.cred.ID, "connector", def.Name, "error", clip(err.Error(), 500))
+	}
 }
 
 // refreshed returns what has to be done once a refresh has ended; somebody

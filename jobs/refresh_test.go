@@ -268,3 +268,81 @@ func TestMissingScope_isNotExpiry(t *testing.T) {
 		t.Errorf("%d token requests, want none; %d calls, want 30", tokens.Load(), writes.Load())
 	}
 }
+
+const loggedIn = `connector: own
+base_url: "{{base}}"
+auth: {type: none, refresh_on: [401]}
+post_install: {property_lookup_method: login, logout_method: logout}
+parameters:
+  - {name: base, target: merge_field, property: account}
+  - {name: sid, target: http_header, as: X-Sid, property: session}
+methods:
+  - {method: login, verb: POST, endpoint: /login, response: {fields: [{field: sid, system: sid}]}}
+  - {method: logout, verb: POST, endpoint: /logout}
+  - {method: m, endpoint: /m}
+`
+
+// The old session is logged out once the new one is stored, once for all, and
+// whatever comes of it changes nothing.
+func TestLogout_ofTheOldSessionOnceTheNewOneIsStored(t *testing.T) {
+	for name, status := range map[string]int{"taken": 204, "refused": 401, "failed": 500} {
+		t.Run(name, func(t *testing.T) {
+			var logins, good atomic.Int64
+			type logout struct {
+				sid     string
+				version int64
+			}
+			logouts := make(chan logout, 100)
+			h := newHouse(t, withConnector(t, loggedIn))
+			h.url = serve(t, func(w http.ResponseWriter, r *http.Request) {
+				w.Header().Set("Content-Type", "application/json")
+				switch sid := r.Header.Get("X-Sid"); {
+				case r.URL.Path == "/login":
+					n := logins.Add(1)
+					good.Store(n)
+					_, _ = fmt.Fprintf(w, `{"sid":"session-%d"}`, n)
+				case r.URL.Path == "/logout":
+					l := logout{sid: sid}
+					if c, err := h.store.Get(context.Background(), "c"); err == nil {
+						l.version = c.Version
+					}
+					logouts <- l
+					w.WriteHeader(status)
+				case sid != fmt.Sprintf("session-%d", good.Load()):
+					w.WriteHeader(401)
+				default:
+					_, _ = w.Write([]byte(`{}`))
+				}
+			})
+			h.put(map[string]any{"credential_id": "c", "connector": "own"})
+			h.succeed(h.enqueue(20, jobs.Step{CredentialID: "c", Method: "m"}))
+			if n := len(logouts); n != 0 {
+				t.Errorf("%d logouts, though there was no session before", n)
+			}
+			good.Store(-1) // the server forgets the session
+			h.succeed(h.enqueue(50, jobs.Step{CredentialID: "c", Method: "m"}))
+			h.until("the old session is logged out", func() bool { return len(logouts) > 0 })
+			h.pool.Shutdown()
+			if l := <-logouts; l.sid != "session-1" || l.version != 3 || len(logouts) != 0 {
+				t.Errorf("got %+v and %d more", l, len(logouts))
+			}
+			if n := logins.Load(); n != 2 {
+				t.Errorf("%d logins", n)
+			}
+			if c, err := h.store.Get(context.Background(), "c"); err != nil || c.Version != 3 || c.Meta.State != credentials.Active || c.Meta.LastError != "" || c.Secrets.Session["sid"] != "session-2" {
+				t.Errorf("got %+v, %v", c, err)
+			}
+		})
+	}
+}
+
+func TestInput_aLogoutIsNoStep(t *testing.T) {
+	h := newHouse(t, withConnector(t, loggedIn))
+	h.url = serve(t, func(w http.ResponseWriter, _ *http.Request) { t.Error("it was called") })
+	h.put(map[string]any{"credential_id": "c", "connector": "own", "properties": map[string]any{"sid": "a-session"}})
+	for id, r := range h.results(h.enqueue(1, jobs.Step{CredentialID: "c", Method: "logout"})) {
+		if r.Error == nil || r.Error.Kind != jobs.KindInput || !strings.Contains(r.Error.Message, "logout method") {
+			t.Errorf("%s: %+v", id, r)
+		}
+	}
+}
