@@ -9,7 +9,10 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync/atomic"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/stepworker/stepworker/connectors"
 	"github.com/stepworker/stepworker/credentials"
@@ -217,6 +220,92 @@ methods:
 	sameJSON(t, "after_error", a.must("seen").Content, `[302,"`+other.URL+`"]`)
 	if len(stolen) != 0 {
 		t.Errorf("the other host was asked, with %v", <-stolen)
+	}
+}
+
+// A session of several cookies goes to its own host and to no other: not after
+// a redirect, whoever asks, nor does Authorization.
+func TestCookies_goToTheirOwnHostOnly(t *testing.T) {
+	stolen := make(chan string, 100)
+	other := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		stolen <- fmt.Sprint(r.URL.Path, " ", r.Header.Get("Cookie"), " ", r.Header.Get("Authorization"))
+		writeJSON(w, 200, `{"access_token":"stolen"}`)
+	}))
+	defer other.Close()
+	elsewhere := strings.Replace(other.URL, "127.0.0.1", "localhost", 1)
+	var away atomic.Pointer[string] // path that leads to the other host
+	a := newAPI(t, strings.ReplaceAll(`
+connector: acme
+base_url: BASE
+auth: {type: oauth2, token_url: BASE/token}
+post_install: {property_lookup_method: login}
+parameters:
+  - {name: sid, target: merge_field, property: session, sensitive: true}
+  - {name: csrf, target: merge_field, property: session, sensitive: true}
+  - {name: cookie, target: http_header, as: Cookie, value: "SID={{sid}}; XSRF={{csrf}}"}
+methods:
+  - {method: login, endpoint: /login, response: {fields: [{cookie: SID, system: sid}, {cookie: XSRF, system: csrf}]}}
+  - {method: get, endpoint: /hop}
+  - {method: post, verb: POST, endpoint: /things}
+  - {method: asks, endpoint: /things, script: "function after_action() { method_response.it = http_request({url: 'OTHER/asked'}).statusCode }"}
+`, "OTHER", elsewhere), func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Add("Set-Cookie", "SID=s%2F1; Path=/; HttpOnly")
+		w.Header().Add("Set-Cookie", "OTHER=x; Path=/")
+		w.Header().Add("Set-Cookie", "XSRF=c==; Path=/")
+		switch to := away.Load(); {
+		case to != nil && *to == r.URL.Path:
+			w.Header().Set("Location", elsewhere+r.URL.Path)
+			w.WriteHeader(http.StatusTemporaryRedirect)
+		case r.URL.Path == "/hop":
+			http.Redirect(w, r, "/things", http.StatusFound)
+		default:
+			writeJSON(w, 200, `{"access_token":"new-access-token"}`)
+		}
+	})
+	a.Cred.Secrets.ClientID, a.Cred.Secrets.ClientSecret = "the-client", credentials.NewSecret("the-secret")
+	withToken(a.Cred, "the-access-token", "the-refresh-token")
+	got, re := refresh(t, a, credentials.Session)
+	if re != nil {
+		t.Fatal(re)
+	}
+	if d := cmp.Diff(map[string]string{"sid": "s%2F1", "csrf": "c=="}, got.Session); d != "" {
+		t.Fatal(d)
+	}
+	a.only() // without a cookie jar the login's own are not sent
+	a.Cred.Secrets.Session = got.Session
+	for _, m := range []string{"get", "post", "asks"} {
+		a.must(m)
+		for _, r := range a.requests() {
+			if c := r.Header["Cookie"]; len(c) != 1 || c[0] != "SID=s%2F1; XSRF=c==" || r.Header.Get("Authorization") != "Bearer the-access-token" {
+				t.Errorf("%s: %s was sent %q, %q", m, r.URI, c, r.Header.Get("Authorization"))
+			}
+		}
+	}
+	if got := <-stolen; got != "/asked  " {
+		t.Errorf("http_request to another host was sent with %q", got)
+	}
+	for path, m := range map[string]string{"/hop": "get", "/things": "post"} {
+		away.Store(&path)
+		if e := a.fails(m); e.Kind != "input" {
+			t.Errorf("%s: got %+v", m, e)
+		}
+	}
+	things := "/things"
+	away.Store(&things)
+	if e := a.fails("get"); e.Kind != "input" { // the second hop leads away
+		t.Errorf("got %+v", e)
+	}
+	login, token := "/login", "/token"
+	away.Store(&login)
+	if _, re := refresh(t, a, credentials.Session); re == nil || re.Verdict != credentials.Transient {
+		t.Errorf("a login that leads away: got %+v", re)
+	}
+	away.Store(&token)
+	if _, re := refresh(t, a, credentials.OAuth2); re == nil || re.Verdict != credentials.Transient {
+		t.Errorf("a token endpoint that leads away: got %+v", re)
+	}
+	if len(stolen) != 0 {
+		t.Errorf("the other host was asked: %q", <-stolen)
 	}
 }
 
