@@ -54,7 +54,7 @@ func readError(answer map[string]json.RawMessage) tokenError {
 		}
 		_, known := codes[code]
 		if known || i < proper && e.code == "" {
-			e.code, e.written = code, clip(w, 100)
+			e.code, e.written = code, w
 		}
 		if known {
 			break

@@ -263,7 +263,7 @@ func (t *tokenRequest) verdict() *credentials.RefreshError {
 	if len(t.given) > 0 {
 		r = credentials.NewRedactor(append(t.c.Secrets(t.d, t.cred), t.given...), 6)
 	}
-	h.said = said.written
+	h.said = clip(r.String(said.written), 100)
 	if said.text != "" {
 		h.said += ": " + clip(r.String(said.text), 200)
 	}

@@ -337,7 +337,7 @@ func (s *Store) remember(ctx context.Context, r RefreshRequest, owner string, t 
 	if e.Counts && res.Outcome == OutcomeTransient {
 		counts = 1
 		if pause := loginPause(t.heard + 1); pause > 0 {
-			e.Text = fmt.Sprintf("%s; %d logins in a row were neither taken nor refused, so the next one waits, before the server bans us", e.Text, t.heard+1)
+			e.Text = fmt.Sprintf("%d logins in a row were neither taken nor refused, so the next one waits, lest the server bans us: %s", t.heard+1, e.Text)
 			if at := now.Add(pause); at.After(next) {
 				next = at
 			}
