@@ -391,6 +391,9 @@ func credentialList(log *cli.Log) *cobra.Command {
 			if s.LastRefresh != nil {
 				g.Verdict = s.LastRefresh.Verdict
 			}
+			if s.State == credentials.Misconfigured { // perhaps by what another credential of its client was told
+				g.Verdict = credentials.VerdictMisconfigured
+			}
 			counts[g]++
 			return nil
 		})
