@@ -1,16 +1,45 @@
-// Package killpoint lets a test kill a worker at a named point of the
-// protocol, as kill -9 does, so that every crash can be rehearsed.
+// Package killpoint lets a test kill or stop a worker at a named point of the
+// protocol, as kill -9 and SIGSTOP do, so that every crash can be rehearsed.
 package killpoint
 
 import (
 	"os"
+	"strconv"
+	"strings"
+	"sync/atomic"
 	"syscall"
 )
 
-// KillPoint ends this process at once if STEPWORKER_KILL_AT names the point.
+var kill, stop point
+
+// point counts how often its place was passed.
+type point struct{ passes atomic.Int64 }
+
+// KillPoint ends this process at once if STEPWORKER_KILL_AT names the point,
+// and stops it, until SIGCONT, if STEPWORKER_STOP_AT does. A name with #2 means
+// the second time that it is passed.
 func KillPoint(name string) {
-	if at, ok := os.LookupEnv("STEPWORKER_KILL_AT"); ok && at == name {
+	if kill.reached("STEPWORKER_KILL_AT", name) {
 		_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
 		select {}
 	}
+	if stop.reached("STEPWORKER_STOP_AT", name) {
+		_ = syscall.Kill(os.Getpid(), syscall.SIGSTOP)
+	}
+}
+
+func (p *point) reached(variable, name string) bool {
+	at, ok := os.LookupEnv(variable)
+	if !ok {
+		return false
+	}
+	at, nth, _ := strings.Cut(at, "#")
+	if at != name {
+		return false
+	}
+	n, err := strconv.ParseInt(nth, 10, 64)
+	if err != nil {
+		n = 1
+	}
+	return p.passes.Add(1) == n
 }
