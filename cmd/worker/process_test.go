@@ -103,24 +103,39 @@ func (s *safeBuffer) String() string {
 // start starts a worker, to be killed at a named point ("" for none).
 func (w *world) start(killAt string, args ...string) *process {
 	w.t.Helper()
+	return w.startWith([]string{"STEPWORKER_KILL_AT=" + killAt}, args...)
+}
+
+// startWith starts a worker with more in its environment.
+func (w *world) startWith(env []string, args ...string) *process {
+	w.t.Helper()
+	p := w.launch(env, args...)
+	w.ready(p)
+	return p
+}
+
+// launch is startWith without waiting for it to be ready.
+func (w *world) launch(env []string, args ...string) *process {
+	w.t.Helper()
 	exe, err := os.Executable()
 	if err != nil {
 		w.t.Fatal(err)
 	}
 	args = append([]string{"run", "--connectors", filepath.Join("..", "..", "deploy", "connectors"), "--allow-private-network", "--http", "127.0.0.1:0"}, args...)
 	p := &process{cmd: exec.Command(exe, args...), log: &safeBuffer{}, done: make(chan struct{})}
-	p.cmd.Env = append(os.Environ(), asWorker+"=1", "STEPWORKER_REDIS="+w.redis.URL, "STEPWORKER_KEYS="+w.key)
-	if killAt != "" {
-		p.cmd.Env = append(p.cmd.Env, "STEPWORKER_KILL_AT="+killAt)
-	}
+	p.cmd.Env = append(append(os.Environ(), asWorker+"=1", "STEPWORKER_REDIS="+w.redis.URL, "STEPWORKER_KEYS="+w.key), env...)
 	p.cmd.Stderr = p.log
 	if err := p.cmd.Start(); err != nil {
 		w.t.Fatal(err)
 	}
 	go func() { _ = p.cmd.Wait(); close(p.done) }()
 	w.t.Cleanup(func() { _ = p.cmd.Process.Kill(); <-p.done })
-	w.until("the worker is ready", func() bool { return strings.Contains(p.log.String(), `"ready"`) })
 	return p
+}
+
+func (w *world) ready(p *process) {
+	w.t.Helper()
+	w.until("the worker is ready", func() bool { return strings.Contains(p.log.String(), `"ready"`) })
 }
 
 func (w *world) until(what string, ok func() bool) {

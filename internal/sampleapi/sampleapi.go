@@ -31,6 +31,7 @@ type Provider struct {
 	refresh   map[string]*family // every refresh token ever given out
 	sessions  map[string]bool    // live sessions
 	tokens    map[string]int     // token requests by account
+	reused    int                // spent refresh tokens that were presented
 	logins    int
 	served    int
 	refused   int
@@ -158,6 +159,13 @@ func (p *Provider) Asking(within time.Duration) []string {
 	return accounts
 }
 
+// Reused counts spent refresh tokens that were presented.
+func (p *Provider) Reused() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.reused
+}
+
 // Counts are how many logins were answered, calls served, calls refused.
 func (p *Provider) Counts() (logins, served, refused int) {
 	p.mu.Lock()
@@ -278,6 +286,9 @@ func (p *Provider) token(w http.ResponseWriter, r *http.Request) {
 	p.mu.Lock()
 	if f == nil || f.revoked || f.current != spent {
 		if f != nil { // a spent token was used again: the family is revoked (RFC 9700 section 4.14.2)
+			if f.current != spent {
+				p.reused++
+			}
 			p.revoke(f)
 		}
 		p.mu.Unlock()
