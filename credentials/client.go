@@ -113,14 +113,14 @@ func (s *Store) enter(ctx context.Context, r RefreshRequest, client Client, owne
 
 // refuseClient notes that the provider refused the client. all is false where
 // it refuses this credential's requests while it accepts others': then the
-// fault is the credential's own.
-func (s *Store) refuseClient(ctx context.Context, r RefreshRequest, key, digest, owner, text string) (all bool, next time.Time, err error) {
+// fault is the credential's own. news is true for the first refusal.
+func (s *Store) refuseClient(ctx context.Context, r RefreshRequest, key, digest, owner, text string) (all, news bool, next time.Time, err error) {
 	out, err := refuseClientScript.Run(ctx, s.rdb, []string{clientKey(key)}, owner, r.ID, digest, r.Settings, text,
 		s.firstTrial.Milliseconds(), s.lastTrial.Milliseconds(), clientKept.Milliseconds()).Int64Slice()
 	if err != nil {
-		return false, time.Time{}, err
+		return false, false, time.Time{}, err
 	}
-	return out[0] == 1, fromMillis(out[1]), nil
+	return out[0] == 1, out[2] == 1, fromMillis(out[1]), nil
 }
 
 // acceptClient notes that the provider accepted the client; freed is true if a
@@ -167,11 +167,11 @@ return {'trial', '0', ''}
 //	KEYS  client
 //	ARGV  owner, credential, settings, the connector's settings, err, first and
 //	      longest time between trials (ms), how long the record is kept (ms)
-//	returns {1, next} or, if it is only the credential's, {0, 0}
+//	returns {1, next, 1 if it was not refused before}, or {0, 0, 0} if it is only the credential's
 var refuseClientScript = redis.NewScript(luaNow + `
 local h = redis.call('HMGET', KEYS[1], 'since', 'ok', 'c:' .. ARGV[2], 'n', 'trial', 'next')
 local t = now()
-if not h[1] and h[2] and h[3] and tonumber(h[2]) >= tonumber(h[3]) then return {0, 0} end
+if not h[1] and h[2] and h[3] and tonumber(h[2]) >= tonumber(h[3]) then return {0, 0, 0} end
 local n, next = tonumber(h[4] or 0), tonumber(h[6] or 0)
 if not h[1] or h[5] == ARGV[1] then -- others asked at the same time as the first
   next = t + math.min(ARGV[6] * 2 ^ n, tonumber(ARGV[7]))
@@ -182,7 +182,7 @@ redis.call('HSET', KEYS[1], 'since', h[1] or t, 'err', ARGV[5], 'at', t, 'n', n,
   'c:' .. ARGV[2], t, 'f:' .. ARGV[4], 1)
 if h[5] == ARGV[1] then redis.call('HDEL', KEYS[1], 'trial', 'trial_until') end
 redis.call('PEXPIRE', KEYS[1], ARGV[8])
-return {1, next}
+return {1, next, h[1] and 0 or 1}
 `)
 
 // acceptClientScript notes an acceptance. Which credentials were refused stays:

@@ -90,6 +90,9 @@ type Meta struct {
 	// Settings is what the connector and its settings were, in short, when the
 	// provider refused them.
 	Settings string
+	// Proving is true when a person put this in place of what was of no use, and
+	// nothing has succeeded with it yet.
+	Proving bool
 	// MadeFor is the method whose refused executions asked for this version, as
 	// long as none of its calls has succeeded with it.
 	MadeFor     string

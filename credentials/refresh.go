@@ -265,7 +265,7 @@ func (s *Store) save(ctx context.Context, r RefreshRequest, owner string, c *Cre
 	}
 	waits := s.backoff()
 	for {
-		out, err := saveScript.Run(ctx, s.rdb, []string{credKey(r.ID), versionKey(r.ID)}, owner, c.Version, sealed,
+		out, err := s.change(ctx, saveScript, r.ID, []string{versionKey(r.ID)}, owner, c.Version, sealed,
 			millis(secrets.tokenExpiry()), issued, millis(secrets.sessionExpiry(renewal.Skew)), sessionIssued, last, millis(now),
 			string(state), text, millis(res.RetryAt), string(refused), heardField(r.Kind)).StringSlice()
 		if err == nil {
@@ -286,7 +286,7 @@ func (s *Store) save(ctx context.Context, r RefreshRequest, owner string, c *Cre
 
 // tested notes that the test method has answered.
 func (s *Store) tested(ctx context.Context, r RefreshRequest, owner string, t taken) (RefreshResult, error) {
-	out, err := testedScript.Run(context.WithoutCancel(ctx), s.rdb, []string{credKey(r.ID)}, owner, t.version).StringSlice()
+	out, err := s.change(context.WithoutCancel(ctx), testedScript, r.ID, nil, owner, t.version).StringSlice()
 	switch {
 	case err != nil:
 		return RefreshResult{}, err // the lease lapses, and it is asked again
@@ -322,15 +322,18 @@ func (s *Store) remember(ctx context.Context, r RefreshRequest, owner string, t 
 	if e.RetryAfter > 0 {
 		next = now.Add(e.RetryAfter)
 	}
-	client := ""
+	client, news := "", 0
 	if e.Client && t.client.Key != "" {
 		// Before the credential's own state: whoever comes now asks no more.
-		all, until, err := s.refuseClient(ctx, r, t.client.Key, t.digest, owner, clipText(e.Text, 500))
+		all, first, until, err := s.refuseClient(ctx, r, t.client.Key, t.digest, owner, clipText(e.Text, 500))
 		if err != nil {
 			return res, fmt.Errorf("remembering a refused client: %w", err) // the intent stands, and is waited out
 		}
 		if all {
 			client, state, next = t.client.Key, "", until
+			if first {
+				news = 1
+			}
 		}
 	}
 	counts := 0
@@ -356,7 +359,7 @@ func (s *Store) remember(ctx context.Context, r RefreshRequest, owner string, t 
 	}
 	waits := s.backoff()
 	for begun := now; ; {
-		out, err := failScript.Run(ctx, s.rdb, []string{credKey(r.ID)}, owner, t.version, string(state), clipText(e.Text, 500), millis(next), last, keepIntent, millis(now), r.Settings, client, answer, heardField(r.Kind), counts).StringSlice()
+		out, err := s.change(ctx, failScript, r.ID, nil, owner, t.version, string(state), clipText(e.Text, 500), millis(next), last, keepIntent, millis(now), r.Settings, client, answer, heardField(r.Kind), counts, news).StringSlice()
 		if err == nil {
 			if client == "" {
 				res.Freed = s.accepted(ctx, r, t, e.Verdict)

@@ -10,6 +10,8 @@ import "github.com/redis/go-redis/v9"
 //	stepworker:credentials        set of ids
 //	stepworker:waiting            set of ids that may have waiting executions
 //
+// Those of notices are in notices.go.
+//
 // Fields of the hash: v version; connector, account_id, external_account_id;
 // state, since; sealed; expiry, issued of the token, s_expiry, s_issued of the
 // session (ms); refused (the version known refused), refused_kind, refused_method; made_for (the
@@ -19,7 +21,7 @@ import "github.com/redis/go-redis/v9"
 // lease, lease_until; intent_v, intent_until, intent_n; no_key (the version
 // that no key opens); tested (the version that the test method has answered);
 // settings that were refused; client whose refusal holds it, see client.go; answer that had no
-// token, sealed; deleted; u:METHOD counter of refreshes that did not help
+// token, sealed; ep what was told of the episode under way, see luaTell; deleted; u:METHOD counter of refreshes that did not help
 // (JSON).
 func credKey(id string) string    { return "stepworker:cred:{" + id + "}" }
 func versionKey(id string) string { return "stepworker:cred:{" + id + "}:version" }
@@ -56,7 +58,9 @@ if n ~= string.format('%d', tonumber(ARGV[1]) + 1) then
   redis.call('HSET', KEYS[1], 'v', v)
   return 0
 end
+local ep = redis.call('HEXISTS', KEYS[1], 'ep')
 redis.call('DEL', KEYS[1])
+if ep == 1 then redis.call('HSET', KEYS[1], 'ep', 'put') end
 redis.call('HSET', KEYS[1], 'v', n, 'connector', ARGV[2], 'account_id', ARGV[3], 'external_account_id', ARGV[4], 'sealed', ARGV[5],
   'expiry', ARGV[6], 'issued', ARGV[8], 's_expiry', ARGV[7], 's_issued', ARGV[8], 'state', 'active', 'since', ARGV[8])
 if ARGV[9] ~= '' then redis.call('HSET', KEYS[1], 'refused', n, 'refused_kind', ARGV[9]) end
@@ -70,13 +74,14 @@ return 1
 //	KEYS  credential
 //	ARGV  owner, version
 //	returns {'saved', v}, {'newer', v}, {'gone'} or {'lost'}
-var testedScript = redis.NewScript(`
+var testedScript = redis.NewScript(luaTell + `
 local h = redis.call('HMGET', KEYS[1], 'v', 'deleted', 'lease')
 if not h[1] or h[2] then return {'gone'} end
 if h[1] ~= ARGV[2] then return {'newer', h[1]} end
 if h[3] ~= ARGV[1] then return {'lost'} end
 redis.call('HSET', KEYS[1], 'tested', h[1])
 redis.call('HDEL', KEYS[1], 'refused', 'refused_kind', 'err', 'fails', 'next', 'lease', 'lease_until', 'intent_v', 'intent_until', 'intent_n')
+tell('recovered')
 return {'saved', h[1]}
 `)
 
@@ -94,10 +99,11 @@ return 1
 //
 //	KEYS  credential
 //	ARGV  version, text, now (ms)
-var unopenedScript = redis.NewScript(`
+var unopenedScript = redis.NewScript(luaTell + `
 local h = redis.call('HMGET', KEYS[1], 'v', 'deleted', 'state')
 if h[1] ~= ARGV[1] or h[2] or (h[3] and h[3] ~= 'active') then return 0 end
 redis.call('HSET', KEYS[1], 'state', 'misconfigured', 'since', ARGV[3], 'err', ARGV[2], 'no_key', ARGV[1])
+tell('misconfigured')
 return 1
 `)
 
@@ -105,11 +111,12 @@ return 1
 //
 //	KEYS  credential
 //	ARGV  version, now (ms)
-var openedScript = redis.NewScript(`
+var openedScript = redis.NewScript(luaTell + `
 local h = redis.call('HMGET', KEYS[1], 'v', 'no_key')
 if h[1] ~= ARGV[1] or h[2] ~= ARGV[1] then return 0 end
 redis.call('HSET', KEYS[1], 'state', 'active', 'since', ARGV[2])
 redis.call('HDEL', KEYS[1], 'err', 'no_key')
+tell('recovered')
 return 1
 `)
 
@@ -187,7 +194,7 @@ return {'taken', h[1], string.format('%d', n), h[10] or '0', deadline, h[11] or 
 //	      ('' keeps them), last refresh, now (ms), state, err, next (ms), refused kind ('' : it may be used),
 //	      name of heard
 //	returns {'saved', v}, {'newer', v} or {'gone'}
-var saveScript = redis.NewScript(`
+var saveScript = redis.NewScript(luaTell + `
 local h = redis.call('HMGET', KEYS[1], 'v', 'deleted', 'state', 'saver')
 if not h[1] or h[2] then return {'gone'} end
 if h[1] ~= ARGV[2] then
@@ -206,6 +213,9 @@ if h[3] ~= ARGV[10] then redis.call('HSET', KEYS[1], 'since', ARGV[9]) end
 redis.call('HDEL', KEYS[1], 'refused', 'refused_kind', 'err', 'fails', 'next', 'lease', 'lease_until', 'intent_v', 'intent_until', 'intent_n', 'settings', 'client', 'answer', ARGV[14])
 if ARGV[11] ~= '' then redis.call('HSET', KEYS[1], 'err', ARGV[11], 'next', ARGV[12]) end
 if ARGV[13] ~= '' then redis.call('HSET', KEYS[1], 'refused', v, 'refused_kind', ARGV[13]) end
+if ARGV[10] ~= 'active' then tell(ARGV[10])
+elseif ARGV[11] ~= '' then tell('failing')
+elseif ARGV[13] == '' then tell('recovered') end
 return {'saved', v}
 `)
 
@@ -213,9 +223,10 @@ return {'saved', v}
 //
 //	KEYS  credential
 //	ARGV  owner, version, state ('' keeps it), err, next (ms), last refresh, keep intent (0/1), now (ms), settings,
-//	      the client that was refused ('': none), sealed answer ('' keeps it), name of heard, counts (0/1)
+//	      the client that was refused ('': none), sealed answer ('' keeps it), name of heard, counts (0/1),
+//	      the client's refusal is news (0/1)
 //	returns {'failed', v}, {'newer', v}, {'gone'} or {'lost'}
-var failScript = redis.NewScript(`
+var failScript = redis.NewScript(luaTell + `
 local h = redis.call('HMGET', KEYS[1], 'v', 'deleted', 'lease', 'state')
 if not h[1] or h[2] then return {'gone'} end
 if h[1] ~= ARGV[2] then return {'newer', h[1]} end
@@ -235,6 +246,8 @@ else
 end
 redis.call('HDEL', KEYS[1], 'lease', 'lease_until')
 if ARGV[7] == '0' then redis.call('HDEL', KEYS[1], 'intent_v', 'intent_until', 'intent_n') end
+if ARGV[10] == '' then tell(ARGV[3] ~= '' and ARGV[3] or 'failing')
+elseif ARGV[14] == '1' then tell('misconfigured') end -- once for all its credentials
 return {'failed', h[1]}
 `)
 

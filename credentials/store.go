@@ -242,6 +242,7 @@ func readMeta(h map[string]string) Meta {
 	if m.State == "" {
 		m.State = Active
 	}
+	m.Proving = h["ep"] == "put"
 	m.Tested = h["tested"] != "" && h["tested"] == h["v"]
 	if lr := h["lr"]; lr != "" {
 		var l LastRefresh
@@ -418,12 +419,12 @@ func mark(since time.Time) string {
 // NoteUnopened shows a credential as misconfigured that no key of this worker
 // opens, though its other keys are right.
 func (s *Store) NoteUnopened(ctx context.Context, id string, version int64, text string) error {
-	return unopenedScript.Run(ctx, s.rdb, []string{credKey(id)}, version, text, millis(time.Now())).Err()
+	return s.change(ctx, unopenedScript, id, nil, version, text, millis(time.Now())).Err()
 }
 
 // NoteOpened takes that back: a worker has the key.
 func (s *Store) NoteOpened(ctx context.Context, id string, version int64) error {
-	return openedScript.Run(ctx, s.rdb, []string{credKey(id)}, version, millis(time.Now())).Err()
+	return s.change(ctx, openedScript, id, nil, version, millis(time.Now())).Err()
 }
 
 // Unwait takes an execution out of the waiting set: it has ended.

@@ -148,6 +148,11 @@ func (a *attempt) succeed(ctx context.Context, ans *connectors.Answer) error {
 			return a.p.workerFault("redis cannot be written")
 		}
 	}
+	if a.cred.Meta.Proving {
+		if err := a.p.cfg.Store.NoteUsed(ctx, a.cred.ID, a.cred.Version); err != nil {
+			return a.p.workerFault("redis cannot be written")
+		}
+	}
 	if ans.Warning == "" { // a warning fetched nothing: the next run asks again
 		switch err := a.moveLastRun(detached(ctx), ans.NextRun); {
 		case errors.Is(err, errOvertaken):
