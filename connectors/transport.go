@@ -264,6 +264,9 @@ func checkRedirect(req *http.Request, via []*http.Request) error {
 	return nil
 }
 
+// RetryAfter is how long an answer asks to wait; 0: it does not say.
+func RetryAfter(h http.Header) time.Duration { return retryAfter(h) }
+
 // retryAfter reads Retry-After: seconds or a date (RFC 9110 section 10.2.3).
 func retryAfter(h http.Header) time.Duration {
 	v := strings.TrimSpace(h.Get("Retry-After"))

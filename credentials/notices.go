@@ -57,7 +57,8 @@ type storedNotice struct {
 // These share a hash tag, so that one script may touch both on a Redis Cluster.
 //
 //	stepworker:{notices}         zset of ids of credentials that may have pending
-//	                             notices, score: when to look at them (ms)
+//	                             notices, score: when to look at them (ms); it
+//	                             ends in .5 where there were none the last time
 //	stepworker:{notices}:wanted  is there while some worker tells notices
 //	stepworker:{notices}:sender  the worker that does so now
 //
@@ -75,9 +76,9 @@ func noticesKey(id string) string { return "stepworker:cred:{" + id + "}:notices
 const (
 	// NoticeLife is for how long a notice is tried to be told.
 	NoticeLife = 72 * time.Hour
-	// noticeRest is how long a credential without notices is looked at: somebody
+	// noticeRest is how long a credential without notices stays noted: somebody
 	// may have announced himself who has not written yet.
-	noticeRest = time.Minute
+	noticeRest = 10 * time.Second
 )
 
 // luaTell gives a script that runs by Store.change the function tell. The hash's
@@ -133,7 +134,8 @@ return 1
 //	returns 1, or 0 if nobody wants notices
 var noticingScript = redis.NewScript(luaNow + `
 if redis.call('EXISTS', KEYS[2]) == 0 then return 0 end
-redis.call('ZADD', KEYS[1], 'GT', string.format('%d', now() + ARGV[2]), ARGV[1])
+local at, t = tonumber(redis.call('ZSCORE', KEYS[1], ARGV[1]) or '0'), now() + ARGV[2]
+if at < t or at % 1 ~= 0 then redis.call('ZADD', KEYS[1], string.format('%d', t), ARGV[1]) end
 return 1
 `)
 
@@ -146,15 +148,16 @@ var dueNoticesScript = redis.NewScript(luaNow + `
 return redis.call('ZRANGE', KEYS[1], '-inf', string.format('%d', now()), 'BYSCORE', 'LIMIT', 0, ARGV[1], 'WITHSCORES')
 `)
 
-// restScript forgets a credential without notices, if nobody has announced
-// himself in the meantime nor just before.
+// restScript has a credential without notices looked at once more after a
+// while, and then forgets it, unless somebody has announced himself meanwhile.
 //
 //	KEYS  noticing
-//	ARGV  credential, since when (ms), how long ago that has to be (ms)
+//	ARGV  credential, since when (ms), the while (ms)
 var restScript = redis.NewScript(luaNow + `
 local at = redis.call('ZSCORE', KEYS[1], ARGV[1])
-if at and at == ARGV[2] and now() - at > tonumber(ARGV[3]) then redis.call('ZREM', KEYS[1], ARGV[1]) end
-return 1
+if at ~= ARGV[2] then return 0 end
+if tonumber(at) % 1 ~= 0 then return redis.call('ZREM', KEYS[1], ARGV[1]) end
+return redis.call('ZADD', KEYS[1], string.format('%d.5', now() + ARGV[3]), ARGV[1])
 `)
 
 // settleNoticeScript replaces the oldest notice, or takes it away, unless it
@@ -187,15 +190,15 @@ func (s *Store) change(ctx context.Context, script *redis.Script, id string, mor
 	announce := func() (int, error) {
 		return noticingScript.Run(ctx, s.rdb, []string{noticingKey, noticesWantedKey}, id, 0).Int()
 	}
-	notice := ulid.Make().String()
+	notice, begun := ulid.Make().String(), time.Now()
 	wanted, err := announce()
 	if err == nil && wanted == 0 {
 		notice = ""
 	}
 	keys := append(append([]string{credKey(id)}, more...), noticesKey(id), waitingKey(id))
 	cmd := script.Run(ctx, s.rdb, keys, append(args, notice)...)
-	if err != nil && cmd.Err() == nil {
-		_, _ = announce() // what is saved does not wait for this
+	if late := time.Since(begun) > noticeRest/2; cmd.Err() == nil && notice != "" && (err != nil || late) {
+		_, _ = announce() // it may be forgotten; and what is saved does not wait for it
 	}
 	return cmd
 }

@@ -14,6 +14,7 @@ type metrics struct {
 	refreshes  *prometheus.CounterVec
 	refused    *prometheus.CounterVec
 	steps      prometheus.Histogram
+	notices    *prometheus.CounterVec
 }
 
 func newMetrics(reg prometheus.Registerer, store *credentials.Store) (*metrics, error) {
@@ -26,11 +27,13 @@ func newMetrics(reg prometheus.Registerer, store *credentials.Store) (*metrics, 
 			Help: "Calls that showed that the credential is dead, by connector."}, []string{"connector"}),
 		steps: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "stepworker_step_seconds",
 			Help: "Duration of an execution's last attempt.", Buckets: prometheus.ExponentialBuckets(0.001, 2.5, 14)}),
+		notices: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "stepworker_notices_total",
+			Help: "Attempts to tell a notice, by type and result."}, []string{"type", "result"}),
 	}
 	if reg == nil {
 		return m, nil
 	}
-	for _, c := range []prometheus.Collector{m.executions, m.refreshes, m.refused, m.steps, &waitingCollector{store}} {
+	for _, c := range []prometheus.Collector{m.executions, m.refreshes, m.refused, m.steps, m.notices, &waitingCollector{store}} {
 		if err := reg.Register(c); err != nil {
 			return nil, err
 		}

@@ -37,9 +37,13 @@ type PoolConfig struct {
 	DenyStepScripts bool
 	// WrongKeys says that the keys are not those of this Redis: refreshes are
 	// left to workers that can make them.
-	WrongKeys  bool
-	Logger     *slog.Logger          // nil: discards
-	Registerer prometheus.Registerer // nil: no metrics
+	WrongKeys bool
+	// NotifyURL is told of credentials that fail, are revoked or misconfigured,
+	// and recover; empty: nobody is. NotifySecret signs what is told.
+	NotifyURL    string
+	NotifySecret credentials.Secret
+	Logger       *slog.Logger          // nil: discards
+	Registerer   prometheus.Registerer // nil: no metrics
 	// Observe, if set, is told of each moment in an execution's life, from
 	// many goroutines.
 	Observe func(Moment)
@@ -61,13 +65,14 @@ type Moment struct {
 
 // Pool takes steps and refreshes from Redis and runs them.
 type Pool struct {
-	cfg     PoolConfig
-	rdb     redis.UniversalClient
-	client  *Client
-	log     *slog.Logger
-	metrics *metrics
-	resumer *resumer
-	asked   sync.Map // refreshes this process asked for, by time slot
+	cfg      PoolConfig
+	rdb      redis.UniversalClient
+	client   *Client
+	log      *slog.Logger
+	metrics  *metrics
+	resumer  *resumer
+	notifier *notifier // nil: nobody is told
+	asked    sync.Map  // refreshes this process asked for, by time slot
 
 	askedCount atomic.Int64
 
@@ -131,6 +136,11 @@ func NewPool(cfg PoolConfig) (*Pool, error) {
 	p := &Pool{cfg: cfg, rdb: cfg.Redis, client: NewClient(cfg.Redis), log: cfg.Logger, stop: make(chan struct{}), wake: make(chan struct{}, 1)}
 	p.resumer = newResumer(p)
 	var err error
+	if cfg.NotifyURL != "" {
+		if p.notifier, err = newNotifier(p); err != nil {
+			return nil, err
+		}
+	}
 	if p.metrics, err = newMetrics(cfg.Registerer, cfg.Store); err != nil {
 		return nil, err
 	}
@@ -164,6 +174,9 @@ func (p *Pool) serverConfig(concurrency int, queues map[string]int) asynq.Config
 // Start begins to take tasks. It returns once the loops run.
 func (p *Pool) Start() error {
 	p.keepQueuesKnown(p.base)
+	if p.notifier != nil {
+		p.notifier.want(p.base) // before anything happens that is to be told
+	}
 	var started []*asynq.Server
 	if !p.cfg.WrongKeys {
 		conf := p.serverConfig(refreshers, map[string]int{QueueRefresh: 1})
@@ -187,6 +200,10 @@ func (p *Pool) Start() error {
 	p.loops.Add(2)
 	go p.every(2*time.Second, nil, p.keepQueuesKnown)
 	go p.every(sweepEvery, p.wake, p.resumer.sweep)
+	if p.notifier != nil {
+		p.loops.Add(1)
+		go p.every(notifyEvery, nil, p.notifier.run)
+	}
 	return nil
 }
 
@@ -281,6 +298,9 @@ func (p *Pool) Shutdown() {
 	wg.Wait()
 	p.cancel()
 	p.loops.Wait()
+	if p.notifier != nil {
+		p.notifier.leave()
+	}
 }
 
 // Ready is nil while the pool reads its queues; else it says in a line why not.

@@ -6,6 +6,7 @@ import (
 	"math"
 	"net"
 	"net/netip"
+	"net/url"
 	"os"
 	"runtime"
 	"strconv"
@@ -42,6 +43,8 @@ type config struct {
 	maxResponse  int64
 	callTimeout  time.Duration
 	shutdown     time.Duration
+	notifyURL    string
+	notifyFile   string
 	log          *cli.Log
 
 	// read by resolve
@@ -51,6 +54,7 @@ type config struct {
 	queueWeights map[string]int
 	allowed      []string
 	password     string
+	notifySecret credentials.Secret
 }
 
 var byteUnits = []struct {
@@ -103,7 +107,6 @@ func (c *config) add(fs *pflag.FlagSet) {
 	cli.Int(fs, &c.hookHosts, "hook-hosts", runtime.NumCPU(), "hook hosts kept ready")
 	fs.StringVar(&c.stepScripts, "step-scripts", "allow", "allow or deny scripts that steps bring")
 	cli.Duration(fs, &c.shutdown, "shutdown-timeout", 25*time.Second, "how long running steps may take to end")
-	cli.Later(fs, "notify-url")
 }
 
 // addCall adds the options that calls are made by, wherever they are made.
@@ -122,6 +125,8 @@ func (c *config) addRun(fs *pflag.FlagSet) {
 	fs.StringVar(&c.keysFile, "keys-file", "", "file of sealing keys (or STEPWORKER_KEYS)")
 	fs.StringVar(&c.http, "http", "127.0.0.1:8080", "address of /monitoring, /healthz, /readyz and /metrics; empty: off")
 	cli.Bool(fs, &c.private, "allow-private-network", "let APIs be on loopback and private addresses")
+	fs.StringVar(&c.notifyURL, "notify-url", "", "address that is told, signed, of credentials that fail, are revoked, recover")
+	fs.StringVar(&c.notifyFile, "notify-secret-file", "", "file that holds the secret which signs them (or STEPWORKER_NOTIFY_SECRET)")
 }
 
 // openFiles is how many a worker may need at once: each step a hook host's three
@@ -210,6 +215,39 @@ func (c *config) resolve(fs *pflag.FlagSet, needKeys, needConnectors bool) []str
 	}
 	if err := checkAddress(c.http); err != nil {
 		wrong("--http: %v", err)
+	}
+	return append(mistakes, c.resolveNotify(fs)...)
+}
+
+// resolveNotify reads who is told of credentials, and what signs it.
+func (c *config) resolveNotify(fs *pflag.FlagSet) []string {
+	if c.notifyURL == "" {
+		if c.notifyFile != "" {
+			return []string{"--notify-secret-file has no meaning without --notify-url"}
+		}
+		return nil
+	}
+	var mistakes []string
+	wrong := func(format string, args ...any) { mistakes = append(mistakes, fmt.Sprintf(format, args...)) }
+	if err := jobs.CheckNotifyURL(c.notifyURL); err != nil {
+		wrong("--notify-url: %v", err)
+	} else if u, err := url.Parse(c.notifyURL); err == nil && cli.OnCommandLine(fs, "notify-url") {
+		if _, has := u.User.Password(); has {
+			wrong("--notify-url: a URL with a password does not belong on a command line; use STEPWORKER_NOTIFY_URL")
+		}
+	}
+	text := os.Getenv("STEPWORKER_NOTIFY_SECRET")
+	if c.notifyFile != "" {
+		raw, err := os.ReadFile(c.notifyFile)
+		if err != nil {
+			wrong("--notify-secret-file: %s cannot be read", c.notifyFile)
+			return mistakes
+		}
+		text = string(raw)
+	}
+	c.notifySecret = credentials.NewSecret(strings.TrimSpace(text))
+	if err := jobs.CheckNotifySecret(c.notifySecret); err != nil {
+		wrong("STEPWORKER_NOTIFY_SECRET or --notify-secret-file: %v", err)
 	}
 	return mistakes
 }

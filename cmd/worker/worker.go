@@ -111,7 +111,8 @@ func (w *Worker) Open(ctx context.Context) error {
 	}
 	w.pool, err = jobs.NewPool(jobs.PoolConfig{
 		Redis: w.rdb, Store: w.store, Catalog: catalog, Caller: w.caller, Concurrency: c.concurrency, Queues: c.queueWeights, Hold: c.hold,
-		ShutdownTimeout: c.shutdown, DenyStepScripts: c.stepScripts == "deny", WrongKeys: w.wrongKeys != nil, Logger: w.log, Registerer: reg, Observe: w.observe,
+		ShutdownTimeout: c.shutdown, DenyStepScripts: c.stepScripts == "deny", WrongKeys: w.wrongKeys != nil, NotifyURL: c.notifyURL, NotifySecret: c.notifySecret,
+		Logger: w.log, Registerer: reg, Observe: w.observe,
 	})
 	if err != nil {
 		return cli.Failed("%v", err)
