@@ -59,6 +59,7 @@ type world struct {
 	api    *sampleapi.Provider
 	url    string
 	client *jobs.Client
+	env    []string // more of the workers' environment
 }
 
 func newWorld(t *testing.T) *world {
@@ -123,7 +124,7 @@ func (w *world) launch(env []string, args ...string) *process {
 	}
 	args = append([]string{"run", "--connectors", filepath.Join("..", "..", "deploy", "connectors"), "--allow-private-network", "--http", "127.0.0.1:0"}, args...)
 	p := &process{cmd: exec.Command(exe, args...), log: &safeBuffer{}, done: make(chan struct{})}
-	p.cmd.Env = append(append(os.Environ(), asWorker+"=1", "STEPWORKER_REDIS="+w.redis.URL, "STEPWORKER_KEYS="+w.key), env...)
+	p.cmd.Env = append(append(os.Environ(), asWorker+"=1", "STEPWORKER_REDIS="+w.redis.URL, "STEPWORKER_KEYS="+w.key), append(w.env, env...)...)
 	p.cmd.Stderr = p.log
 	if err := p.cmd.Start(); err != nil {
 		w.t.Fatal(err)
