@@ -28,8 +28,9 @@ type receiver struct {
 	t      *testing.T
 	url    string
 	mu     sync.Mutex
-	status int // of its answers
-	posts  int // also those that were not taken
+	status int    // of its answers
+	after  string // their Retry-After
+	posts  int    // also those that were not taken
 	ids    []string
 	got    []string // "type of credential", in order
 	bodies [][]byte
@@ -68,6 +69,7 @@ func newReceiver(t *testing.T) *receiver {
 			r.bodies = append(r.bodies, body)
 		}
 		w.Header().Set("Location", "/elsewhere")
+		w.Header().Set("Retry-After", r.after)
 		w.WriteHeader(r.status)
 	}))
 	t.Cleanup(server.Close)
@@ -202,6 +204,20 @@ func TestNotices_receiverAway(t *testing.T) {
 			h.is(r, "credential.failing c", "credential.recovered c")
 		})
 	}
+}
+
+func TestNotices_retryAfterIsRespected(t *testing.T) {
+	r := newReceiver(t)
+	r.answers(http.StatusTooManyRequests)
+	r.after = "7200"
+	h := newHouse(t, r.notify)
+	h.putOAuth("c", "crm")
+	h.api.Revoke("c")
+	h.enqueue(1, jobs.Step{CredentialID: "c", Method: "list_contacts"})
+	h.until("it is put off", func() bool {
+		at, err := h.rdb.ZScore(context.Background(), "stepworker:{notices}", "c").Result()
+		return err == nil && at > float64(time.Now().Add(90*time.Minute).UnixMilli())
+	})
 }
 
 // A receiver that is gone for good is not asked twice.
