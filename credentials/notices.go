@@ -96,8 +96,7 @@ local function tell(what)
   if what == 'recovered' then
     if ep == '' then return end
     redis.call('HDEL', KEYS[1], 'ep')
-  elseif what == 'failing' and (ep ~= '' and ep ~= 'put' or redis.call('HGET', KEYS[1], 'state') ~= 'active')
-    or string.find(ep, what, 1, true) then
+  elseif string.find(ep, what, 1, true) or what == 'failing' and redis.call('HGET', KEYS[1], 'state') ~= 'active' then
     return
   else
     redis.call('HSET', KEYS[1], 'ep', ep .. ' ' .. what)
