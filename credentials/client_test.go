@@ -3,6 +3,7 @@ package credentials
 import (
 	"context"
 	"fmt"
+	"maps"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -42,6 +43,9 @@ func putNumbered(t *testing.T, s *Store, n int) []string {
 func TestClient_refusedOnceForAll(t *testing.T) {
 	s, _ := newStore(t)
 	s.firstTrial, s.lastTrial = 400*time.Millisecond, time.Second
+	if err := s.WantNotices(ctx); err != nil {
+		t.Fatal(err)
+	}
 	ids := putNumbered(t, s, 20)
 	var asked atomic.Int64
 	everybody := func(do RefreshFunc) (outcomes map[string]int, freed int) {
@@ -103,6 +107,16 @@ func TestClient_refusedOnceForAll(t *testing.T) {
 		if st, err := s.Status(ctx, id); err != nil || st.State != Active || st.Version != 2 || st.LastError != "" {
 			t.Errorf("%s: %+v, %v", id, st, err)
 		}
+	}
+	told := map[string]int{}
+	for _, id := range ids {
+		for _, text := range s.rdb.LRange(ctx, noticesKey(id), 0, -1).Val() {
+			n := readNotice(id, text)
+			told[n.What+" "+string(n.State)]++
+		}
+	}
+	if want := map[string]int{"misconfigured misconfigured": 1, "recovered active": 1}; !maps.Equal(told, want) {
+		t.Errorf("told %v, want %v", told, want)
 	}
 }
 
