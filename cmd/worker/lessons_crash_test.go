@@ -49,6 +49,42 @@ func TestLessons_blindRelease(t *testing.T) {
 	w.always(0)
 }
 
+// A worker is stopped with the new token in its hand, and wakes while the one
+// that took over still asks: its late answer is the one that counts, since what
+// was sent for it is spent.
+func TestLessons_lateAnswerOfAWorkerThatSlept(t *testing.T) {
+	if testing.Short() {
+		t.Skip("a lease is a minute long")
+	}
+	t.Parallel()
+	w := newWorld(t)
+	g := newGates(w)
+	awake := make(chan struct{})
+	at := g.add("c", &gate{token: func(n int, rw http.ResponseWriter, r *http.Request, next http.Handler) {
+		if n > 1 {
+			<-awake
+			rw.WriteHeader(http.StatusServiceUnavailable)
+			return
+		}
+		next.ServeHTTP(rw, r)
+	}})
+	g.dead(w, "c", "crm")
+	first := w.startWith([]string{"STEPWORKER_STOP_AT=refresh-answered"}, "--concurrency", "10")
+	ids := w.enqueue(20, jobs.Step{CredentialID: "c", Method: "list_contacts", MaxRetries: new(int)})
+	first.stopped(w)
+	w.start("", "--concurrency", "10")
+	w.until("another asks", func() bool { return at.requests() == 2 })
+	first.goOn(w)
+	w.until("its answer is stored", func() bool { return w.status("c").Version == 2 })
+	close(awake)
+	w.succeed(ids)
+	if s := w.status("c"); s.Version != 2 || s.State != credentials.Active {
+		t.Errorf("it ended %s, version %d", s.State, s.Version)
+	}
+	w.requests("one that slept, one that took over", at, 2)
+	w.always(0)
+}
+
 // A worker is stopped right after parking: for 40 s, and for so long that
 // another has taken its executions over.
 func TestLessons_leaseLostWhileParking(t *testing.T) {

@@ -4,6 +4,7 @@ package killpoint
 
 import (
 	"os"
+	"os/signal"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -24,7 +25,11 @@ func KillPoint(name string) {
 		select {}
 	}
 	if stop.reached("STEPWORKER_STOP_AT", name) {
+		woken := make(chan os.Signal, 1)
+		signal.Notify(woken, syscall.SIGCONT)
 		_ = syscall.Kill(os.Getpid(), syscall.SIGSTOP)
+		<-woken // this thread may run on for a moment before it is stopped
+		signal.Stop(woken)
 	}
 }
 
