@@ -40,6 +40,8 @@ type Store struct {
 	mu     sync.Mutex
 	opened map[string]openedSecrets // by id: the hot path opens a record once
 	naming []byte                   // names fields of scripts' data; nil: not read yet
+	// unconfirmed is what was saved in the last seconds, oldest first.
+	unconfirmed []unconfirmed
 }
 
 type openedSecrets struct {

@@ -426,6 +426,41 @@ func TestRefresh_saveSurvivesARestartOfRedis(t *testing.T) {
 	}
 }
 
+// Redis acknowledged a save, was killed before it stood in its file, and came
+// back with an older one.
+func TestConfirm_savesAgainWhatRedisHasLost(t *testing.T) {
+	s, _ := newStore(t)
+	put(t, s, oauthInput, false)
+	before := s.rdb.Dump(ctx, credKey("c")).Val()
+	if _, err := s.Refresh(ctx, RefreshRequest{ID: "c", Version: 1}, renewTo("access-two", "refresh-two")); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Confirm(ctx); err != nil || len(s.unconfirmed) != 1 {
+		t.Fatalf("too early: %v, %d", err, len(s.unconfirmed))
+	}
+	s.rdb.RestoreReplace(ctx, credKey("c"), 0, before)
+	s.rdb.Set(ctx, versionKey("c"), 1, 0)
+	s.unconfirmed[0].at = time.Now().Add(-2 * confirmAfter)
+	if err := s.Confirm(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if c := get(t, s); c.Version != 2 || c.Secrets.OAuth2.RefreshToken.Reveal() != "refresh-two" || len(s.unconfirmed) != 0 {
+		t.Errorf("version %d, %d unconfirmed", c.Version, len(s.unconfirmed))
+	}
+	// What a person has put since stands.
+	if _, err := s.Refresh(ctx, RefreshRequest{ID: "c", Version: 2}, renewTo("access-three", "")); err != nil {
+		t.Fatal(err)
+	}
+	put(t, s, oauthInput, false)
+	s.unconfirmed[0].at = time.Now().Add(-2 * confirmAfter)
+	if err := s.Confirm(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if c := get(t, s); c.Version != 4 || c.Secrets.OAuth2.AccessToken.Reveal() != "access-one" {
+		t.Errorf("version %d", c.Version)
+	}
+}
+
 func TestPark_newerGoneAndWaiting(t *testing.T) {
 	s, _ := newStore(t)
 	if p, err := s.Park(ctx, ParkRequest{ID: "c", Execution: "e", Version: 1}); err != nil || !p.Gone {

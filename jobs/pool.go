@@ -197,9 +197,10 @@ func (p *Pool) Start() error {
 		started = append(started, lane)
 	}
 	p.lanes = started
-	p.loops.Add(2)
+	p.loops.Add(3)
 	go p.every(2*time.Second, nil, p.keepQueuesKnown)
 	go p.every(sweepEvery, p.wake, p.resumer.sweep)
+	go p.every(2*time.Second, nil, p.confirm)
 	if p.notifier != nil {
 		p.loops.Add(1)
 		go p.every(notifyEvery, nil, p.notifier.run)
@@ -268,6 +269,13 @@ func (p *Pool) keepQueuesKnown(ctx context.Context) {
 		}
 		p.redisText.Store(&text)
 		p.log.Warn(text, "error", err.Error())
+	}
+}
+
+// confirm sees to it that renewed tokens are in Redis' file.
+func (p *Pool) confirm(ctx context.Context) {
+	if err := p.cfg.Store.Confirm(ctx); err != nil && p.base.Err() == nil {
+		p.log.Warn("renewed tokens cannot be confirmed yet", "error", err.Error())
 	}
 }
 
