@@ -56,7 +56,11 @@ type Secrets struct {
 	Username     string
 	Password     Secret
 	HasBasic     bool
-	Fields       map[string]Secret
+	OAuth1       *OAuth1
+	// PrivateKey, in PEM, signs in the client's or the account's name: JWTs (RFC
+	// 7523), and OAuth 1.0a requests by RSA-SHA1.
+	PrivateKey Secret
+	Fields     map[string]Secret
 	// TokenRaw is the token endpoint's whole last answer, extra members kept.
 	TokenRaw json.RawMessage
 	// Opened says that the first token or session was obtained and the login
@@ -71,6 +75,16 @@ type Token struct {
 	RefreshToken Secret
 	TokenType    string
 	Expiry       time.Time // zero: not known
+}
+
+// OAuth1 are the credentials of OAuth 1.0a (RFC 5849 section 1.1): the client's,
+// which may come from elsewhere, and the token's.
+type OAuth1 struct {
+	ConsumerKey    string
+	ConsumerSecret Secret
+	Token          Secret
+	TokenSecret    Secret
+	Realm          string
 }
 
 // Meta is what stands in clear beside the sealed part.

@@ -29,13 +29,22 @@ type Input struct {
 		Username string `json:"username"`
 		Password string `json:"password"`
 	} `json:"basic"`
+	OAuth1     *OAuth1Input      `json:"oauth1"`
+	PrivateKey *string           `json:"private_key"`
 	Fields     map[string]string `json:"fields"`
-	OAuth1     json.RawMessage   `json:"oauth1"`
-	PrivateKey json.RawMessage   `json:"private_key"`
 	IfVersion  *int64            `json:"if_version"`
 	// Unopened says that the token is the account's first: the pool is to call
 	// the login and the test method before anybody else calls with it.
 	Unopened bool `json:"-"`
+}
+
+// OAuth1Input are OAuth 1.0a's credentials; a merge lays over what is given.
+type OAuth1Input struct {
+	ConsumerKey    *string `json:"consumer_key"`
+	ConsumerSecret *string `json:"consumer_secret"`
+	Token          *string `json:"token"`
+	TokenSecret    *string `json:"token_secret"`
+	Realm          *string `json:"realm"`
 }
 
 // TokenInput is a token endpoint's answer as it is (RFC 6749 section 5.1), or
@@ -138,10 +147,6 @@ func DecodeInput(raw []byte) (*Input, error) {
 		return nil, errors.New("credential_id: 1 to 128 of A-Z a-z 0-9 _ . : @ - are allowed")
 	case in.Connector != "" && !connectorPattern.MatchString(in.Connector):
 		return nil, errors.New("connector: a name like acme-crm is needed (a-z, 0-9, -)")
-	case given(in.OAuth1):
-		return nil, errors.New("oauth1 is not supported yet")
-	case given(in.PrivateKey):
-		return nil, errors.New("private_key is not supported yet")
 	case in.Fields != nil:
 		return nil, errors.New("fields (auth_fields) is not supported yet")
 	}
@@ -152,14 +157,19 @@ func DecodeInput(raw []byte) (*Input, error) {
 	if in.APIKey != nil {
 		ways = append(ways, "api_key")
 	}
+	if in.OAuth1 != nil {
+		ways = append(ways, "oauth1")
+	}
 	if len(ways) > 1 {
 		return nil, fmt.Errorf("%s: a credential has one of them", strings.Join(ways, " and "))
 	}
+	if in.PrivateKey != nil && *in.PrivateKey != "" {
+		if _, err := ParsePrivateKey(Secret{*in.PrivateKey}); err != nil {
+			return nil, fmt.Errorf("private_key: %w", err)
+		}
+	}
 	return &in, nil
 }
-
-// given says that a member is there; null counts as absent.
-func given(raw json.RawMessage) bool { return len(raw) > 0 && string(raw) != "null" }
 
 // apply lays the input over a credential, or replaces it.
 func (in *Input) apply(c *Credential, merge bool, now time.Time) error {
@@ -203,6 +213,15 @@ func (in *Input) apply(c *Credential, merge bool, now time.Time) error {
 	if in.Basic != nil {
 		s.Username, s.Password, s.HasBasic = in.Basic.Username, Secret{in.Basic.Password}, true
 	}
+	if in.PrivateKey != nil {
+		s.PrivateKey = Secret{*in.PrivateKey}
+	}
+	if in.OAuth1 != nil {
+		if s.OAuth1 == nil {
+			s.OAuth1 = &OAuth1{}
+		}
+		in.OAuth1.over(s.OAuth1)
+	}
 	if t := in.OAuth2; t != nil {
 		tok := &Token{AccessToken: Secret{t.AccessToken}, RefreshToken: Secret{t.RefreshToken}, TokenType: t.TokenType, Expiry: t.Expiry}
 		if t.ExpiresIn != nil {
@@ -221,6 +240,20 @@ func (in *Input) apply(c *Credential, merge bool, now time.Time) error {
 		s.Opened = !tok.AccessToken.Empty() && !in.Unopened
 	}
 	return nil
+}
+
+func (in *OAuth1Input) over(o *OAuth1) {
+	for given, secret := range map[*string]*Secret{in.ConsumerSecret: &o.ConsumerSecret, in.Token: &o.Token, in.TokenSecret: &o.TokenSecret} {
+		if given != nil {
+			*secret = Secret{*given}
+		}
+	}
+	if in.ConsumerKey != nil {
+		o.ConsumerKey = *in.ConsumerKey
+	}
+	if in.Realm != nil {
+		o.Realm = *in.Realm
+	}
 }
 
 // Over is a credential, or the beginning of one, with the input laid over it.

@@ -511,6 +511,10 @@ func (s *Secrets) clone() Secrets {
 		t := *s.OAuth2
 		c.OAuth2 = &t
 	}
+	if s.OAuth1 != nil {
+		o := *s.OAuth1
+		c.OAuth1 = &o
+	}
 	return c
 }
 

@@ -47,6 +47,8 @@ type sealedForm struct {
 	Username     string                     `json:"username,omitempty"`
 	Password     string                     `json:"password,omitempty"`
 	HasBasic     bool                       `json:"has_basic,omitempty"`
+	OAuth1       *sealedOAuth1              `json:"oauth1,omitempty"`
+	PrivateKey   string                     `json:"private_key,omitempty"`
 	Fields       map[string]string          `json:"fields,omitempty"`
 	TokenRaw     json.RawMessage            `json:"token_raw,omitempty"`
 	Opened       bool                       `json:"opened,omitempty"`
@@ -59,13 +61,24 @@ type sealedToken struct {
 	Expiry       int64  `json:"expiry,omitempty"` // ms
 }
 
+type sealedOAuth1 struct {
+	ConsumerKey    string `json:"consumer_key,omitempty"`
+	ConsumerSecret string `json:"consumer_secret,omitempty"`
+	Token          string `json:"token,omitempty"`
+	TokenSecret    string `json:"token_secret,omitempty"`
+	Realm          string `json:"realm,omitempty"`
+}
+
 func (s *Secrets) encode() ([]byte, error) {
 	f := sealedForm{
 		Properties: s.Properties, Session: s.Session, ClientID: s.ClientID, ClientSecret: s.ClientSecret.text, APIKey: s.APIKey.text,
-		Username: s.Username, Password: s.Password.text, HasBasic: s.HasBasic, TokenRaw: s.TokenRaw, Opened: s.Opened,
+		Username: s.Username, Password: s.Password.text, HasBasic: s.HasBasic, PrivateKey: s.PrivateKey.text, TokenRaw: s.TokenRaw, Opened: s.Opened,
 	}
 	if t := s.OAuth2; t != nil {
 		f.OAuth2 = &sealedToken{t.AccessToken.text, t.RefreshToken.text, t.TokenType, millis(t.Expiry)}
+	}
+	if o := s.OAuth1; o != nil {
+		f.OAuth1 = &sealedOAuth1{o.ConsumerKey, o.ConsumerSecret.text, o.Token.text, o.TokenSecret.text, o.Realm}
 	}
 	if s.Fields != nil {
 		f.Fields = map[string]string{}
@@ -83,10 +96,13 @@ func decodeSecrets(raw []byte) (Secrets, error) {
 	}
 	s := Secrets{
 		Properties: f.Properties, Session: f.Session, ClientID: f.ClientID, ClientSecret: Secret{f.ClientSecret}, APIKey: Secret{f.APIKey},
-		Username: f.Username, Password: Secret{f.Password}, HasBasic: f.HasBasic, TokenRaw: f.TokenRaw, Opened: f.Opened,
+		Username: f.Username, Password: Secret{f.Password}, HasBasic: f.HasBasic, PrivateKey: Secret{f.PrivateKey}, TokenRaw: f.TokenRaw, Opened: f.Opened,
 	}
 	if t := f.OAuth2; t != nil {
 		s.OAuth2 = &Token{Secret{t.AccessToken}, Secret{t.RefreshToken}, t.TokenType, fromMillis(t.Expiry)}
+	}
+	if o := f.OAuth1; o != nil {
+		s.OAuth1 = &OAuth1{o.ConsumerKey, Secret{o.ConsumerSecret}, Secret{o.Token}, Secret{o.TokenSecret}, o.Realm}
 	}
 	if f.Fields != nil {
 		s.Fields = map[string]Secret{}
@@ -114,6 +130,14 @@ func (c *Credential) SecretValues() []string {
 	if t := s.OAuth2; t != nil {
 		add(t.AccessToken.text)
 		add(t.RefreshToken.text)
+	}
+	if o := s.OAuth1; o != nil {
+		add(o.ConsumerSecret.text)
+		add(o.Token.text)
+		add(o.TokenSecret.text)
+	}
+	for _, v := range KeyParts(s.PrivateKey) {
+		add(v)
 	}
 	for _, v := range s.Fields {
 		add(v.text)

@@ -646,7 +646,7 @@ func TestDecodeInput_saysWhatIsWrongAndNoValue(t *testing.T) {
 		`{"credential_id":"c d","connector":"acme"}`:                            "credential_id",
 		`{"credential_id":"c","connector":"acme","api_key":"a","oauth2":{}}`:    "a credential has one of them",
 		`{"credential_id":"c","connector":"acme","oauth2":{"access_token":[]}}`: "oauth2.access_token: text is needed",
-		`{"credential_id":"c","connector":"acme","oauth1":{}}`:                  "not supported yet",
+		`{"credential_id":"c","connector":"acme","oauth1":{},"oauth2":{}}`:      "oauth2 and oauth1: a credential has one of them",
 		`{"credential_id":"c",`:                                                 "malformed JSON",
 		`[]`:                                                                    "a credential is a JSON object",
 	} {
