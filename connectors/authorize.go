@@ -36,7 +36,7 @@ func (c *Caller) Authorize(ctx context.Context, d *Definition, cred *credentials
 	}
 	id, _ := c.clientOf(d, cred)
 	if id == "" {
-		return misconfigured("there is no client_id: put one with the credential, or in the partner settings")
+		return misconfigured("%v", errNoClientID)
 	}
 	a := &Authorization{State: rand.Text(), verifier: oauth2.GenerateVerifier()}
 	conf := &oauth2.Config{ClientID: id, RedirectURL: redirect, Scopes: d.Auth.Scopes, Endpoint: oauth2.Endpoint{AuthURL: endpoint}}

@@ -619,8 +619,12 @@ func (c *Caller) Secrets(d *Definition, cred *credentials.Credential) []string {
 			add(q)
 		}
 	}
-	if p := c.cfg.Partner[d.Name]; p.ClientSecret != "" {
+	p := c.cfg.Partner[d.Name]
+	if p.ClientSecret != "" {
 		secrets = append(secrets, p.ClientSecret)
+	}
+	if !p.PrivateKey.Empty() {
+		secrets = append(secrets, credentials.KeyParts(p.PrivateKey)...)
 	}
 	if cred.Secrets.HasBasic {
 		secrets = append(secrets, cred.Secrets.Username+":"+cred.Secrets.Password.Reveal())

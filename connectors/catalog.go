@@ -12,6 +12,7 @@ import (
 	"sort"
 	"strings"
 
+	"github.com/stepworker/stepworker/credentials"
 	"github.com/stepworker/stepworker/internal/strictjson"
 )
 
@@ -159,10 +160,18 @@ func ParsePartnerSettings(raw []byte) (map[string]PartnerSettings, error) {
 				err = json.Unmarshal(v, &p.ClientID)
 			case "client_secret":
 				err = json.Unmarshal(v, &p.ClientSecret)
+			case "private_key":
+				var key string
+				if err = json.Unmarshal(v, &key); err == nil && key != "" {
+					p.PrivateKey = credentials.NewSecret(key)
+					if _, err := credentials.ParsePrivateKey(p.PrivateKey); err != nil {
+						return nil, fmt.Errorf("%s.private_key: %w", name, err)
+					}
+				}
 			case "properties":
 				err = json.Unmarshal(v, &p.Properties)
 			default:
-				return nil, fmt.Errorf("%s: unknown member %q%s", name, k, didYouMean(k, []string{"client_id", "client_secret", "properties"}))
+				return nil, fmt.Errorf("%s: unknown member %q%s", name, k, didYouMean(k, []string{"client_id", "client_secret", "private_key", "properties"}))
 			}
 			if err != nil {
 				return nil, fmt.Errorf("%s.%s has the wrong type", name, k)

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/stepworker/stepworker/credentials"
 	"github.com/stepworker/stepworker/hooks"
 )
 
@@ -45,12 +46,18 @@ const (
 
 // Auth is how a connector's requests are authenticated.
 type Auth struct {
-	Type         string // none api_key basic oauth2
-	Grant        string // authorization_code client_credentials password
+	Type         string // none api_key basic oauth1 oauth2
+	Grant        string // authorization_code client_credentials password jwt_bearer
 	AuthorizeURL string
 	TokenURL     string
 	Scopes       []string
-	AuthStyle    string // auto header params
+	AuthStyle    string // auto header params private_key_jwt
+	Issuer       string // of an assertion: templates, "" the default
+	Subject      string
+	Audience     string // of both kinds of assertion
+	KeyID        string
+	Claims       *OrderedMap // nil without
+	Signature    string      // oauth1: HMAC-SHA1 HMAC-SHA256 RSA-SHA1
 	RefreshOn    []int
 	Hosts        []string
 	In           string // api_key: header (default), query or body
@@ -127,6 +134,7 @@ type ResponseField struct {
 type PartnerSettings struct {
 	ClientID     string
 	ClientSecret string
+	PrivateKey   credentials.Secret
 	Properties   map[string]json.RawMessage
 }
 

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/url"
 	"slices"
@@ -41,7 +42,8 @@ type tokenRequest struct {
 	actionData json.RawMessage // from the hook before to the hook after
 	hookErr    error
 	problem    *credentials.RefreshError // the hook after failed, though there is a token
-	given      []string                  // tokens of the answer, whatever a hook made of it
+	given      []string                  // what must not be shown: assertions, tokens of the answer, whatever a hook made of it
+	proof      url.Values                // assertions that join the request's form
 }
 
 // Refresh renews a credential: a token, or a session by the login method. The
@@ -73,7 +75,7 @@ func (c *Caller) obtainToken(ctx context.Context, d *Definition, cred *credentia
 	}
 	try := style
 	_, secret := c.clientOf(d, cred)
-	if try != "header" && try != "params" {
+	if try != "header" && try != "params" && try != privateKeyJWT {
 		try = "header"
 		if secret == "" {
 			try = "params" // a public client has nothing to put into the header (RFC 6749 section 3.2.1)
@@ -189,19 +191,34 @@ func (c *Caller) requestToken(ctx context.Context, d *Definition, cred *credenti
 		return misconfigured("auth.token_url: " + err.Error())
 	}
 	id, secret := c.clientOf(d, cred)
+	switch {
+	case style == privateKeyJWT:
+		style, secret = "params", "" // the client's name; the assertion is its proof
+	case d.Auth.Grant == jwtBearer && d.Auth.AuthStyle == "auto" && secret == "":
+		style, id = "params", "" // the grant's assertion says it all (RFC 7521 section 4.1)
+	}
+	if t.proof, err = c.assertions(d, cred, endpoint, time.Now()); err != nil {
+		return misconfigured(err.Error())
+	}
+	for _, name := range []string{"assertion", "client_assertion"} {
+		if a := t.proof.Get(name); a != "" {
+			t.given = append(t.given, a)
+			c.cfg.Trace.secret(name, a)
+		}
+	}
 	conf := &oauth2.Config{ClientID: id, ClientSecret: secret, Scopes: d.Auth.Scopes, Endpoint: oauth2.Endpoint{TokenURL: endpoint, AuthStyle: oauth2.AuthStyleInHeader}}
 	if style == "params" {
 		conf.Endpoint.AuthStyle = oauth2.AuthStyleInParams
 	}
 	if id == "" && (secret != "" || d.Auth.Grant == "client_credentials") {
-		return misconfigured("there is no client_id: put one with the credential, or in the partner settings")
+		return misconfigured(errNoClientID.Error())
 	}
 	ctx = context.WithValue(ctx, oauth2.HTTPClient, &http.Client{Transport: t, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }})
 	switch {
 	case grant != nil:
 		t.actionData = grant.actionData
 		err = grant.exchange(ctx, conf)
-	case d.Auth.Grant == "client_credentials":
+	case d.Auth.Grant == "client_credentials", d.Auth.Grant == jwtBearer: // whose grant_type is among the proof
 		cc := clientcredentials.Config{ClientID: id, ClientSecret: secret, TokenURL: endpoint, Scopes: d.Auth.Scopes, AuthStyle: conf.Endpoint.AuthStyle}
 		_, err = cc.Token(ctx)
 	case d.Auth.Grant == "password":
@@ -272,6 +289,7 @@ func (t *tokenRequest) RoundTrip(req *http.Request) (*http.Response, error) {
 	if err != nil {
 		return nil, err
 	}
+	maps.Copy(form, t.proof)
 	body, header := &OrderedMap{}, &OrderedMap{}
 	keys := make([]string, 0, len(form))
 	for k := range form {

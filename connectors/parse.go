@@ -304,14 +304,20 @@ func (p *fileParser) auth(n *yaml.Node) {
 	a := &p.def.Auth
 	var in, style string
 	got := p.mapping(n, "auth", keys{
-		"type":          p.enum(&a.Type, []string{"none", "api_key", "basic", "oauth2"}, "oauth1", "auth_fields"),
-		"grant":         p.enum(&a.Grant, []string{"authorization_code", "client_credentials", "password"}, "jwt_bearer"),
+		"type":          p.enum(&a.Type, []string{"none", "api_key", "basic", "oauth1", "oauth2"}, "auth_fields"),
+		"grant":         p.enum(&a.Grant, []string{"authorization_code", "client_credentials", "password", jwtBearer}),
 		"authorize_url": p.template(&a.AuthorizeURL, "url", nil),
 		"token_url":     p.template(&a.TokenURL, "url", nil),
 		"scopes": func(n *yaml.Node) {
 			p.sequence(n, func(n *yaml.Node) { s := ""; p.text(&s)(n); a.Scopes = append(a.Scopes, s) })
 		},
-		"auth_style": p.enum(&style, []string{"auto", "header", "params"}, "private_key_jwt"),
+		"auth_style": p.enum(&style, []string{"auto", "header", "params", privateKeyJWT}),
+		"issuer":     p.template(&a.Issuer, "value", nil),
+		"subject":    p.template(&a.Subject, "value", nil),
+		"audience":   p.template(&a.Audience, "value", nil),
+		"key_id":     p.template(&a.KeyID, "value", nil),
+		"claims":     p.claims,
+		"signature":  p.enum(&a.Signature, oauth1Methods),
 		"refresh_on": func(n *yaml.Node) {
 			p.sequence(n, func(n *yaml.Node) {
 				code, err := strconv.Atoi(n.Value)
@@ -340,8 +346,12 @@ func (p *fileParser) auth(n *yaml.Node) {
 			p.find(k, "%s has no meaning for auth type %s", key, a.Type)
 		}
 	}
-	for _, k := range []string{"grant", "authorize_url", "token_url", "scopes", "auth_style"} {
+	for _, k := range []string{"grant", "authorize_url", "token_url", "scopes", "auth_style", "issuer", "subject", "audience", "key_id", "claims"} {
 		of(k, "oauth2")
+	}
+	of("signature", "oauth1")
+	if a.Type == "oauth1" && a.Signature == "" {
+		a.Signature = oauth1Methods[0]
 	}
 	for _, k := range []string{"in", "name", "prefix"} {
 		of(k, "api_key")
@@ -359,6 +369,16 @@ func (p *fileParser) auth(n *yaml.Node) {
 		if a.AuthStyle == "" {
 			a.AuthStyle = "auto"
 		}
+		for _, k := range []string{"issuer", "subject", "claims"} {
+			if got[k] != nil && a.Grant != jwtBearer {
+				p.find(got[k], "%s has no meaning for the grant %s: it is of the assertion that %s sends", k, a.Grant, jwtBearer)
+			}
+		}
+		for _, k := range []string{"audience", "key_id"} {
+			if got[k] != nil && a.Grant != jwtBearer && a.AuthStyle != privateKeyJWT {
+				p.find(got[k], "%s has no meaning without grant %s or auth_style %s: nothing is signed", k, jwtBearer, privateKeyJWT)
+			}
+		}
 	}
 	if a.Type == "api_key" {
 		if a.In == "" {
@@ -373,6 +393,24 @@ func (p *fileParser) auth(n *yaml.Node) {
 			p.headerName(got["name"], a.Name)
 		}
 	}
+}
+
+// claims reads what else an assertion says (RFC 7519 section 4.3).
+func (p *fileParser) claims(n *yaml.Node) {
+	if n.Kind != yaml.MappingNode {
+		p.find(n, "claims: a mapping is needed")
+		return
+	}
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		switch k := n.Content[i]; k.Value {
+		case "iss", "sub", "aud":
+			p.find(k, "claim %q has a key of its own: auth.%s", k.Value, map[string]string{"iss": "issuer", "sub": "subject", "aud": "audience"}[k.Value])
+		case "iat", "exp", "jti":
+			p.find(k, "claim %q is made anew for each assertion", k.Value)
+		}
+	}
+	p.def.Auth.Claims, _ = p.free(n).(*OrderedMap)
+	p.templatesIn(n, nil, "value")
 }
 
 var parameterTypes = []string{"text", "integer", "float", "decimal", "boolean", "datetime"}

@@ -786,6 +786,15 @@ func (c *Caller) authenticate(d *Definition, cred *credentials.Credential, req *
 		if !has(req.Header, "Authorization") {
 			req.SetBasicAuth(s.Username, s.Password.Reveal())
 		}
+	case "oauth1":
+		if has(req.Header, "Authorization") {
+			return nil
+		}
+		signer, err := c.signerOf(d, cred)
+		if err != nil {
+			return err
+		}
+		return signer.attach(req)
 	case "oauth2":
 		if s.OAuth2 == nil || s.OAuth2.AccessToken.Empty() {
 			return &AuthError{Kind: credentials.OAuth2, Version: cred.Version, Unsent: true, Text: "there is no token yet"}
@@ -1054,7 +1063,8 @@ func (x *exchange) placeGlobals() []hooks.Global {
 // executionContext is script_execution_context where a step runs.
 const executionContext = "RUNNING_TRANSACTION"
 
-// authValue is method_auth_value: the key, the Basic text, the access token.
+// authValue is method_auth_value: the key, the Basic text, the access token, of
+// OAuth 1.0a the token.
 func (c *Caller) authValue(d *Definition, cred *credentials.Credential) json.RawMessage {
 	s := &cred.Secrets
 	switch {
@@ -1064,6 +1074,8 @@ func (c *Caller) authValue(d *Definition, cred *credentials.Credential) json.Raw
 		r := http.Request{Header: http.Header{}}
 		r.SetBasicAuth(s.Username, s.Password.Reveal())
 		return quote(strings.TrimPrefix(r.Header.Get("Authorization"), "Basic "))
+	case d.Auth.Type == "oauth1" && s.OAuth1 != nil:
+		return quote(s.OAuth1.Token.Reveal())
 	case d.Auth.Type == "oauth2" && s.OAuth2 != nil:
 		return quote(s.OAuth2.AccessToken.Reveal())
 	}

@@ -39,7 +39,7 @@ func (c *Caller) Settings(d *Definition) string {
 	}
 	p := c.cfg.Partner[d.Name]
 	_ = json.NewEncoder(h).Encode(p.Properties) // a map's keys are written in order
-	h.Write([]byte(p.ClientID + "\x00" + p.ClientSecret))
+	h.Write([]byte(p.ClientID + "\x00" + p.ClientSecret + "\x00" + p.PrivateKey.Reveal()))
 	return hex.EncodeToString(h.Sum(nil)[:8])
 }
 

@@ -117,6 +117,12 @@ func (c *Caller) NamedSecrets(d *Definition, cred *credentials.Credential) []Nam
 	name("client_secret", clientSecret)
 	name("api_key", s.APIKey.Reveal())
 	name("password", s.Password.Reveal())
+	name("private_key", c.privateKeyOf(d, cred).Reveal())
+	if o := s.OAuth1; o != nil {
+		name("consumer_secret", o.ConsumerSecret.Reveal())
+		name("token", o.Token.Reveal())
+		name("token_secret", o.TokenSecret.Reveal())
+	}
 	if t := s.OAuth2; t != nil {
 		name("access_token", t.AccessToken.Reveal())
 		name("refresh_token", t.RefreshToken.Reveal())

@@ -2,6 +2,7 @@ package connectors
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -261,6 +262,9 @@ func checkRedirect(req *http.Request, via []*http.Request) error {
 	// net/http takes a host in other letters for another host.
 	maps.Copy(req.Header, first.Header)
 	req.Header.Del("Referer")
+	if signer, ok := req.Context().Value(signedBy{}).(*oauth1Signer); ok { // a signature is of one URL
+		return signer.sign(req, time.Now(), rand.Text())
+	}
 	return nil
 }
 

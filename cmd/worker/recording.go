@@ -216,13 +216,17 @@ func asPut(c *credentials.Credential) map[string]any {
 	s := &c.Secrets
 	in := map[string]any{"credential_id": c.ID, "connector": c.Connector}
 	for name, value := range map[string]string{"account_id": c.AccountID, "external_account_id": c.ExternalAccountID,
-		"client_id": s.ClientID, "client_secret": s.ClientSecret.Reveal(), "api_key": s.APIKey.Reveal()} {
+		"client_id": s.ClientID, "client_secret": s.ClientSecret.Reveal(), "api_key": s.APIKey.Reveal(), "private_key": s.PrivateKey.Reveal()} {
 		if value != "" {
 			in[name] = value
 		}
 	}
 	if s.HasBasic {
 		in["basic"] = map[string]string{"username": s.Username, "password": s.Password.Reveal()}
+	}
+	if o := s.OAuth1; o != nil {
+		in["oauth1"] = map[string]string{"consumer_key": o.ConsumerKey, "consumer_secret": o.ConsumerSecret.Reveal(),
+			"token": o.Token.Reveal(), "token_secret": o.TokenSecret.Reveal(), "realm": o.Realm}
 	}
 	if t := s.OAuth2; t != nil {
 		in["oauth2"] = map[string]string{"access_token": t.AccessToken.Reveal(), "refresh_token": t.RefreshToken.Reveal()}
@@ -242,10 +246,10 @@ func asPut(c *credentials.Credential) map[string]any {
 
 // partnerJSON is one connector's partner settings; nil if there are none.
 func partnerJSON(p connectors.PartnerSettings) json.RawMessage {
-	if p.ClientID == "" && p.ClientSecret == "" && len(p.Properties) == 0 {
+	if p.ClientID == "" && p.ClientSecret == "" && p.PrivateKey.Empty() && len(p.Properties) == 0 {
 		return nil
 	}
-	return compact(map[string]any{"client_id": p.ClientID, "client_secret": p.ClientSecret, "properties": p.Properties})
+	return compact(map[string]any{"client_id": p.ClientID, "client_secret": p.ClientSecret, "private_key": p.PrivateKey.Reveal(), "properties": p.Properties})
 }
 
 // wordOf are members that say nothing by themselves: session.id, token.value.

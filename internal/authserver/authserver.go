@@ -5,6 +5,8 @@ package authserver
 
 import (
 	"context"
+	"crypto"
+	"crypto/ecdsa"
 	"crypto/rand"
 	"encoding/json"
 	"fmt"
@@ -15,6 +17,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/go-jose/go-jose/v3"
 	"github.com/ory/fosite"
 	"github.com/ory/fosite/compose"
 	"github.com/ory/fosite/storage"
@@ -37,6 +40,7 @@ const Redirect = "http://127.0.0.1/callback"
 type Server struct {
 	provider fosite.OAuth2Provider
 	store    *storage.MemoryStore
+	config   *fosite.Config
 
 	mu       sync.Mutex
 	requests int
@@ -48,7 +52,8 @@ type Server struct {
 func New() (*Server, error) {
 	secret := make([]byte, 32)
 	_, _ = rand.Read(secret)
-	config := &fosite.Config{GlobalSecret: secret, AccessTokenLifespan: time.Hour, RefreshTokenLifespan: 24 * time.Hour, RefreshTokenScopes: []string{}, EnforcePKCE: true}
+	config := &fosite.Config{GlobalSecret: secret, AccessTokenLifespan: time.Hour, RefreshTokenLifespan: 24 * time.Hour, RefreshTokenScopes: []string{}, EnforcePKCE: true,
+		GrantTypeJWTBearerCanSkipClientAuth: true}
 	hasher := &fosite.BCrypt{Config: config}
 	hashed, err := hasher.Hash(context.Background(), []byte(ClientSecret))
 	if err != nil {
@@ -57,13 +62,37 @@ func New() (*Server, error) {
 	store := storage.NewMemoryStore()
 	store.Clients[ClientID] = &fosite.DefaultClient{ID: ClientID, Secret: hashed, Scopes: []string{"api"},
 		GrantTypes: []string{"authorization_code", "password", "refresh_token", "client_credentials"}, ResponseTypes: []string{"code"}, RedirectURIs: []string{Redirect}}
-	s := &Server{store: store, dead: map[string]bool{}}
+	s := &Server{store: store, config: config, dead: map[string]bool{}}
 	// The password grant is only how this server is asked for first tokens.
 	passwordGrant := compose.OAuth2ResourceOwnerPasswordCredentialsFactory //nolint:staticcheck // SA1019: there is no shorter way to a first refresh token
 	s.provider = compose.Compose(config, store, &compose.CommonStrategy{CoreStrategy: compose.NewOAuth2HMACStrategy(config)},
 		compose.OAuth2AuthorizeExplicitFactory, compose.OAuth2PKCEFactory, passwordGrant, compose.OAuth2ClientCredentialsGrantFactory, compose.OAuth2RefreshTokenGrantFactory,
+		compose.RFC7523AssertionGrantFactory,
 		compose.OAuth2TokenIntrospectionFactory)
 	return s, nil
+}
+
+// KeyClientID is a client that has a key in place of a secret.
+const KeyClientID = "key-client"
+
+// Trust has the server know a key: of the client KeyClientID, which proves itself
+// by private_key_jwt (OpenID Connect Core section 9) and may have all the other
+// client may, and of an account in whose name that client may ask for tokens by
+// assertions (RFC 7523 section 2.1). Their audience is tokenURL.
+func (s *Server) Trust(key crypto.PublicKey, account, tokenURL string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	jwk := jose.JSONWebKey{Key: key, KeyID: "key-1", Algorithm: "RS256", Use: "sig"}
+	if _, ok := key.(*ecdsa.PublicKey); ok {
+		jwk.Algorithm = "ES256"
+	}
+	s.config.TokenURL = tokenURL
+	client := *s.store.Clients[ClientID].(*fosite.DefaultClient)
+	client.ID, client.Secret = KeyClientID, nil
+	s.store.Clients[KeyClientID] = &fosite.DefaultOpenIDConnectClient{DefaultClient: &client, JSONWebKeys: &jose.JSONWebKeySet{Keys: []jose.JSONWebKey{jwk}},
+		TokenEndpointAuthMethod: "private_key_jwt", TokenEndpointAuthSigningAlgorithm: jwk.Algorithm}
+	s.store.IssuerPublicKeys[KeyClientID] = storage.IssuerPublicKeys{Issuer: KeyClientID, KeysBySub: map[string]storage.SubjectPublicKeys{
+		account: {Subject: account, Keys: map[string]storage.PublicKeyScopes{jwk.KeyID: {Key: &jwk, Scopes: []string{"api"}}}}}}
 }
 
 // Issue authorizes an account and returns its first tokens.
