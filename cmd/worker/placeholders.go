@@ -1,8 +1,12 @@
 package main
 
 import (
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
+	"encoding/pem"
 	"fmt"
 	"hash/fnv"
 	"maps"
@@ -217,13 +221,26 @@ func (s *secretNames) fill(text string, escape func(string) string) string {
 
 func asItIs(v string) string { return v }
 
-// madeUp is a secret of a replay: the same in every one, long enough to be
+// madeUp is a secret of a replay: but for a key the same in every one, long enough to be
 // masked everywhere, and in every encoding as it is.
 func madeUp(name string) string {
+	if strings.HasPrefix(name, "private_key") {
+		return madeUpKey()
+	}
 	h := fnv.New64a()
 	h.Write([]byte(name))
 	if strings.Contains(name+".", ".number.") {
 		return fmt.Sprintf("9%014d", h.Sum64()%1e14) // as much as a JavaScript number holds
 	}
 	return fmt.Sprintf("made-up-%s-%016x", strings.ReplaceAll(name, "_", "-"), h.Sum64())
+}
+
+// madeUpKey is a private key of a replay, in PEM. It is another one in each: no
+// signature of one replay is one of the next.
+func madeUpKey() string {
+	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		panic(err) // there is no chance to be had
+	}
+	return string(pem.EncodeToMemory(&pem.Block{Type: "RSA PRIVATE KEY", Bytes: x509.MarshalPKCS1PrivateKey(key)}))
 }

@@ -166,8 +166,8 @@ func message(h http.Header, body []byte, hide, ofBody func(string) string) strin
 	for _, k := range slices.Sorted(maps.Keys(h)) {
 		for _, v := range h[k] {
 			shown := hide(v)
-			if slices.Contains(unrecorded, k) || k == "Authorization" && !strings.Contains(shown, "{{") {
-				continue // a signature, perhaps: of this one request
+			if slices.Contains(unrecorded, k) || k == "Authorization" && (!strings.Contains(shown, "{{") || strings.Contains(shown, "oauth_signature=")) {
+				continue // a signature, or perhaps one: of this one request
 			}
 			fmt.Fprintf(&b, "%s: %s\n", k, shown)
 		}

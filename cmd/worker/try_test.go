@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -335,6 +336,70 @@ methods:
 			raw, _ := os.ReadFile(recorded)
 			if code != 0 || !strings.HasSuffix(stdout, "Requests and result are the recorded ones.\n") || strings.Contains(string(raw), `"at":`) {
 				t.Errorf("exit %d: %s\n%s", code, stderr, raw)
+			}
+		})
+	}
+}
+
+// What is signed anew in each request replays too, and neither key nor
+// signature stands in the recording.
+func TestTry_signedRequestsAreReplayed(t *testing.T) {
+	var mu sync.Mutex
+	var signed []string
+	api := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		mu.Lock()
+		defer mu.Unlock()
+		w.Header().Set("Content-Type", "application/json")
+		for _, s := range []string{r.FormValue("assertion"), r.FormValue("client_assertion"), r.Header.Get("Authorization")} {
+			if s != "" {
+				signed = append(signed, s)
+			}
+		}
+		if r.URL.Path == "/token" {
+			fmt.Fprintf(w, `{"access_token": "access-token-%d"}`, len(signed))
+			return
+		}
+		if r.Header.Get("Authorization") == "Bearer access-token-2" {
+			w.WriteHeader(http.StatusUnauthorized)
+			return
+		}
+		fmt.Fprint(w, `{}`)
+	}))
+	defer api.Close()
+	folder := t.TempDir()
+	write := func(name, text string) string {
+		file := filepath.Join(folder, name)
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return file
+	}
+	const methods = "\nmethods: [{method: m, endpoint: /m, verb: POST, data_type: form, body: {a: b}}]\n"
+	write("jwt.yaml", "connector: jwt\nbase_url: "+api.URL+"\nauth: {type: oauth2, grant: jwt_bearer, auth_style: private_key_jwt, token_url: "+api.URL+"/token, refresh_on: [401]}"+methods)
+	write("one.yaml", "connector: one\nbase_url: "+api.URL+"\nauth: {type: oauth1, signature: RSA-SHA1}"+methods)
+	key := madeUpKey()
+	account := write("account.json", string(compact(map[string]any{"credential_id": "1", "client_id": "c", "private_key": key, "basic": map[string]string{"username": "anna", "password": ""}, "connector": "jwt", "oauth2": map[string]any{}})))
+	signer := write("signer.json", string(compact(map[string]any{"credential_id": "1", "connector": "one", "private_key": key, "oauth1": map[string]string{"consumer_key": "ck", "token": "token-of-one"}})))
+	t.Setenv("STEPWORKER_REDIS", "redis://127.0.0.1:1") // nothing asks it
+	for connector, file := range map[string]string{"jwt": account, "one": signer} {
+		t.Run(connector, func(t *testing.T) {
+			recorded := filepath.Join(t.TempDir(), "r.txtar")
+			var out, log strings.Builder
+			if code := run(context.Background(), []string{"try", connector, "m", "--connectors", folder, "--credential-file", file, fmt.Sprintf("--refresh=%t", connector == "jwt"),
+				"--allow-private-network", "--record", recorded}, strings.NewReader(""), &out, &log); code != 0 {
+				t.Fatalf("exit %d: %s\n%s", code, out.String(), log.String())
+			}
+			code, stdout, stderr := replayed(t, folder, recorded)
+			raw, _ := os.ReadFile(recorded)
+			if code != 0 || !strings.HasSuffix(stdout, "Requests and result are the recorded ones.\n") {
+				t.Errorf("exit %d: %s\n%s", code, stderr, raw)
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			for _, secret := range append(signed, strings.Split(key, "\n")[1], "oauth_signature") {
+				if strings.Contains(string(raw)+out.String(), secret) {
+					t.Errorf("%q is shown", secret)
+				}
 			}
 		})
 	}
