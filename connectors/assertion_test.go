@@ -64,6 +64,34 @@ func verified(t *testing.T, text string, key crypto.PublicKey) (jose.Header, map
 	return token.Headers[0], claims
 }
 
+// A provider whose clock is ahead refuses what is dated by ours, and tells its time
+// by that: the next is dated by its clock.
+func TestRefresh_assertionsAreDatedByTheProvidersClock(t *testing.T) {
+	key, pem := newRSAKey(t)
+	var issued []time.Duration // ahead of our clock
+	a := newTokenAPI(t, strings.Replace(tokenConnector, "auth_style: header", "grant: jwt_bearer", 1), func(w http.ResponseWriter, r *http.Request) {
+		_, claims := verified(t, r.PostFormValue("assertion"), &key.PublicKey)
+		iat, _ := claims["iat"].(float64)
+		issued = append(issued, time.Until(time.Unix(int64(iat), 0)).Round(time.Minute))
+		w.Header().Set("Date", time.Now().Add(10*time.Minute).UTC().Format(http.TimeFormat))
+		if len(issued) == 1 {
+			writeJSON(w, 400, `{"error":"invalid_grant","error_description":"Check your iat and exp values in the JWT claim."}`)
+			return
+		}
+		writeJSON(w, 200, `{"access_token":"new-access-token"}`)
+	})
+	a.Cred.Secrets.PrivateKey = pem
+	if _, re := refresh(t, a, credentials.OAuth2); re == nil || re.Verdict != credentials.Transient {
+		t.Fatalf("got %+v", re)
+	}
+	if _, re := refresh(t, a, credentials.OAuth2); re != nil {
+		t.Fatal(re)
+	}
+	if d := cmp.Diff([]time.Duration{0, 10 * time.Minute}, issued); d != "" {
+		t.Error(d)
+	}
+}
+
 // A real authorization server takes the assertions of either kind of key, one
 // after the other, with no secret and no refresh token.
 func TestRefresh_aRealServerTakesAssertions(t *testing.T) {

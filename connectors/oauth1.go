@@ -31,6 +31,7 @@ var oauth1Methods = []string{"HMAC-SHA1", "HMAC-SHA256", "RSA-SHA1"}
 
 // oauth1Signer signs finished requests (RFC 5849 section 3).
 type oauth1Signer struct {
+	skew                      time.Duration // of the provider's clock
 	method                    string
 	consumer, consumerSecret  string
 	token, tokenSecret, realm string
@@ -44,7 +45,7 @@ type signedBy struct{}
 // signerOf takes the client's credentials from the account's, else from the
 // client id and secret. Without a token a client signs for itself.
 func (c *Caller) signerOf(d *Definition, cred *credentials.Credential) (*oauth1Signer, error) {
-	s := &oauth1Signer{method: d.Auth.Signature}
+	s := &oauth1Signer{method: d.Auth.Signature, skew: c.Skew(d.Name)}
 	if o := cred.Secrets.OAuth1; o != nil {
 		s.consumer, s.consumerSecret = o.ConsumerKey, o.ConsumerSecret.Reveal()
 		s.token, s.tokenSecret, s.realm = o.Token.Reveal(), o.TokenSecret.Reveal(), o.Realm
@@ -82,7 +83,7 @@ func (c *Caller) signerOf(d *Definition, cred *credentials.Credential) (*oauth1S
 // attach signs a request, and has its redirects signed.
 func (s *oauth1Signer) attach(req *http.Request) error {
 	*req = *req.WithContext(context.WithValue(req.Context(), signedBy{}, s))
-	return s.sign(req, time.Now(), rand.Text())
+	return s.sign(req, time.Now().Add(s.skew), rand.Text())
 }
 
 // sign sets a finished request's Authorization header (RFC 5849 section 3.5.1).

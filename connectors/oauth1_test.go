@@ -4,8 +4,10 @@ import (
 	"crypto"
 	"crypto/rsa"
 	"net/http"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/mrjones/oauth"
@@ -58,6 +60,27 @@ func verifying(t *testing.T, method string, key *rsa.PrivateKey, good map[string
 			return
 		}
 		writeJSON(w, 200, `{}`)
+	}
+}
+
+// A signature tells the time by the provider's clock, once that is known.
+func TestOAuth1_timestampByTheProvidersClock(t *testing.T) {
+	var stamps []time.Duration // ahead of our clock
+	a := newAPI(t, strings.Replace(signedConnector, "METHOD", "HMAC-SHA1", 1), func(w http.ResponseWriter, r *http.Request) {
+		_, rest, _ := strings.Cut(r.Header.Get("Authorization"), `oauth_timestamp="`)
+		sec, _ := strconv.ParseInt(strings.SplitN(rest, `"`, 2)[0], 10, 64)
+		stamps = append(stamps, time.Until(time.Unix(sec, 0)).Round(time.Minute))
+		w.Header().Set("Date", time.Now().Add(-10*time.Minute).UTC().Format(http.TimeFormat))
+		writeJSON(w, 200, `{}`)
+	})
+	a.Cred.Secrets.ClientID, a.Cred.Secrets.ClientSecret = "the-client", credentials.NewSecret("a secret")
+	for range 2 {
+		if _, err := a.call("plain"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if d := cmp.Diff([]time.Duration{0, -10 * time.Minute}, stamps); d != "" {
+		t.Error(d)
 	}
 }
 

@@ -197,7 +197,7 @@ func (c *Caller) requestToken(ctx context.Context, d *Definition, cred *credenti
 	case d.Auth.Grant == jwtBearer && d.Auth.AuthStyle == "auto" && secret == "":
 		style, id = "params", "" // the grant's assertion says it all (RFC 7521 section 4.1)
 	}
-	if t.proof, err = c.assertions(d, cred, endpoint, time.Now()); err != nil {
+	if t.proof, err = c.assertions(d, cred, endpoint, time.Now().Add(c.Skew(d.Name))); err != nil {
 		return misconfigured(err.Error())
 	}
 	for _, name := range []string{"assertion", "client_assertion"} {

@@ -34,7 +34,7 @@ func (x *exchange) send(req *http.Request) *fault {
 		return f
 	}
 	defer res.Body.Close()
-	if x.m.IsLogin {
+	if x.m.IsLogin || x.d.Auth.Type == "oauth1" { // its signatures tell the time
 		x.skew = x.c.learnClock(x.d.Name, res.Header, sent)
 	}
 	x.status, x.resHead = res.StatusCode, res.Header

@@ -20,7 +20,7 @@ func (c *Caller) whoAsks(d *Definition, cred *credentials.Credential) credential
 		return credentials.Client{} // nothing will be asked
 	}
 	h := sha256.Sum256([]byte(endpoint + "\x00" + id))
-	return credentials.Client{Key: d.Name + ":" + hex.EncodeToString(h[:8]), Settings: c.Settings(d) + "\x00" + secret}
+	return credentials.Client{Key: d.Name + ":" + hex.EncodeToString(h[:8]), Settings: c.Settings(d) + "\x00" + secret + "\x00" + c.privateKeyOf(d, cred).Reveal()}
 }
 
 // Settings is a connector's file, scripts and partner settings in short: when

@@ -263,7 +263,7 @@ func checkRedirect(req *http.Request, via []*http.Request) error {
 	maps.Copy(req.Header, first.Header)
 	req.Header.Del("Referer")
 	if signer, ok := req.Context().Value(signedBy{}).(*oauth1Signer); ok { // a signature is of one URL
-		return signer.sign(req, time.Now(), rand.Text())
+		return signer.sign(req, time.Now().Add(signer.skew), rand.Text())
 	}
 	return nil
 }
