@@ -181,11 +181,26 @@ func (g *gates) live(w *world, account, connector string) {
 	w.putToken(account, connector, sampleapi.ClientID, sampleapi.ClientSecret, g.base(account), access, refresh)
 }
 
+// expired puts a credential whose access token is past its expiry.
+func (g *gates) expired(w *world, account, connector string) {
+	w.t.Helper()
+	access, refresh := g.api.Issue(account)
+	g.put(w, map[string]any{"credential_id": account, "connector": connector, "client_id": sampleapi.ClientID, "client_secret": sampleapi.ClientSecret,
+		"properties": map[string]any{"base": g.base(account)},
+		"oauth2":     map[string]any{"access_token": access, "refresh_token": refresh, "expiry": time.Now().Add(-time.Minute).UTC().Format(time.RFC3339)}})
+}
+
 // session puts a credential that a login opens.
 func (g *gates) session(w *world, account, connector string) {
 	w.t.Helper()
-	raw, err := json.Marshal(map[string]any{"credential_id": account, "connector": connector, "properties": map[string]any{
+	g.put(w, map[string]any{"credential_id": account, "connector": connector, "properties": map[string]any{
 		"base": g.base(account), "username": sampleapi.Username, "password": sampleapi.Password}})
+}
+
+// put puts a credential as JSON has it.
+func (g *gates) put(w *world, credential map[string]any) {
+	w.t.Helper()
+	raw, err := json.Marshal(credential)
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -303,6 +318,26 @@ func (p *process) drain(w *world) {
 	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		w.t.Fatal(err)
 	}
+}
+
+// drained waits until a worker that was told to go has gone, in order.
+func (w *world) drained(p *process) {
+	w.t.Helper()
+	select {
+	case <-p.done:
+	case <-time.After(2 * time.Minute):
+		w.t.Fatal("the worker does not end")
+	}
+	if code := p.cmd.ProcessState.ExitCode(); code != 0 {
+		w.t.Errorf("the worker ended with %d:\n%s", code, p.log)
+	}
+}
+
+// ends drains a worker, and waits for it.
+func (w *world) ends(p *process) {
+	w.t.Helper()
+	p.drain(w)
+	w.drained(p)
 }
 
 // elapse lets time pass that the row is about, and looks at something meanwhile.
