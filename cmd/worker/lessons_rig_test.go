@@ -283,16 +283,8 @@ func (w *world) always(archived int) {
 	}
 }
 
-// stop stops a process as SIGSTOP does; goOn lets it run again.
-func (p *process) stop(w *world) {
-	w.t.Helper()
-	if err := p.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
-		w.t.Fatal(err)
-	}
-	p.stopped(w)
-}
-
-// stopped waits until it stands still.
+// stopped waits until a process stands still, as SIGSTOP has it; goOn lets it
+// run again.
 func (p *process) stopped(w *world) {
 	w.t.Helper()
 	w.until("the process is stopped", func() bool {
