@@ -54,9 +54,13 @@ return {1, q}
 //	ARGV  queue, enqueued at (ms), status, result, retention (ms), attempt's token ('': whoever)
 //	returns 1, or 0 if another attempt has begun
 var finishScript = redis.NewScript(`
-if ARGV[6] ~= '' and redis.call('HGET', KEYS[1], 'run') ~= ARGV[6] then return 0 end
+if ARGV[6] ~= '' then
+  local h = redis.call('HMGET', KEYS[1], 'run', 'by')
+  if h[2] == ARGV[6] then return 1 end -- our own, whose answer was lost
+  if h[1] ~= ARGV[6] then return 0 end
+end
 redis.call('DEL', KEYS[1])
-redis.call('HSET', KEYS[1], 'q', ARGV[1], 'at', ARGV[2], 'end', ARGV[3])
+redis.call('HSET', KEYS[1], 'q', ARGV[1], 'at', ARGV[2], 'end', ARGV[3], 'by', ARGV[6])
 redis.call('PEXPIRE', KEYS[1], ARGV[5])
 redis.call('SET', KEYS[2], ARGV[4], 'PX', ARGV[5])
 return 1

@@ -106,6 +106,44 @@ func TestLessons_answerOfTheSaveIsLost(t *testing.T) {
 	w.always(0)
 }
 
+// An execution has ended, and the answer to that gets lost: it has ended, and
+// does not run once more.
+func TestLessons_answerOfTheEndIsLost(t *testing.T) {
+	if testing.Short() {
+		t.Skip("worker processes")
+	}
+	t.Parallel()
+	ctx := context.Background()
+	w := newWorld(t)
+	g := newGates(w)
+	fails := &gate{call: func(rw http.ResponseWriter, _ *http.Request) bool {
+		rw.WriteHeader(http.StatusBadRequest)
+		return true
+	}}
+	gated := map[string]*gate{"succeeded": g.add("succeeded", &gate{}), "failed": g.add("failed", fails)}
+	far := faultproxy.New(t, w.redis.Addr)
+	w.startWith([]string{"STEPWORKER_REDIS=" + far.URL}, "--concurrency", "1")
+	for status, at := range gated {
+		g.live(w, status, "orders")
+		lost := far.LoseAnswer(`"status":"` + status + `"`)
+		ids := w.enqueue(1, jobs.Step{CredentialID: status, Method: "list_orders", MaxRetries: new(int)})
+		for id, r := range w.results(ids) {
+			if string(r.Status) != status {
+				t.Errorf("%s: it is %s", status, r.Status)
+			}
+			<-lost
+			w.until("its task has ended: "+status, func() bool { return w.rdb.LLen(ctx, "asynq:{steps}:active").Val() == 0 })
+			if n := w.rdb.ZCard(ctx, "asynq:{steps}:retry").Val(); n != 0 {
+				t.Errorf("%s: it is to run again", status)
+			}
+			if n := at.calledFor(id); n != 1 {
+				t.Errorf("%s: %d calls", status, n)
+			}
+		}
+	}
+	w.always(1)
+}
+
 // One worker loses sight of Redis right after the provider rotated, while
 // another sees it all the time.
 func TestLessons_cutOffFromRedisWithTheToken(t *testing.T) {
