@@ -16,7 +16,7 @@ import "github.com/redis/go-redis/v9"
 // state, since; sealed; expiry, issued of the token, s_expiry, s_issued of the
 // session (ms); refused (the version known refused), refused_kind, refused_method; made_for (the
 // method whose refusal asked for this version); lr last
-// refresh (JSON), saver its owner; err masked last error; fails, next (ms);
+// refresh (JSON), saver and failer the owners of the last save and failure; err masked last error; fails, next (ms);
 // heard:KIND passwords in a row that were neither taken nor refused;
 // lease, lease_until; intent_v, intent_until, intent_n; no_key (the version
 // that no key opens); tested (the version that the test method has answered);
@@ -171,6 +171,8 @@ if not h[1] or h[2] then return {'gone'} end
 if tonumber(h[1]) > tonumber(ARGV[2]) then return {'newer', h[1]} end
 local force, t = ARGV[5] == '1', now()
 if not force and (h[3] == 'revoked' or h[3] == 'misconfigured') then return {h[3], h[1]} end
+-- Our own lease, if the answer was lost.
+if h[4] == ARGV[1] and h[7] == h[1] then return {'taken', h[1], h[9], h[10] or '0', h[8], h[11] or '', h[12] or '0'} end
 if h[4] and tonumber(h[5]) > t then return {'busy', h[5]} end
 if not force and h[6] and tonumber(h[6]) > t then return {'later', h[6]} end
 local n = 0
@@ -227,11 +229,14 @@ return {'saved', v}
 //	      the client's refusal is news (0/1)
 //	returns {'failed', v}, {'newer', v}, {'gone'} or {'lost'}
 var failScript = redis.NewScript(luaTell + `
-local h = redis.call('HMGET', KEYS[1], 'v', 'deleted', 'lease', 'state')
+local h = redis.call('HMGET', KEYS[1], 'v', 'deleted', 'lease', 'state', 'failer')
 if not h[1] or h[2] then return {'gone'} end
 if h[1] ~= ARGV[2] then return {'newer', h[1]} end
-if h[3] ~= ARGV[1] then return {'lost'} end
-redis.call('HSET', KEYS[1], 'err', ARGV[4], 'lr', ARGV[6], 'settings', ARGV[9])
+if h[3] ~= ARGV[1] then
+  if h[5] == ARGV[1] then return {'failed', h[1]} end -- our own, whose answer was lost
+  return {'lost'}
+end
+redis.call('HSET', KEYS[1], 'failer', ARGV[1], 'err', ARGV[4], 'lr', ARGV[6], 'settings', ARGV[9])
 if ARGV[11] ~= '' then redis.call('HSET', KEYS[1], 'answer', ARGV[11]) end
 if ARGV[10] ~= '' then -- when it is tried again is the client's affair
   redis.call('HSET', KEYS[1], 'client', ARGV[10])

@@ -14,6 +14,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/redis/go-redis/v9"
+
+	"github.com/stepworker/stepworker/internal/faultproxy"
 	"github.com/stepworker/stepworker/internal/redistest"
 )
 
@@ -302,6 +305,49 @@ func TestRefresh_lateHolderIsFenced(t *testing.T) {
 	}
 	if c := get(t, s); c.Secrets.OAuth2.AccessToken.Reveal() != "access-second" || c.Version != 2 {
 		t.Errorf("version %d: the newer token must stand", c.Version)
+	}
+}
+
+// Redis did what was asked, and its answer got lost: asked again, it says so again.
+func TestRefresh_lostAnswersAreAskedForAgain(t *testing.T) {
+	direct, server := newStore(t)
+	far := faultproxy.New(t, server.Addr)
+	rdb := redis.NewClient(&redis.Options{Addr: far.Addr})
+	t.Cleanup(func() { rdb.Close() })
+	s := NewStore(rdb, direct.keys)
+	put(t, direct, oauthInput, false)
+	request := RefreshRequest{ID: "c", Version: 1, Kind: OAuth2}
+
+	lost := far.LoseAnswer(heardField(OAuth2)) // of taking the lease
+	res, err := s.Refresh(ctx, request, func(context.Context, *Credential) (*Renewal, error) {
+		lostAlready(t, "lease", lost)
+		lost = far.LoseAnswer(`"verdict":"transient"`)
+		return nil, &RefreshError{Verdict: Transient, Text: "503"}
+	})
+	lostAlready(t, "failure", lost)
+	if err != nil || res.Outcome != OutcomeTransient {
+		t.Fatalf("got %+v, %v", res, err)
+	}
+	if n := server.Client(t).HGet(ctx, credKey("c"), "fails").Val(); n != "1" {
+		t.Errorf("it counts %s failures", n)
+	}
+	request.Force = true
+	res, err = s.Refresh(ctx, request, func(context.Context, *Credential) (*Renewal, error) {
+		lost = far.LoseAnswer(`"verdict":"renewed"`)
+		return renewTo("access-two", "refresh-two")(ctx, nil)
+	})
+	lostAlready(t, "save", lost)
+	if err != nil || res.Outcome != OutcomeRenewed || res.Version != 2 {
+		t.Errorf("got %+v, %v", res, err)
+	}
+}
+
+func lostAlready(t *testing.T, what string, lost <-chan struct{}) {
+	t.Helper()
+	select {
+	case <-lost:
+	default:
+		t.Errorf("the answer was not lost: %s", what)
 	}
 }
 
