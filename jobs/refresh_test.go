@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/redis/go-redis/v9"
+
 	"github.com/stepworker/stepworker/connectors"
 	"github.com/stepworker/stepworker/credentials"
 	"github.com/stepworker/stepworker/jobs"
@@ -192,10 +194,17 @@ func TestForced_doNotPileUp(t *testing.T) {
 			}
 			close(asked)
 			h.until("no request is left", func() bool {
-				queued, err := h.rdb.LLen(context.Background(), "asynq:{refresh}:pending").Result()
-				active, err2 := h.rdb.LLen(context.Background(), "asynq:{refresh}:active").Result()
-				retry, err3 := h.rdb.ZCard(context.Background(), "asynq:{refresh}:retry").Result()
-				return err == nil && err2 == nil && err3 == nil && queued+active+retry == 0
+				left := int64(0)
+				all, err := h.rdb.TxPipelined(context.Background(), func(pipe redis.Pipeliner) error { // at once: they move
+					pipe.LLen(context.Background(), "asynq:{refresh}:pending")
+					pipe.LLen(context.Background(), "asynq:{refresh}:active")
+					pipe.ZCard(context.Background(), "asynq:{refresh}:retry")
+					return nil
+				})
+				for _, n := range all {
+					left += n.(*redis.IntCmd).Val()
+				}
+				return err == nil && left == 0
 			})
 			if n := requests.Load(); n != answer.failures+1 {
 				t.Errorf("%d token requests, want %d", n, answer.failures+1)
