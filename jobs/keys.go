@@ -9,8 +9,9 @@ import (
 // Keys of one execution share a hash tag, so that scripts may touch both on a
 // Redis Cluster.
 //
-//	stepworker:x:{ID}   hash: q queue, at enqueued (ms), end status once ended,
-//	                    and what outlives an attempt, see record
+//	stepworker:x:{ID}   hash: q queue, at enqueued (ms), once it has ended its
+//	                    end status and by the token of the attempt that ended
+//	                    it; and what outlives an attempt, see record
 //	stepworker:r:{ID}   string: the result's JSON, for the retention
 func execKey(id string) string   { return "stepworker:x:{" + id + "}" }
 func resultKey(id string) string { return "stepworker:r:{" + id + "}" }
