@@ -271,9 +271,15 @@ func (s *resumer) sweepOne(ctx context.Context, round *sweep, id string, u crede
 	case u.Usable || gone:
 		return s.run(ctx, id)
 	case meta.NoKey: // this worker may have the key
-		if c, err := store.Get(ctx, id); err != nil {
+		c, err := store.Get(ctx, id)
+		var sealed *credentials.SealError
+		if errors.As(err, &sealed) {
 			return nil
-		} else if err := store.NoteOpened(ctx, id, c.Version); err != nil {
+		}
+		if err == nil {
+			err = store.NoteOpened(ctx, id, c.Version)
+		}
+		if err != nil {
 			return err
 		}
 		return s.run(ctx, id)
