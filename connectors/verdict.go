@@ -112,7 +112,8 @@ var spellings = map[string]string{
 	"client_id invalid":            "invalid_client", // Strava
 	"client_secret invalid":        "invalid_client", // Strava
 	"errcode 40013":                "invalid_client", // WeChat: invalid appid
-	"errcode 40125":                "invalid_client", // WeChat: invalid appsecret
+	"invalid_client: invalid client_id or client_secret": "invalid_client", // Dropbox: code and description in one
+	"errcode 40125": "invalid_client", // WeChat: invalid appsecret
 
 	"ratelimited":         "slow_down",    // Slack
 	"rate_limit_exceeded": "slow_down",    // Salesforce
@@ -138,8 +139,8 @@ var exceptions = []struct {
 	{"invalid_request", regexp.MustCompile(`Invalid "refresh_token" in request`), "invalid_grant"}, // Authlib before 0.11
 	// A JWT whose times the provider's clock does not like: the next is made by
 	// that clock.
-	{"invalid_grant", regexp.MustCompile(`Check your iat and exp values`), "temporarily_unavailable"}, // Google
-	{"invalid_grant", regexp.MustCompile(`check the 'exp' claim`), "temporarily_unavailable"},         // Box
+	{"invalid_grant", regexp.MustCompile(`Check your iat and exp values`), "temporarily_unavailable"},                   // Google
+	{"invalid_grant", regexp.MustCompile(`check the 'exp' claim|listed in the 'exp' claim`), "temporarily_unavailable"}, // Box
 }
 
 // row of the table.
