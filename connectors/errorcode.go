@@ -15,7 +15,8 @@ type tokenError struct {
 // readError finds the error in an answer of RFC 6749 section 5.2 and in the
 // shapes that providers have beside it: {"error": {"code": …}},
 // {"errors": [{…}]}, a code of their own at the top. The first code that the
-// table knows counts, else the one in its proper place.
+// table knows counts, else the one in its proper place. Where there is no code
+// at all, a message that the table knows stands for one.
 func readError(answer map[string]json.RawMessage) tokenError {
 	inner := objects(answer["error"], answer["errors"])
 	var written []string
@@ -47,6 +48,9 @@ func readError(answer map[string]json.RawMessage) tokenError {
 		note("errcode " + n)
 	}
 	e := tokenError{text: describeError(answer, inner)}
+	if len(written) == 0 { // a sentence alone: {"status": 400, "message": "Invalid refresh token"}
+		note(textOf(answer["message"]))
+	}
 	for i, w := range written {
 		code := strings.ToLower(strings.TrimSpace(w))
 		if s, ok := spellings[code]; ok {
@@ -59,6 +63,9 @@ func readError(answer map[string]json.RawMessage) tokenError {
 		if known {
 			break
 		}
+	}
+	if e.written == e.text {
+		e.text = ""
 	}
 	for _, x := range exceptions {
 		if e.code == x.code && x.says.MatchString(e.text) {

@@ -101,6 +101,10 @@ var spellings = map[string]string{
 	"inactive_org":          "invalid_grant", // Salesforce
 	"errcode 40030":         "invalid_grant", // WeChat: invalid refresh_token
 	"errcode 42002":         "invalid_grant", // WeChat: refresh_token has expired
+	"invalid refresh token": "invalid_grant", // Twitch, as its message
+
+	"admin_policy_enforced": "access_denied", // Google: a workspace's policy, of a refresh too
+	"policy_enforced":       "access_denied", // Google: Advanced Protection
 
 	"incorrect_client_credentials": "invalid_client", // GitHub
 	"bad_client_id":                "invalid_client", // HubSpot
@@ -133,14 +137,20 @@ var exceptions = []struct {
 	says  *regexp.Regexp
 	means string
 }{
-	{"access_denied", regexp.MustCompile(`(?i)rate limit exceeded`), "slow_down"},                  // Exact Online: asked again too early
-	{"access_denied", regexp.MustCompile(`^Unauthorized$`), "invalid_client"},                      // Auth0: a wrong secret
-	{"unauthorized_client", regexp.MustCompile(`refresh_token is invalid`), "invalid_grant"},       // Atlassian: of one account
-	{"invalid_request", regexp.MustCompile(`Invalid "refresh_token" in request`), "invalid_grant"}, // Authlib before 0.11
+	{"access_denied", regexp.MustCompile(`(?i)rate limit exceeded`), "slow_down"},                       // Exact Online: asked again too early
+	{"access_denied", regexp.MustCompile(`^Unauthorized$`), "invalid_client"},                           // Auth0: a wrong secret
+	{"unauthorized_client", regexp.MustCompile(`refresh_token is invalid`), "invalid_grant"},            // Atlassian: of one account
+	{"invalid_request", regexp.MustCompile(`Invalid "refresh_token" in request`), "invalid_grant"},      // Authlib before 0.11
+	{"invalid_request", regexp.MustCompile(`^Invalid refresh_token$`), "invalid_grant"},                 // Bitbucket
+	{"invalid_request", regexp.MustCompile(`^The refresh_token is invalid`), "invalid_grant"},           // DeviantArt
+	{"invalid_request", regexp.MustCompile(`^Value passed for the token was invalid`), "invalid_grant"}, // X
+	{"invalid_grant", regexp.MustCompile(`^issuer_not_found$`), "invalid_client"},                       // DocuSign: the client id
+	{"invalid_grant", regexp.MustCompile(`(?i)ip restricted|login hours`), "temporarily_unavailable"},   // Salesforce: from there, or just now
 	// A JWT whose times the provider's clock does not like: the next is made by
 	// that clock.
-	{"invalid_grant", regexp.MustCompile(`Check your iat and exp values`), "temporarily_unavailable"},                   // Google
+	{"invalid_grant", regexp.MustCompile(`must be a short-lived token`), "temporarily_unavailable"},                     // Google
 	{"invalid_grant", regexp.MustCompile(`check the 'exp' claim|listed in the 'exp' claim`), "temporarily_unavailable"}, // Box
+	{"invalid_grant", regexp.MustCompile(`^no_valid_keys_or_signatures$`), "temporarily_unavailable"},                   // DocuSign: of a wrong key too, which cannot be told
 }
 
 // row of the table.
