@@ -144,12 +144,17 @@ var exceptions = []struct {
 	{"invalid_request", regexp.MustCompile(`^Invalid refresh_token$`), "invalid_grant"},                 // Bitbucket
 	{"invalid_request", regexp.MustCompile(`^The refresh_token is invalid`), "invalid_grant"},           // DeviantArt
 	{"invalid_request", regexp.MustCompile(`^Value passed for the token was invalid`), "invalid_grant"}, // X
+	{"unauthorized_client", regexp.MustCompile(`^Old refresh token used`), "invalid_grant"},             // Exact Online: of one account
 	{"invalid_grant", regexp.MustCompile(`^issuer_not_found$`), "invalid_client"},                       // DocuSign: the client id
 	{"invalid_grant", regexp.MustCompile(`(?i)ip restricted|login hours`), "temporarily_unavailable"},   // Salesforce: from there, or just now
+	{"invalid_grant", regexp.MustCompile(`token request is already being processed`), "slow_down"},      // Salesforce: two requests at once
+	{"invalid_grant", regexp.MustCompile(`AADSTS50196`), "slow_down"},                                   // Microsoft: the same request too often
+	{"invalid_request", regexp.MustCompile(`AADSTS50196`), "slow_down"},                                 // Microsoft: the same
 	// A JWT whose times the provider's clock does not like: the next is made by
 	// that clock.
 	{"invalid_grant", regexp.MustCompile(`must be a short-lived token`), "temporarily_unavailable"},                     // Google
 	{"invalid_grant", regexp.MustCompile(`check the 'exp' claim|listed in the 'exp' claim`), "temporarily_unavailable"}, // Box
+	{"invalid_client", regexp.MustCompile(`AADSTS700024`), "temporarily_unavailable"},                                   // Microsoft
 	{"invalid_grant", regexp.MustCompile(`^no_valid_keys_or_signatures$`), "temporarily_unavailable"},                   // DocuSign: of a wrong key too, which cannot be told
 }
 
