@@ -110,6 +110,7 @@ var spellings = map[string]string{
 	"bad_client_id":                "invalid_client", // HubSpot
 	"bad_client_secret":            "invalid_client", // Slack, HubSpot
 	"invalid_client_id":            "invalid_client", // Slack, Salesforce
+	"invalid client secret":        "invalid_client", // Twitch, as its message
 	"invalid_client_secret":        "invalid_client", // Zoho
 	"deleted_client":               "invalid_client", // Google
 	"disabled_client":              "invalid_client", // Google
