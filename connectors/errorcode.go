@@ -16,7 +16,7 @@ type tokenError struct {
 // shapes that providers have beside it: {"error": {"code": …}},
 // {"errors": [{…}]}, a code of their own at the top. The first code that the
 // table knows counts, else the one in its proper place. Where there is no code
-// at all, a message that the table knows stands for one.
+// at all, a sentence that the table knows stands for one.
 func readError(answer map[string]json.RawMessage) tokenError {
 	inner := objects(answer["error"], answer["errors"])
 	var written []string
@@ -48,9 +48,6 @@ func readError(answer map[string]json.RawMessage) tokenError {
 		note("errcode " + n)
 	}
 	e := tokenError{text: describeError(answer, inner)}
-	if len(written) == 0 { // a sentence alone: {"status": 400, "message": "Invalid refresh token"}
-		note(textOf(answer["message"]))
-	}
 	for i, w := range written {
 		code := strings.ToLower(strings.TrimSpace(w))
 		if s, ok := spellings[code]; ok {
@@ -64,8 +61,8 @@ func readError(answer map[string]json.RawMessage) tokenError {
 			break
 		}
 	}
-	if e.written == e.text {
-		e.text = ""
+	if len(written) == 0 {
+		e.code = sentences[strings.ToLower(textOf(answer["message"]))]
 	}
 	for _, x := range exceptions {
 		if e.code == x.code && x.says.MatchString(e.text) {

@@ -101,7 +101,6 @@ var spellings = map[string]string{
 	"inactive_org":          "invalid_grant", // Salesforce
 	"errcode 40030":         "invalid_grant", // WeChat: invalid refresh_token
 	"errcode 42002":         "invalid_grant", // WeChat: refresh_token has expired
-	"invalid refresh token": "invalid_grant", // Twitch, as its message
 
 	"admin_policy_enforced": "access_denied", // Google: a workspace's policy, of a refresh too
 	"policy_enforced":       "access_denied", // Google: Advanced Protection
@@ -110,15 +109,15 @@ var spellings = map[string]string{
 	"bad_client_id":                "invalid_client", // HubSpot
 	"bad_client_secret":            "invalid_client", // Slack, HubSpot
 	"invalid_client_id":            "invalid_client", // Slack, Salesforce
-	"invalid client secret":        "invalid_client", // Twitch, as its message
 	"invalid_client_secret":        "invalid_client", // Zoho
 	"deleted_client":               "invalid_client", // Google
 	"disabled_client":              "invalid_client", // Google
 	"client_id invalid":            "invalid_client", // Strava
 	"client_secret invalid":        "invalid_client", // Strava
 	"errcode 40013":                "invalid_client", // WeChat: invalid appid
+	"errcode 40125":                "invalid_client", // WeChat: invalid appsecret
+
 	"invalid_client: invalid client_id or client_secret": "invalid_client", // Dropbox: code and description in one
-	"errcode 40125": "invalid_client", // WeChat: invalid appsecret
 
 	"ratelimited":         "slow_down",    // Slack
 	"rate_limit_exceeded": "slow_down",    // Salesforce
@@ -129,6 +128,13 @@ var spellings = map[string]string{
 	"fatal_error":         "server_error", // Slack
 	"service_unavailable": "server_error", // Slack
 	"errcode -1":          "server_error", // WeChat: system busy
+}
+
+// sentences are the messages, in lower case, of providers whose answers have no
+// code at all. Nothing shorter stands here: gateways say "Forbidden" too.
+var sentences = map[string]string{
+	"invalid refresh token": "invalid_grant",  // Twitch
+	"invalid client secret": "invalid_client", // Twitch
 }
 
 // exceptions are answers whose description says something else than their
@@ -153,10 +159,10 @@ var exceptions = []struct {
 	{"invalid_request", regexp.MustCompile(`AADSTS50196`), "slow_down"},                                 // Microsoft: the same
 	// A JWT whose times the provider's clock does not like: the next is made by
 	// that clock.
-	{"invalid_grant", regexp.MustCompile(`must be a short-lived token`), "temporarily_unavailable"},                     // Google
-	{"invalid_grant", regexp.MustCompile(`check the 'exp' claim|listed in the 'exp' claim`), "temporarily_unavailable"}, // Box
-	{"invalid_client", regexp.MustCompile(`AADSTS700024`), "temporarily_unavailable"},                                   // Microsoft
-	{"invalid_grant", regexp.MustCompile(`^no_valid_keys_or_signatures$`), "temporarily_unavailable"},                   // DocuSign: of a wrong key too, which cannot be told
+	{"invalid_grant", regexp.MustCompile(`must be a short-lived token|Check your iat and exp values`), "temporarily_unavailable"}, // Google
+	{"invalid_grant", regexp.MustCompile(`check the 'exp' claim|listed in the 'exp' claim`), "temporarily_unavailable"},           // Box
+	{"invalid_client", regexp.MustCompile(`AADSTS700024`), "temporarily_unavailable"},                                             // Microsoft
+	{"invalid_grant", regexp.MustCompile(`^no_valid_keys_or_signatures$`), "temporarily_unavailable"},                             // DocuSign: of a wrong key too, which cannot be told
 }
 
 // row of the table.
@@ -282,7 +288,10 @@ func (t *tokenRequest) verdict() *credentials.RefreshError {
 	}
 	h.said = clip(r.String(said.written), 100)
 	if said.text != "" {
-		h.said += ": " + clip(r.String(said.text), 200)
+		if h.said != "" {
+			h.said += ": "
+		}
+		h.said += clip(r.String(said.text), 200)
 	}
 	if h.said != "" {
 		h.said = " (" + h.said + ")"

@@ -74,6 +74,9 @@ func judge(t *testing.T, answer []byte, want credentials.Verdict) {
 	}
 	advice := map[credentials.Verdict]string{credentials.Transient: "it is asked again", credentials.VerdictRevoked: "authorize it again", credentials.VerdictMisconfigured: "check "}[want]
 	contains(t, "text", re.Text, advice)
+	if strings.Contains(re.Text, "(:") {
+		t.Errorf("a text that quotes no code: %s", re.Text)
+	}
 	if n := len(a.requests()); n != 1 {
 		t.Errorf("%d token requests", n)
 	}
