@@ -119,7 +119,7 @@ type exchange struct {
 	found       []string // secrets beside the credential's: this call's sensitive values
 	newSession  bool     // a hook wrote to session_properties
 	masks       *redactors
-	cancel      context.CancelFunc
+	timeout     time.Duration
 }
 
 // Call makes one call of a method.
@@ -159,6 +159,12 @@ func (x *exchange) run(ctx context.Context) (*Answer, error) {
 		return x.receive(ctx)
 	}
 	headers, body, merge := x.headers, x.body, x.merge
+	// Who must wait does so before its scripts run, so that they run once.
+	if handled(x.scripts("before_action"), "before_action") || x.m.Type == TypeScript {
+		if err := x.pace(ctx, PaceBegin); err != nil {
+			return nil, err
+		}
+	}
 	if err := x.hook(ctx, "before_action"); err != nil {
 		return nil, err
 	}
@@ -175,9 +181,13 @@ func (x *exchange) run(ctx context.Context) (*Answer, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer x.cancel()
+	if err := x.pace(ctx, PaceSend); err != nil {
+		return nil, err
+	}
+	callCtx, cancel := context.WithTimeout(req.Context(), x.timeout)
+	defer cancel()
 	answer := &Answer{}
-	fault := x.send(req)
+	fault := x.send(req.WithContext(callCtx))
 	if x.tooLarge {
 		return nil, &CallError{Kind: "limit", StatusCode: x.status, Message: fmt.Sprintf("the answer is larger than %d bytes (--max-response)", x.c.cfg.MaxResponse)}
 	}
@@ -509,6 +519,8 @@ func (x *exchange) finish(ctx context.Context, err error) error {
 	var ce *CallError
 	var exp *expandError
 	var host *HostError
+	var pacer *PacerError
+	var pace *PaceError
 	r := x.mask()
 	switch {
 	case errors.As(err, &auth):
@@ -518,8 +530,10 @@ func (x *exchange) finish(ctx context.Context, err error) error {
 	case errors.As(err, &ce):
 	case errors.As(err, &exp):
 		ce = &CallError{Kind: "input", Message: exp.text}
-	case errors.As(err, &host), ofContext(err):
+	case errors.As(err, &host), errors.As(err, &pacer), ofContext(err):
 		return err
+	case errors.As(err, &pace):
+		ce = &CallError{Kind: "rate", Message: pace.Error(), Defer: true, RetryAfter: max(time.Until(pace.At), time.Millisecond), TurnAt: pace.At}
 	case x.status != 0: // what could not be read or written then is the answer
 		ce = &CallError{Kind: "http", StatusCode: x.status, Message: "the answer cannot be used: " + err.Error()}
 	default:

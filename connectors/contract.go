@@ -37,6 +37,8 @@ type Call struct {
 	// ActionData as the last attempt left it; nil is {}.
 	ActionData json.RawMessage
 	Timeout    time.Duration
+	// Pacer, if set, is asked where the method has rate limits.
+	Pacer Pacer
 	// Urgent calls (a login, a test) have hook hosts reserved.
 	Urgent bool
 }
@@ -106,6 +108,9 @@ type CallError struct {
 	// try again after RetryAfter (0 for a 429 without the header).
 	Defer      bool
 	RetryAfter time.Duration
+	// TurnAt is set where the connector's own rate limit puts the call off, to
+	// when its place comes.
+	TurnAt     time.Time
 	ActionData json.RawMessage
 	Ran        bool // a script ran or a request was sent
 	Logs       []string
@@ -118,8 +123,8 @@ func (e *CallError) Error() string { return e.Message }
 // HostError is this worker's own fault: its hook hosts cannot run an event. It
 // tells nothing about the call, so the execution is to be put back.
 //
-// Call returns an AuthError, a CallError, a HostError, or an error of its
-// context, and nothing else.
+// Call returns an AuthError, a CallError, a HostError, a PacerError, or an
+// error of its context, and nothing else.
 type HostError struct{ Err error }
 
 func (e *HostError) Error() string { return "a hook cannot be run: " + e.Err.Error() }

@@ -28,6 +28,7 @@ type Definition struct {
 	Methods      map[string]*Method
 	MethodNames  []string // in file order
 	SessionNames []string // names of parameters with property: session
+	RateLimits   []RateLimit
 
 	line, column int      // where its name stands
 	digest       [32]byte // SHA-256 of its file
@@ -100,6 +101,7 @@ type Method struct {
 	Idempotency string        // idempotency_header
 	Script      *hooks.Script // LevelMethod, nil without
 	IsLogin     bool
+	RateLimits  []RateLimit // its own, else the connector's
 
 	dropped []Parameter // the connector's that the method leaves out: templates may name them
 }

@@ -275,10 +275,11 @@ func (p *fileParser) connector(n *yaml.Node) {
 				"logout_method": p.text(&d.LogoutMethod)})
 		},
 		"parameters":  func(n *yaml.Node) { d.Parameters = p.parameters(n, nil) },
+		"rate_limits": p.rateLimits(&d.RateLimits),
 		"script":      func(n *yaml.Node) { script = p.inline(n, hooks.LevelConnector, script) },
 		"script_file": func(n *yaml.Node) { script = p.external(n, hooks.LevelConnector, script) },
 		"methods":     func(*yaml.Node) {},
-	}, "rate_limits", "max_concurrent", "paging", "authentications", "triggers")
+	}, "max_concurrent", "paging", "authentications", "triggers")
 	d.Script = script
 	for _, k := range []string{"connector", "base_url", "methods"} {
 		if got[k] == nil && n.Kind == yaml.MappingNode {
@@ -503,12 +504,14 @@ func (p *fileParser) method(n *yaml.Node) {
 		},
 		"parameters":         func(n *yaml.Node) { own = p.parameters(n, m) },
 		"response":           func(n *yaml.Node) { p.response(n, m) },
+		"rate_limits":        p.rateLimits(&m.RateLimits),
 		"retry":              p.enum(&m.Retry, []string{"safe", "always", "never"}),
 		"idempotency_header": func(n *yaml.Node) { p.text(&m.Idempotency)(n); p.headerName(n, m.Idempotency) },
 		"script":             func(n *yaml.Node) { script = p.inline(n, hooks.LevelMethod, script) },
 		"script_file":        func(n *yaml.Node) { script = p.external(n, hooks.LevelMethod, script) },
-	}, "paging", "rate_limits", "xml_root", "request")
+	}, "paging", "xml_root", "request")
 	m.Script = script
+	p.limitsOf(m)
 	if m.Name == "" {
 		p.find(n, "a method needs a name: key \"method\"")
 		return
@@ -549,7 +552,7 @@ func (p *fileParser) method(n *yaml.Node) {
 // endpoint is no mistake at a webhook: it may be there for people.
 var meaningless = map[MethodType][]string{
 	TypeScript:  {"endpoint", "verb", "headers", "content_type", "timeout", "retry", "idempotency_header"},
-	TypeWebhook: {"verb", "headers", "content_type", "timeout", "retry", "idempotency_header", "body"},
+	TypeWebhook: {"verb", "headers", "content_type", "timeout", "retry", "idempotency_header", "body", "rate_limits"},
 }
 
 // ignored is the value by which a method leaves a connector's parameter out.

@@ -719,19 +719,16 @@ func (x *exchange) request(ctx context.Context) (*http.Request, error) {
 	if err != nil {
 		return nil, err
 	}
-	timeout := x.c.cfg.CallTimeout
+	x.timeout = x.c.cfg.CallTimeout
 	if x.m.Timeout > 0 {
-		timeout = x.m.Timeout
+		x.timeout = x.m.Timeout
 	}
-	callCtx, cancel := context.WithTimeout(withPurpose(ctx, "method "+x.m.Name), timeout)
-	x.cancel = cancel
 	var reader io.Reader
 	if body != nil {
 		reader = bytes.NewReader(body)
 	}
-	req, err := http.NewRequestWithContext(callCtx, x.m.Verb, u.String(), reader)
+	req, err := http.NewRequestWithContext(withPurpose(ctx, "method "+x.m.Name), x.m.Verb, u.String(), reader)
 	if err != nil {
-		cancel()
 		return nil, &CallError{Kind: "input", Message: "the request cannot be built"}
 	}
 	req.Header = header
@@ -748,12 +745,10 @@ func (x *exchange) request(ctx context.Context) (*http.Request, error) {
 		header.Set(x.m.Idempotency, x.call.ExecutionID)
 	}
 	if host := header.Get("Host"); host != "" {
-		cancel()
 		return nil, &CallError{Kind: "input", Message: "a Host header cannot be set: the URL says the host"}
 	}
 	if !x.m.IgnoreAuth {
 		if err := x.c.authenticate(x.d, x.cred, req); err != nil {
-			cancel()
 			return nil, err
 		}
 	}

@@ -436,6 +436,11 @@ func (c *Caller) doHook(ctx context.Context, x *exchange, r hooks.HTTPRequest) (
 	if !x.m.IgnoreAuth && x.mayReceive(u) {
 		_ = c.authenticate(x.d, x.cred, req) // without a token the request goes out bare
 	}
+	if x.mayReceive(u) {
+		if err := x.pace(ctx, PaceExtra); err != nil {
+			return nil, fmt.Errorf("http_request: %w", err)
+		}
+	}
 	res, f := c.send(req, safe(r.Method))
 	if f != nil {
 		return nil, fmt.Errorf("http_request: %s", f.text)

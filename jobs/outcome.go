@@ -23,7 +23,7 @@ import (
 //	ran to its end                        completed       -
 //	AuthError, credential known refused   parked          no
 //	revoked, misconfigured                held            no
-//	CallError.Defer                       deferred        no
+//	CallError.TurnAt, CallError.Defer     deferred        no
 //	CallError.Repeat                      retried         yes
 //	any other error                       archived        -
 //	worker drained, killed                another takes it  no
@@ -114,6 +114,8 @@ func (a *attempt) outcome(ctx context.Context, err error) error {
 	}
 	failure := &ResultError{Kind: ce.Kind, Message: ce.Message, Detail: ce.Detail, At: ce.At}
 	switch {
+	case !ce.TurnAt.IsZero():
+		return a.awaitTurn(ctx, ce)
 	case ce.Defer:
 		delay := ce.RetryAfter
 		if delay <= 0 {
@@ -213,6 +215,7 @@ func (a *attempt) result(status Status) *Result {
 // the two sends it again, under the same task id.
 func (a *attempt) finish(ctx context.Context, res *Result) error {
 	ctx = detached(ctx)
+	a.giveBack(ctx)
 	switch err := a.p.storeResult(ctx, a.rec, res, a.step.ReplyTo, a.step.retention()); {
 	case errors.Is(err, errOvertaken):
 		return a.overtaken()
@@ -321,6 +324,7 @@ func (a *attempt) leave(ctx context.Context, w *waitError) error {
 	if w.why != a.rec.why || w.why == whyParked || w.why == whyHeld {
 		a.rec.wait(w.why, a.at)
 	}
+	a.giveBack(ctx)
 	n, _ := asynq.GetRetryCount(ctx)
 	if w.fault {
 		n++ // asynq will count this one

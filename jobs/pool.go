@@ -76,6 +76,9 @@ type Pool struct {
 
 	askedCount atomic.Int64
 
+	waker   *waker
+	sitting chan struct{} // who sits a short wait for a rate limit out
+
 	lanes  []*asynq.Server
 	base   context.Context
 	cancel context.CancelFunc
@@ -134,7 +137,8 @@ func NewPool(cfg PoolConfig) (*Pool, error) {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
 	p := &Pool{cfg: cfg, rdb: cfg.Redis, client: NewClient(cfg.Redis), log: cfg.Logger, stop: make(chan struct{}), wake: make(chan struct{}, 1)}
-	p.resumer = newResumer(p)
+	p.resumer, p.waker = newResumer(p), newWaker(p)
+	p.sitting = make(chan struct{}, cfg.Concurrency/4)
 	var err error
 	if cfg.NotifyURL != "" {
 		if p.notifier, err = newNotifier(p); err != nil {
@@ -201,6 +205,8 @@ func (p *Pool) Start() error {
 	go p.every(2*time.Second, nil, p.keepQueuesKnown)
 	go p.every(sweepEvery, p.wake, p.resumer.sweep)
 	go p.every(2*time.Second, nil, p.confirm)
+	p.loops.Add(1)
+	go func() { defer p.loops.Done(); p.waker.run(p.base, p.stop) }()
 	if p.notifier != nil {
 		p.loops.Add(1)
 		go p.every(notifyEvery, nil, p.notifier.run)

@@ -30,6 +30,7 @@ type attempt struct {
 	meth *connectors.Method
 	at   time.Time
 	logs []string
+	put  bool // off, by a rate limit: its place is kept
 }
 
 func decodePayload(raw []byte) (*payload, error) {
@@ -285,6 +286,9 @@ func (a *attempt) call(ctx context.Context) error {
 		Definition: a.def, Method: a.meth, Credential: a.cred, ExecutionID: a.id,
 		Parameters: a.step.Parameters, Body: a.step.Body, Script: a.step.Script, ActionData: data,
 		Mappings: a.step.Mappings, FieldsInUse: a.step.FieldsInUse, LastRun: lastRun,
+	}
+	if len(a.meth.RateLimits) > 0 {
+		call.Pacer = a.pace
 	}
 	if w := a.step.Webhook; w != nil {
 		call.Webhook = (*connectors.Webhook)(w)

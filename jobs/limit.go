@@ -1,0 +1,300 @@
+package jobs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"strconv"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/stepworker/stepworker/connectors"
+)
+
+const (
+	// sitOut is how long an attempt waits for its turn in the worker, in all;
+	// longer waits hold none.
+	sitOut = time.Second
+	// turnGrace is how much later than its turn the timer of a deferred
+	// execution is: should the process that wakes it be gone.
+	turnGrace = 2 * time.Second
+	// placeGrace is how long the place is kept of one that does not come.
+	placeGrace = 15 * time.Minute
+
+	// A window is counted in that many parts. One more of them than a window
+	// has holds no more requests than the limit: so no window does, wherever it
+	// begins, and a hundredth is lost.
+	windowParts = 100
+	// A window is longer by a share, for the time between a grant and the
+	// request's arrival, which differs.
+	windowMargin    = 0.015
+	maxWindowMargin = 2 * time.Second
+	// Turns are a little further apart than the limit asks for, so that who
+	// comes late to his finds room, and pushes nobody on.
+	turnMargin = 0.01
+)
+
+// limitScript asks the limits of one call, decides, and counts, in one go and
+// by Redis's clock.
+//
+// Of each limit there are two keys: what was granted within the last window,
+// as a count for each of its parts, and the places of those who wait, by the
+// time of their turn. Turns are 1/rate apart, on a grid; a new one is the first
+// free after those of all limits, so who waits for one limit takes nothing of
+// another meanwhile. Where granted and waiting together are fewer than the
+// limit nobody needs to wait, and calls go out as they come.
+//
+//	KEYS  for each limit: log (hash: part → granted, last → time), wait (zset)
+//	ARGV  mode: begin, send or extra; execution id; "1": extra uses the place;
+//	      grace of a place (ms); for each limit: requests, length of a part
+//	      (ms), parts of a window, distance of turns (ms)
+//	returns {wait (µs), index of the limit that asks for it}; {0} if granted
+//
+// Memory: a hundred fields for each limit, and one member for each who waits.
+// Time: O(log n) of those who wait.
+var limitScript = redis.NewScript(`
+local mode, id, grace = ARGV[1], ARGV[2], tonumber(ARGV[4])
+local clock = redis.call('TIME')
+local now = clock[1] * 1000 + clock[2] / 1000
+local text = function(n) return string.format('%.3f', n) end
+
+local limits, mine, reserved = {}, 0, true
+for i = 1, #KEYS / 2 do
+  local a = 4 + (i - 1) * 4
+  local l = {log = KEYS[2 * i - 1], wait = KEYS[2 * i], max = tonumber(ARGV[a + 1]), part = tonumber(ARGV[a + 2]),
+    parts = tonumber(ARGV[a + 3]), gap = tonumber(ARGV[a + 4]), sum = 0, last = 0, free = now}
+  l.at = math.floor(now / l.part)
+  local h, live, old = redis.call('HGETALL', l.log), {}, {}
+  for k = 1, #h, 2 do
+    local b, n = tonumber(h[k]), tonumber(h[k + 1])
+    if not b then l.last = n
+    elseif b < l.at - l.parts then old[#old + 1] = h[k]
+    else
+      l.sum = l.sum + n
+      live[#live + 1] = {b, n}
+    end
+  end
+  for k = 1, #old do redis.call('HDEL', l.log, old[k]) end
+  if l.sum >= l.max then
+    table.sort(live, function(x, y) return x[1] < y[1] end)
+    local left = l.sum
+    for _, e in ipairs(live) do
+      left = left - e[2]
+      l.free = (e[1] + l.parts + 1) * l.part
+      if left < l.max then break end
+    end
+  end
+  redis.call('ZREMRANGEBYSCORE', l.wait, '-inf', '(' .. text(now - grace))
+  local slot = redis.call('ZSCORE', l.wait, id)
+  if slot then mine = math.max(mine, tonumber(slot)) else reserved = false end
+  limits[i] = l
+end
+
+local grant = function()
+  for _, l in ipairs(limits) do
+    redis.call('HINCRBY', l.log, string.format('%.0f', l.at), 1)
+    redis.call('HSET', l.log, 'last', text(now))
+    redis.call('PEXPIRE', l.log, math.ceil((l.parts + 2) * l.part + l.gap))
+    if mode ~= 'extra' or ARGV[3] == '1' then redis.call('ZREM', l.wait, id) end
+  end
+  return {0}
+end
+local place = function(at)
+  for _, l in ipairs(limits) do
+    redis.call('ZADD', l.wait, text(at), id)
+    local ttl = math.ceil(at - now + 2 * grace)
+    if redis.call('PTTL', l.wait) < ttl then redis.call('PEXPIRE', l.wait, ttl) end
+  end
+end
+local go = function()
+  if mode == 'send' then return grant() end
+  place(now)
+  return {0}
+end
+local off = function(at, i) return {math.max(1, math.ceil((at - now) * 1000)), i} end
+
+if mode == 'extra' then return grant() end
+
+local late, by = now, 0
+for i, l in ipairs(limits) do
+  if l.free > late then late, by = l.free, i end
+end
+if reserved then
+  if mine > now then return off(mine, 1) end
+  if by == 0 then return go() end
+  -- Its turn has come, but somebody was late to his: the oldest go first.
+  local at = late + redis.call('ZRANK', limits[by].wait, id) * limits[by].gap
+  if at > now + 1000 then place(at) end
+  return off(at, by)
+end
+
+-- turn is the first free one of a limit, at t or later.
+local turn = function(l, t)
+  if l.sum + l.waiting < l.max then return t end
+  t = math.max(t, l.free, l.last + l.gap)
+  local first, from = math.ceil(now / l.gap), math.ceil(t / l.gap)
+  local cell = '(' .. text((from - 1) * l.gap)
+  local free = function(k)
+    local upto = text(k * l.gap)
+    return redis.call('ZCOUNT', l.wait, '-inf', upto) <= k - first and redis.call('ZCOUNT', l.wait, cell, upto) <= k - from
+  end
+  if free(from) then return t end
+  local low, step = from, 1
+  while not free(low + step) do low, step = low + step, step * 2 end
+  local high = low + step
+  while high - low > 1 do
+    local mid = math.floor((low + high) / 2)
+    if free(mid) then high = mid else low = mid end
+  end
+  return high * l.gap
+end
+for _, l in ipairs(limits) do
+  redis.call('ZREM', l.wait, id)
+  l.waiting = redis.call('ZCARD', l.wait)
+end
+local at, which = now, 0
+for _ = 1, 4 do -- until all agree, or nearly
+  local before = at
+  for i, l in ipairs(limits) do
+    local t = turn(l, at)
+    if t > at then at, which = t, i end
+  end
+  if at == before then break end
+end
+if at <= now then return go() end
+place(at)
+return off(at, which)
+`)
+
+// pace is the call's connectors.Pacer.
+func (a *attempt) pace(ctx context.Context, at connectors.Pace) error {
+	if at == connectors.PaceExtra {
+		uses := a.meth.Type == connectors.TypeScript // it has no request of its own
+		if _, _, err := a.ask(ctx, "extra", uses); err != nil {
+			a.p.log.Warn("a script's request was not counted", "execution_id", a.id, "error", err.Error())
+		} else if uses {
+			a.rec.placed = false
+		}
+		return nil
+	}
+	mode := "begin"
+	if at == connectors.PaceSend {
+		mode = "send"
+	}
+	sits := false
+	defer func() {
+		if sits {
+			<-a.p.sitting
+		}
+	}()
+	for left := sitOut; ; {
+		wait, limit, err := a.ask(ctx, mode, false)
+		if err != nil {
+			return err
+		}
+		a.rec.placed = wait > 0 || mode == "begin"
+		if wait == 0 {
+			return nil
+		}
+		if wait > left || !sits && !a.sit() {
+			return &connectors.PaceError{Limit: a.meth.RateLimits[limit], At: time.Now().Add(wait)}
+		}
+		sits, left = true, left-wait
+		if err := pause(ctx, wait); err != nil {
+			return err
+		}
+	}
+}
+
+// sit takes one of the quarter of the worker's slots in which a short wait may
+// be sat out.
+func (a *attempt) sit() bool {
+	select {
+	case a.p.sitting <- struct{}{}:
+		return true
+	default:
+		return false
+	}
+}
+
+// ask runs the script: a wait of 0 is a grant, else limit says whose it is.
+func (a *attempt) ask(ctx context.Context, mode string, usesPlace bool) (wait time.Duration, limit int, err error) {
+	flag := "0"
+	if usesPlace {
+		flag = "1"
+	}
+	keys := make([]string, 0, 2*len(a.meth.RateLimits))
+	args := append(make([]any, 0, 4+4*len(a.meth.RateLimits)), mode, a.id, flag, placeGrace.Milliseconds())
+	for _, l := range a.meth.RateLimits {
+		log, waiting := a.limitKeys(l)
+		keys = append(keys, log, waiting)
+		args = append(args, window(l)...)
+	}
+	out, err := limitScript.Run(ctx, a.p.rdb, keys, args...).Int64Slice()
+	switch {
+	case err != nil && ctx.Err() != nil:
+		return 0, 0, ctx.Err()
+	case err != nil:
+		return 0, 0, err
+	case len(out) == 2 && out[1] >= 1 && int(out[1]) <= len(a.meth.RateLimits):
+		return time.Duration(out[0]) * time.Microsecond, int(out[1]) - 1, nil
+	case len(out) == 1:
+		return 0, 0, nil
+	}
+	return 0, 0, errors.New("redis answered what is no answer of the limits' script")
+}
+
+// window is a limit as the script counts it: requests, length of a part (ms),
+// parts of a window, distance of turns (ms).
+func window(l connectors.RateLimit) []any {
+	per := float64(l.Per) + min(float64(l.Per)*windowMargin, float64(maxWindowMargin))
+	per /= float64(time.Millisecond)
+	part := max(per/windowParts, 1)
+	parts := math.Ceil(per / part)
+	gap := (parts + 1) * part / float64(l.Requests) * (1 + turnMargin)
+	number := func(f float64) string { return strconv.FormatFloat(f, 'f', -1, 64) }
+	return []any{l.Requests, number(part), number(parts), number(gap)}
+}
+
+// limitKeys of one connector share a hash tag, so that one script may ask
+// several on a Redis Cluster. They do not name the number of requests: where
+// that is changed, what was granted before counts.
+func (a *attempt) limitKeys(l connectors.RateLimit) (log, waiting string) {
+	base := fmt.Sprintf("stepworker:rate:{%s}:%s:%s", a.def.Name, l.Per, l.Method)
+	if l.Scope == connectors.ScopeCredential {
+		base += ":c:" + a.cred.ID
+	}
+	return base + ":log", base + ":wait"
+}
+
+// awaitTurn defers an execution to its turn. This process wakes it then: the
+// clock of asynq has whole seconds.
+func (a *attempt) awaitTurn(ctx context.Context, ce *connectors.CallError) error {
+	a.put = true
+	a.p.observe(Moment{What: "deferred", Text: ce.Message}, a)
+	timer := ce.TurnAt.Add(turnGrace)
+	err := a.putBack(ctx, whyDeferred, ce.Message, time.Until(timer))
+	var w *waitError
+	if errors.As(err, &w) && w.why == whyDeferred {
+		a.p.waker.add(alarm{at: ce.TurnAt, timer: timer, queue: a.rec.queue, id: a.id})
+	}
+	return err
+}
+
+// giveBack gives a place back that this attempt did not use and does not wait
+// for. Should that fail it lapses, see placeGrace.
+func (a *attempt) giveBack(ctx context.Context) {
+	if a.put || !a.rec.placed || a.meth == nil {
+		return
+	}
+	pipe := a.p.rdb.Pipeline()
+	for _, l := range a.meth.RateLimits {
+		_, waiting := a.limitKeys(l)
+		pipe.ZRem(ctx, waiting, a.id)
+	}
+	if _, err := pipe.Exec(ctx); err == nil {
+		a.rec.placed = false
+	}
+}
