@@ -25,15 +25,11 @@ const (
 
 	// A window is counted in that many parts. One more of them than a window
 	// has holds no more requests than the limit: so no window does, wherever it
-	// begins, and a hundredth is lost.
-	windowParts = 100
-	// A window is longer by a share, for the time between a grant and the
-	// request's arrival, which differs.
-	windowMargin    = 0.015
-	maxWindowMargin = 2 * time.Second
+	// begins, and a two-hundredth is lost.
+	windowParts = 200
 	// Turns are a little further apart than the limit asks for, so that who
 	// comes late to his finds room, and pushes nobody on.
-	turnMargin = 0.01
+	turnMargin = 0.005
 )
 
 // limitScript asks the limits of one call, decides, and counts, in one go and
@@ -52,7 +48,7 @@ const (
 //	      (ms), parts of a window, distance of turns (ms)
 //	returns {wait (µs), index of the limit that asks for it}; {0} if granted
 //
-// Memory: a hundred fields for each limit, and one member for each who waits.
+// Memory: two hundred fields for each limit, and one member for each who waits.
 // Time: O(log n) of those who wait.
 var limitScript = redis.NewScript(`
 local mode, id, grace = ARGV[1], ARGV[2], tonumber(ARGV[4])
@@ -249,13 +245,19 @@ func (a *attempt) ask(ctx context.Context, mode string, usesPlace bool) (wait ti
 // window is a limit as the script counts it: requests, length of a part (ms),
 // parts of a window, distance of turns (ms).
 func window(l connectors.RateLimit) []any {
-	per := float64(l.Per) + min(float64(l.Per)*windowMargin, float64(maxWindowMargin))
-	per /= float64(time.Millisecond)
+	per := float64(l.Per+jitter(l.Per)) / float64(time.Millisecond)
 	part := max(per/windowParts, 1)
 	parts := math.Ceil(per / part)
 	gap := (parts + 1) * part / float64(l.Requests) * (1 + turnMargin)
 	number := func(f float64) string { return strconv.FormatFloat(f, 'f', -1, 64) }
 	return []any{l.Requests, number(part), number(parts), number(gap)}
+}
+
+// jitter is by how much a window is longer than the API's: the time between a
+// grant and the request's arrival differs, and what comes late counts with
+// what comes after it. A second is 3 % longer, a minute 1 %.
+func jitter(per time.Duration) time.Duration {
+	return max(min(per*3/100, 30*time.Millisecond), min(per/100, 2*time.Second))
 }
 
 // limitKeys of one connector share a hash tag, so that one script may ask

@@ -1,0 +1,96 @@
+package main
+
+import (
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stepworker/stepworker/credentials"
+	"github.com/stepworker/stepworker/internal/sampleapi"
+	"github.com/stepworker/stepworker/jobs"
+)
+
+// Held over several processes, a token arrives, and the API sees no more than
+// the connector's rate limit, in whichever second one looks; one of the
+// processes is drained on the way, and what it was to wake is woken.
+func TestLessons_releaseStormRespectsTheRateLimit(t *testing.T) {
+	if testing.Short() {
+		t.Skip("worker processes")
+	}
+	t.Parallel()
+	const processes, n, limit = 2, 600, 100
+	w := newWorld(t)
+	var mu sync.Mutex
+	var came []time.Time
+	seen := map[string]int{}
+	api := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		if id := r.Header.Get("Idempotency-Key"); id != "" {
+			mu.Lock()
+			came = append(came, time.Now())
+			seen[id]++
+			mu.Unlock()
+		}
+		w.api.ServeHTTP(rw, r)
+	}))
+	t.Cleanup(api.Close)
+	dir := t.TempDir()
+	err := os.WriteFile(filepath.Join(dir, "acme.yaml"), []byte(fmt.Sprintf(`connector: acme
+base_url: "{{base}}"
+auth: {type: oauth2, token_url: "{{base}}/oauth/token"}
+parameters: [{name: base, target: merge_field, property: account}]
+rate_limits: [{requests: %d, per: 1s, scope: connector}, {requests: 100000, per: 24h}]
+methods: [{method: list, endpoint: /crm/contacts, idempotency_header: Idempotency-Key}]
+`, limit)), 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var started []*process
+	for range processes {
+		started = append(started, w.launch(nil, "--connectors", dir, "--hook-hosts", "1"))
+	}
+	for _, p := range started {
+		w.ready(p)
+	}
+	access, refresh := w.api.Issue("c")
+	w.putToken("c", "acme", sampleapi.ClientID, sampleapi.ClientSecret, api.URL, access, refresh)
+	w.api.Revoke("c")
+	w.putToken("c", "acme", sampleapi.ClientID, sampleapi.ClientSecret, api.URL, "", refresh)
+	ids := w.enqueue(n, jobs.Step{CredentialID: "c", Method: "list"})
+	w.until("all are held", func() bool {
+		s := w.status("c")
+		return s.State == credentials.Revoked && s.Waiting == n
+	})
+	access, refresh = w.api.Issue("c")
+	w.putToken("c", "acme", sampleapi.ClientID, sampleapi.ClientSecret, api.URL, access, refresh)
+	requests := func() int {
+		mu.Lock()
+		defer mu.Unlock()
+		return len(came)
+	}
+	w.until("half of them ran", func() bool { return requests() >= n/2 })
+	started[0].drain(w)
+	w.succeed(ids)
+	mu.Lock()
+	defer mu.Unlock()
+	slices.SortFunc(came, time.Time.Compare)
+	most, from := 0, 0
+	for i := range came {
+		for came[i].Sub(came[from]) >= time.Second {
+			from++
+		}
+		most = max(most, i-from+1)
+	}
+	t.Logf("%d requests in %s, at most %d in a second", len(came), came[len(came)-1].Sub(came[0]), most)
+	if most > limit {
+		t.Errorf("%d requests in one second, the limit is %d", most, limit)
+	}
+	if len(came) != n || len(seen) != n {
+		t.Errorf("%d requests of %d executions, want %d", len(came), len(seen), n)
+	}
+}
