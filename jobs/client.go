@@ -385,6 +385,9 @@ func (c *Client) Status(ctx context.Context, id string) (*ExecutionStatus, error
 		if why := exec["why"]; why != "" {
 			s.Status = why
 		}
+		if ms, err := strconv.ParseInt(exec["turn"], 10, 64); err == nil && ms > 0 && s.Status == whyDeferred {
+			s.NextTry = timeOf(time.UnixMilli(ms)) // its timer is for a process that is gone
+		}
 		if ms, err := strconv.ParseInt(exec["since"], 10, 64); err == nil {
 			s.Since = timeOf(time.UnixMilli(ms))
 		}

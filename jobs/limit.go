@@ -171,7 +171,7 @@ func (a *attempt) pace(ctx context.Context, at connectors.Pace) error {
 		if _, _, err := a.ask(ctx, "extra", uses); err != nil {
 			a.p.log.Warn("a script's request was not counted", "execution_id", a.id, "error", err.Error())
 		} else if uses {
-			a.rec.placed = false
+			a.rec.turn = 0
 		}
 		return nil
 	}
@@ -190,10 +190,13 @@ func (a *attempt) pace(ctx context.Context, at connectors.Pace) error {
 		if err != nil {
 			return err
 		}
-		a.rec.placed = wait > 0 || mode == "begin"
 		if wait == 0 {
+			if a.rec.turn = 0; mode == "begin" {
+				a.rec.turn = time.Now().UnixMilli()
+			}
 			return nil
 		}
+		a.rec.turn = time.Now().Add(wait).UnixMilli()
 		if wait > left || !sits && !a.sit() {
 			return &connectors.PaceError{Limit: a.meth.RateLimits[limit], At: time.Now().Add(wait)}
 		}
@@ -288,7 +291,7 @@ func (a *attempt) awaitTurn(ctx context.Context, ce *connectors.CallError) error
 // giveBack gives a place back that this attempt did not use and does not wait
 // for. Should that fail it lapses, see placeGrace.
 func (a *attempt) giveBack(ctx context.Context) {
-	if a.put || !a.rec.placed || a.meth == nil {
+	if a.put || a.rec.turn == 0 || a.meth == nil {
 		return
 	}
 	pipe := a.p.rdb.Pipeline()
@@ -297,6 +300,6 @@ func (a *attempt) giveBack(ctx context.Context) {
 		pipe.ZRem(ctx, waiting, a.id)
 	}
 	if _, err := pipe.Exec(ctx); err == nil {
-		a.rec.placed = false
+		a.rec.turn = 0
 	}
 }

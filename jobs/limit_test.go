@@ -2,13 +2,13 @@ package jobs_test
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -190,8 +190,8 @@ methods: [{method: get, endpoint: /plain}]
 	}
 }
 
-// A limit of minutes says when the turn is, and a new number of requests in
-// the file counts what went before.
+// A deferred execution says when its turn is; who has other limits, or none,
+// is not held back with it.
 func TestLimit_saysWhenItsTurnIs(t *testing.T) {
 	h, m := limited(t, nil, limitedHead+`rate_limits: [{requests: 2, per: 10m}]
 methods:
@@ -208,11 +208,12 @@ methods:
 		s, err = h.client.Status(context.Background(), third)
 		return err == nil && s.Status == "deferred"
 	})
-	if s.NextTry == nil {
-		t.Fatalf("no next_try: %+v", s)
+	if turn := fmt.Sprintf("its turn is at %s", s.NextTry.UTC().Format("2006-01-02T15:04:05.000Z")); !strings.Contains(s.WaitsFor, turn) {
+		t.Errorf("it waits for %q, want %q in it", s.WaitsFor, turn)
 	}
-	raw, _ := json.Marshal(s)
-	t.Log(string(raw))
+	if wait := time.Until(s.NextTry.Time); wait < 9*time.Minute || wait > 11*time.Minute {
+		t.Errorf("its turn is in %s", wait)
+	}
 	// Others are not concerned.
 	h.succeed(h.enqueue(2, jobs.Step{CredentialID: "b", Method: "get"}))
 	h.succeed(h.enqueue(1, jobs.Step{CredentialID: "a", Method: "own"}))

@@ -43,7 +43,7 @@ type record struct {
 	lastRun    string // ms: the last successful run date that it saw; "": it has not looked
 	actionData []byte // sealed
 	inSet      bool   // it may stand in its credential's waiting set
-	placed     bool   // it may have a place in its method's rate limits
+	turn       int64  // ms: of its place in its method's rate limits; 0: it has none
 
 	attempt string // this attempt's token, see beginScript
 	blank   bool   // nothing was known of the execution
@@ -56,7 +56,7 @@ func readRecord(m map[string]string) *record {
 		queue: m["q"], enqueuedAt: n64("at"), end: Status(m["end"]), why: m["why"], since: n64("since"), parkedAt: n64("pv"),
 		forRefusal: m["pr"] == "1", attempts: n("att"), refusals: n("ref"), refreshes: n("rfr"), unhelpful: n("ror"),
 		faults: n("flt"), limited: n("d4"), waits: n("wts"), retried: n("asq"), unknown: n64("unk"), inSet: m["set"] == "1",
-		lastRun: m["lrd"], placed: m["plc"] == "1",
+		lastRun: m["lrd"], turn: n64("turn"),
 	}
 	if ad := m["ad"]; ad != "" {
 		r.actionData = []byte(ad)
@@ -73,7 +73,7 @@ func (r *record) fields() []any {
 	}
 	return []any{"q", r.queue, "at", r.enqueuedAt, "why", r.why, "since", r.since, "pv", r.parkedAt, "pr", flag(r.forRefusal),
 		"att", r.attempts, "ref", r.refusals, "rfr", r.refreshes, "ror", r.unhelpful, "flt", r.faults, "d4", r.limited,
-		"wts", r.waits, "asq", r.retried, "unk", r.unknown, "ad", string(r.actionData), "set", flag(r.inSet), "lrd", r.lastRun, "plc", flag(r.placed)}
+		"wts", r.waits, "asq", r.retried, "unk", r.unknown, "ad", string(r.actionData), "set", flag(r.inSet), "lrd", r.lastRun, "turn", r.turn}
 }
 
 // beginScript begins an attempt: it leaves its token, and what an earlier
