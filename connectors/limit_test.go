@@ -29,7 +29,7 @@ func TestCheck_rateLimits(t *testing.T) {
 		"not a list":           {head + "{requests: 1, per: 1m}" + methods, "3:14: a list is needed here"},
 		"twice the same":       {head + "[{requests: 1, per: 60s}, {requests: 2, per: 1m, scope: credential}]" + methods, "3:40: two rate limits per 1m0s of scope credential: the smaller number is enough"},
 		"a method's":           {"connector: acme\nbase_url: https://acme.example\nmethods: [{method: m, endpoint: /a, rate_limits: [{requests: -1, per: 1m}]}]\n", "3:62: " + number + `"-1"`},
-		"a webhook sends none": {"connector: acme\nbase_url: https://acme.example\nmethods: [{method: m, type: webhook, rate_limits: [{requests: 1, per: 1m}]}]\n", "3:37: rate_limits has no meaning for a method of type webhook"},
+		"a webhook sends none": {"connector: acme\nbase_url: https://acme.example\nmethods: [{method: m, type: webhook, rate_limits: [{requests: 1, per: 1m}]}]\n", "3:38: rate_limits has no meaning for a method of type webhook"},
 		"several":              {head + "[{requests: 100, per: 1m}, {requests: 10, per: 1s}, {requests: 100000, per: 24h, scope: connector}]" + methods, ""},
 	}
 	for name, c := range cases {

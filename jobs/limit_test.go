@@ -227,3 +227,26 @@ methods:
 		t.Errorf("%d requests, want 10", got)
 	}
 }
+
+// A call that fails before it is sent gives its place back: the limit's only
+// request is there for the next.
+func TestLimit_whatIsNotSentDoesNotCount(t *testing.T) {
+	h, m := limited(t, nil, limitedHead+`rate_limits: [{requests: 1, per: 10m, scope: connector}]
+script: |
+  function before_action() { if (method_name === 'bad') throw 'no'; return true; }
+methods:
+  - {method: bad, endpoint: /plain}
+  - {method: get, endpoint: /plain}
+`)
+	h.putWho("a")
+	for range 3 { // one after the other: who comes meanwhile has a turn of his own
+		id := h.enqueue(1, jobs.Step{CredentialID: "a", Method: "bad"})[0]
+		if r := h.results([]string{id})[id]; r.Status != jobs.Failed || r.Error.Kind != jobs.KindScript {
+			t.Errorf("%s: %s %+v", id, r.Status, r.Error)
+		}
+	}
+	h.succeed(h.enqueue(1, jobs.Step{CredentialID: "a", Method: "get"}))
+	if got := len(m.of()); got != 1 {
+		t.Errorf("%d requests, want 1", got)
+	}
+}
