@@ -158,13 +158,29 @@ methods: [{method: list, endpoint: /crm/contacts, idempotency_header: Idempotenc
 	if got := most(at, window); got > limit {
 		t.Errorf("%d requests in %s, the limit is %d in a second", got, window, limit)
 	}
+	m.mu.Lock()
+	order := m.ids[before:]
+	m.mu.Unlock()
+	far, first, second := 0, 0, 0 // from its place, and sums of places
+	for i, id := range ids {
+		place := slices.Index(order, id)
+		far = max(far, place-i, i-place)
+		if i < n/2 {
+			first += place
+		} else {
+			second += place
+		}
+	}
+	if second-first < n*n/6 { // in order it is n²/4, in none 0
+		t.Errorf("they did not run in about their order: one was %d places away", far)
+	}
 	took := at[n-1].Sub(at[0])
 	off, all := h.deferrals()
 	total := 0
 	for _, n := range all {
 		total += n
 	}
-	t.Logf("%d ran in %s, at most %d in a second; %d were put off, %d times in all, one at most %d times", n, took, most(at, time.Second), len(all), total, off)
+	t.Logf("%d ran in %s, at most %d in a second; %d were put off, %d times in all, one at most %d times; one was %d places from its own", n, took, most(at, time.Second), len(all), total, off, far)
 	if total > 3*n {
 		t.Errorf("%d deferrals of %d executions", total, n)
 	}
@@ -252,5 +268,52 @@ methods:
 	h.succeed(h.enqueue(1, jobs.Step{CredentialID: "a", Method: "get"}))
 	if got := len(m.of()); got != 1 {
 		t.Errorf("%d requests, want 1", got)
+	}
+}
+
+// A method without a request of its own is held back as a whole, and the
+// requests of its script are what counts.
+func TestLimit_scriptMethodsAreHeldBackAsAWhole(t *testing.T) {
+	h, m := limited(t, nil, limitedHead+`rate_limits: [{requests: 2, per: 10m}]
+methods:
+  - method: twice
+    type: script
+    script: |
+      function before_action() {
+        for (var i = 0; i < 2; i++) http_request({url: method_request_mergefields.base + '/plain', headers: {'X-Who': 'a'}});
+        return true;
+      }
+`)
+	h.putWho("a")
+	h.succeed(h.enqueue(1, jobs.Step{CredentialID: "a", Method: "twice"}))
+	second := h.enqueue(1, jobs.Step{CredentialID: "a", Method: "twice"})[0]
+	h.until("the second is deferred", func() bool {
+		s, err := h.client.Status(context.Background(), second)
+		return err == nil && s.Status == "deferred"
+	})
+	if got := len(m.of()); got != 2 {
+		t.Errorf("%d requests, want 2", got)
+	}
+}
+
+// An execution whose deadline comes before its turn leaves no place behind.
+func TestLimit_expiredExecutionsGiveTheirPlacesBack(t *testing.T) {
+	h, _ := limited(t, nil, limitedHead+`rate_limits: [{requests: 1, per: 10m}]
+methods: [{method: get, endpoint: /plain}]
+`)
+	h.putWho("a")
+	h.succeed(h.enqueue(1, jobs.Step{CredentialID: "a", Method: "get"}))
+	at := time.Now().Add(time.Second)
+	ids := h.enqueue(3, jobs.Step{CredentialID: "a", Method: "get", Deadline: &at})
+	for id, r := range h.results(ids) {
+		if r.Error == nil || r.Error.Kind != jobs.KindExpired {
+			t.Errorf("%s: %s %+v", id, r.Status, r.Error)
+		}
+	}
+	if off, _ := h.deferrals(); off == 0 {
+		t.Error("none was deferred")
+	}
+	if places := h.rdb.Keys(context.Background(), "stepworker:rate:*:wait").Val(); len(places) != 0 {
+		t.Errorf("places are left: %s", places)
 	}
 }
