@@ -1,10 +1,12 @@
 package jobs
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"strconv"
 	"time"
 
@@ -43,10 +45,12 @@ const (
 // limit nobody needs to wait, and calls go out as they come.
 //
 //	KEYS  for each limit: log (hash: part → granted, last → time), wait (zset)
-//	ARGV  mode: begin, send or extra; execution id; "1": extra uses the place;
+//	ARGV  mode: begin, send, extra or late; execution id; of extra "1": it uses
+//	      the place; of late the time of the grant (µs), which is moved to now;
 //	      grace of a place (ms); for each limit: requests, length of a part
 //	      (ms), parts of a window, distance of turns (ms)
-//	returns {wait (µs), index of the limit that asks for it}; {0} if granted
+//	returns {wait (µs), index of the limit that asks for it}; {0, time of the
+//	grant (µs)} if granted
 //
 // Memory: two hundred fields for each limit, and one member for each who waits.
 // Time: O(log n) of those who wait.
@@ -95,7 +99,7 @@ local grant = function()
     redis.call('PEXPIRE', l.log, math.ceil((l.parts + 2) * l.part + l.gap))
     if mode ~= 'extra' or ARGV[3] == '1' then redis.call('ZREM', l.wait, id) end
   end
-  return {0}
+  return {0, math.floor(now * 1000)}
 end
 local place = function(at)
   for _, l in ipairs(limits) do
@@ -107,11 +111,20 @@ end
 local go = function()
   if mode == 'send' then return grant() end
   place(now)
-  return {0}
+  return {0, math.floor(now * 1000)}
 end
 local off = function(at, i) return {math.max(1, math.ceil((at - now) * 1000)), i} end
 
 if mode == 'extra' then return grant() end
+if mode == 'late' then
+  -- The window that ends now has both times, so it has no more than before;
+  -- those to come count the request when it is sent.
+  for _, l in ipairs(limits) do
+    local was = string.format('%.0f', math.floor(tonumber(ARGV[3]) / 1000 / l.part))
+    if redis.call('HINCRBY', l.log, was, -1) <= 0 then redis.call('HDEL', l.log, was) end
+  end
+  return grant()
+end
 
 local late, by = now, 0
 for i, l in ipairs(limits) do
@@ -168,7 +181,11 @@ return off(at, which)
 func (a *attempt) pace(ctx context.Context, at connectors.Pace) error {
 	if at == connectors.PaceExtra {
 		uses := a.meth.Type == connectors.TypeScript // it has no request of its own
-		if _, _, err := a.ask(ctx, "extra", uses); err != nil {
+		flag := "0"
+		if uses {
+			flag = "1"
+		}
+		if _, err := a.ask(ctx, "extra", flag); err != nil {
 			a.p.log.Warn("a script's request was not counted", "execution_id", a.id, "error", err.Error())
 		} else if uses {
 			a.rec.turn = 0
@@ -186,22 +203,24 @@ func (a *attempt) pace(ctx context.Context, at connectors.Pace) error {
 		}
 	}()
 	for left := sitOut; ; {
-		wait, limit, err := a.ask(ctx, mode, false)
+		asked := time.Now()
+		v, err := a.ask(ctx, mode, "")
 		if err != nil {
 			return err
 		}
-		if wait == 0 {
+		if v.wait == 0 {
 			if a.rec.turn = 0; mode == "begin" {
 				a.rec.turn = time.Now().UnixMilli()
+				return nil
 			}
-			return nil
+			return a.sendLate(ctx, v, asked)
 		}
-		a.rec.turn = time.Now().Add(wait).UnixMilli()
-		if wait > left || !sits && !a.sit() {
-			return &connectors.PaceError{Limit: a.meth.RateLimits[limit], At: time.Now().Add(wait)}
+		a.rec.turn = time.Now().Add(v.wait).UnixMilli()
+		if v.wait > left || !sits && !a.sit() {
+			return &connectors.PaceError{Limit: v.limit, At: time.Now().Add(v.wait)}
 		}
-		sits, left = true, left-wait
-		if err := pause(ctx, wait); err != nil {
+		sits, left = true, left-v.wait
+		if err := pause(ctx, v.wait); err != nil {
 			return err
 		}
 	}
@@ -218,14 +237,28 @@ func (a *attempt) sit() bool {
 	}
 }
 
-// ask runs the script: a wait of 0 is a grant, else limit says whose it is.
-func (a *attempt) ask(ctx context.Context, mode string, usesPlace bool) (wait time.Duration, limit int, err error) {
-	flag := "0"
-	if usesPlace {
-		flag = "1"
+// sendLate has a grant count as of now whose answer was long on its way: the
+// worker, or Redis, was held up, and the request would come after its window.
+func (a *attempt) sendLate(ctx context.Context, v verdict, asked time.Time) error {
+	shortest := slices.MinFunc(a.meth.RateLimits, func(x, y connectors.RateLimit) int { return cmp.Compare(x.Per, y.Per) })
+	if time.Since(asked) <= jitter(shortest.Per) {
+		return nil
 	}
+	_, err := a.ask(ctx, "late", strconv.FormatInt(v.granted, 10))
+	return err
+}
+
+// verdict is what the limits say of a call.
+type verdict struct {
+	wait    time.Duration // 0: granted
+	limit   connectors.RateLimit
+	granted int64 // µs, by Redis's clock
+}
+
+// ask runs the script.
+func (a *attempt) ask(ctx context.Context, mode, arg string) (verdict, error) {
 	keys := make([]string, 0, 2*len(a.meth.RateLimits))
-	args := append(make([]any, 0, 4+4*len(a.meth.RateLimits)), mode, a.id, flag, placeGrace.Milliseconds())
+	args := append(make([]any, 0, 4+4*len(a.meth.RateLimits)), mode, a.id, arg, placeGrace.Milliseconds())
 	for _, l := range a.meth.RateLimits {
 		log, waiting := a.limitKeys(l)
 		keys = append(keys, log, waiting)
@@ -234,15 +267,15 @@ func (a *attempt) ask(ctx context.Context, mode string, usesPlace bool) (wait ti
 	out, err := limitScript.Run(ctx, a.p.rdb, keys, args...).Int64Slice()
 	switch {
 	case err != nil && ctx.Err() != nil:
-		return 0, 0, ctx.Err()
+		return verdict{}, ctx.Err()
 	case err != nil:
-		return 0, 0, err
+		return verdict{}, err
+	case len(out) == 2 && out[0] == 0:
+		return verdict{granted: out[1]}, nil
 	case len(out) == 2 && out[1] >= 1 && int(out[1]) <= len(a.meth.RateLimits):
-		return time.Duration(out[0]) * time.Microsecond, int(out[1]) - 1, nil
-	case len(out) == 1:
-		return 0, 0, nil
+		return verdict{wait: time.Duration(out[0]) * time.Microsecond, limit: a.meth.RateLimits[out[1]-1]}, nil
 	}
-	return 0, 0, errors.New("redis answered what is no answer of the limits' script")
+	return verdict{}, errors.New("redis answered what is no answer of the limits' script")
 }
 
 // window is a limit as the script counts it: requests, length of a part (ms),

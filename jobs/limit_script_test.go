@@ -3,6 +3,7 @@ package jobs
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -36,11 +37,11 @@ func (a *asker) attempt(credential, id string) *attempt {
 
 func (a *asker) ask(credential, id, mode string) time.Duration {
 	a.t.Helper()
-	wait, _, err := a.attempt(credential, id).ask(context.Background(), mode, false)
+	v, err := a.attempt(credential, id).ask(context.Background(), mode, "")
 	if err != nil {
 		a.t.Fatal(err)
 	}
-	return wait
+	return v.wait
 }
 
 func perMinute(n int, scope string) connectors.RateLimit {
@@ -70,17 +71,17 @@ func TestLimitScript_noWindowHasMore(t *testing.T) {
 		g.Go(func() error {
 			for {
 				asked := time.Now()
-				wait, _, err := a.attempt(credential, fmt.Sprint(i)).ask(ctx, "send", false)
+				v, err := a.attempt(credential, fmt.Sprint(i)).ask(ctx, "send", "")
 				if err != nil {
 					return err
 				}
-				if wait == 0 {
+				if v.wait == 0 {
 					mu.Lock()
 					defer mu.Unlock()
 					grants = append(grants, grant{credential, asked, time.Now()})
 					return nil
 				}
-				if err := pause(ctx, wait); err != nil {
+				if err := pause(ctx, v.wait); err != nil {
 					return err
 				}
 			}
@@ -233,6 +234,39 @@ func TestLimitScript_extraRequestsCount(t *testing.T) {
 	}
 	if wait := a.ask("c", "1", "send"); wait < time.Minute {
 		t.Errorf("after five requests of scripts a call waits %s, the limit is 2 a minute", wait)
+	}
+}
+
+// A grant whose answer came late counts when its request is sent, once.
+func TestLimitScript_lateGrantsMove(t *testing.T) {
+	l := connectors.RateLimit{Requests: 10, Per: 2 * time.Second, Scope: connectors.ScopeConnector}
+	a := newAsker(t, l)
+	at := a.attempt("c", "1")
+	log, _ := at.limitKeys(l)
+	counts := func() map[string]string {
+		all := a.rdb.HGetAll(context.Background(), log).Val()
+		delete(all, "last")
+		return all
+	}
+	v, err := at.ask(context.Background(), "send", "")
+	if err != nil || v.wait != 0 || v.granted == 0 {
+		t.Fatal(v, err)
+	}
+	before := counts()
+	for deadline := time.Now().Add(10 * time.Second); ; {
+		if err := at.sendLate(context.Background(), v, time.Now().Add(-time.Minute)); err != nil {
+			t.Fatal(err)
+		}
+		after := counts()
+		if len(after) != 1 || slices.Collect(maps.Values(after))[0] != "1" {
+			t.Fatalf("granted %v, moved %v", before, after)
+		}
+		if slices.Collect(maps.Keys(after))[0] != slices.Collect(maps.Keys(before))[0] {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("it does not move")
+		}
 	}
 }
 
