@@ -131,7 +131,10 @@ func (d *scriptData) keys() []string {
 
 // dataKeyKey holds the key that names fields, sealed. It is of its own, and not
 // a sealing key, so that those can be replaced.
-const dataKeyKey = "stepworker:data_key"
+const (
+	dataKeyKey     = "stepworker:data_key"
+	dataKeyPurpose = "data key"
+)
 
 // field is the name of a key's entry: equal keys of different stores have
 // different names.
@@ -157,14 +160,14 @@ func (s *Store) dataKey(ctx context.Context) ([]byte, error) {
 	}
 	var fresh [32]byte
 	_, _ = rand.Read(fresh[:])
-	if err := s.rdb.SetNX(ctx, dataKeyKey, s.keys.seal("data key", fresh[:]), 0).Err(); err != nil {
+	if err := s.rdb.SetNX(ctx, dataKeyKey, s.keys.seal(dataKeyPurpose, fresh[:]), 0).Err(); err != nil {
 		return nil, err
 	}
 	sealed, err := s.rdb.Get(ctx, dataKeyKey).Bytes()
 	if err != nil {
 		return nil, err
 	}
-	plain, ok := s.keys.open("data key", sealed)
+	plain, ok := s.keys.open(dataKeyPurpose, sealed)
 	if !ok {
 		return nil, &SealError{What: "the key that names stored data"}
 	}

@@ -31,6 +31,7 @@ const (
 	indexKey        = "stepworker:credentials"
 	waitingIndexKey = "stepworker:waiting"
 	checkKey        = "stepworker:check"
+	checkPurpose    = "check"
 	holdKey         = "stepworker:hold"
 )
 

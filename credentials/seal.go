@@ -6,8 +6,10 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base64"
+	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -84,14 +86,41 @@ func (r *Keyring) seal(purpose string, plain []byte) []byte {
 }
 
 func (r *Keyring) open(purpose string, sealed []byte) ([]byte, bool) {
-	for _, k := range r.keys {
+	plain, key := r.openedBy(purpose, sealed)
+	return plain, key >= 0
+}
+
+// openedBy opens, and says which key did; -1: none.
+func (r *Keyring) openedBy(purpose string, sealed []byte) (plain []byte, key int) {
+	for i, k := range r.keys {
 		n := k.aead.NonceSize()
 		if len(sealed) < 5+n || sealed[0] != sealVersion || string(sealed[1:5]) != string(k.id[:]) {
 			continue
 		}
 		if plain, err := k.aead.Open(nil, sealed[5:5+n], sealed[5+n:], []byte(purpose)); err == nil {
-			return plain, true
+			return plain, i
 		}
 	}
-	return nil, false
+	return nil, -1
+}
+
+// Fingerprints name the keys in their order: the first bytes of the SHA-256 of
+// each, as every record carries them. A key that is given twice is named once.
+func (r *Keyring) Fingerprints() []string {
+	var all []string
+	for _, k := range r.keys {
+		if f := hex.EncodeToString(k.id[:]); !slices.Contains(all, f) {
+			all = append(all, f)
+		}
+	}
+	return all
+}
+
+// sealedBy is the fingerprint of the key that sealed a record; "" if it is no
+// sealed record.
+func sealedBy(sealed []byte) string {
+	if len(sealed) < 5 || sealed[0] != sealVersion {
+		return ""
+	}
+	return hex.EncodeToString(sealed[1:5])
 }

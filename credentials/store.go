@@ -70,14 +70,14 @@ func (s *Store) VerifyKeys(ctx context.Context) error {
 	if s.keys == nil {
 		return errNoKeys
 	}
-	if err := s.rdb.SetNX(ctx, checkKey, s.keys.seal("check", []byte("stepworker")), 0).Err(); err != nil {
+	if err := s.rdb.SetNX(ctx, checkKey, s.keys.seal(checkPurpose, []byte("stepworker")), 0).Err(); err != nil {
 		return err
 	}
 	sealed, err := s.rdb.Get(ctx, checkKey).Bytes()
 	if err != nil {
 		return err
 	}
-	if _, ok := s.keys.open("check", sealed); !ok {
+	if _, ok := s.keys.open(checkPurpose, sealed); !ok {
 		return &KeyError{}
 	}
 	return nil

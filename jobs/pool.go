@@ -181,6 +181,10 @@ func (p *Pool) Start() error {
 	if p.notifier != nil {
 		p.notifier.want(p.base) // before anything happens that is to be told
 	}
+	if !p.cfg.WrongKeys { // it seals nothing then
+		p.noteSealing()
+		p.loops.Go(p.keepSealingKnown)
+	}
 	var started []*asynq.Server
 	if !p.cfg.WrongKeys {
 		conf := p.serverConfig(refreshers, map[string]int{QueueRefresh: 1})
@@ -250,6 +254,29 @@ func (p *Pool) every(d time.Duration, wake <-chan struct{}, do func(context.Cont
 		ctx, cancel := context.WithTimeout(p.base, time.Minute)
 		do(ctx)
 		cancel()
+	}
+}
+
+// keepSealingKnown tells Redis with which key this worker seals, until nothing
+// here seals any more: while it drains, a refresh may still save.
+func (p *Pool) keepSealingKnown() {
+	t := time.NewTicker(credentials.SealingEvery)
+	defer t.Stop()
+	for {
+		select {
+		case <-p.base.Done():
+			return
+		case <-t.C:
+			p.noteSealing()
+		}
+	}
+}
+
+func (p *Pool) noteSealing() {
+	ctx, cancel := context.WithTimeout(p.base, 2*time.Second)
+	defer cancel()
+	if err := p.cfg.Store.NoteSealing(ctx); err != nil {
+		p.log.Debug("redis does not take with which key this worker seals", "error", err.Error())
 	}
 }
 

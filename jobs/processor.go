@@ -112,7 +112,7 @@ func (a *attempt) run(ctx context.Context) error {
 	case Succeeded, Warning, Cancelled:
 		return nil // a worker died between the result and the task's end
 	case Failed: // run again by a person: fresh budgets
-		a.rec = &record{queue: a.rec.queue, enqueuedAt: a.rec.enqueuedAt, attempt: a.rec.attempt, blank: true}
+		a.rec = &record{queue: a.rec.queue, enqueuedAt: a.rec.enqueuedAt, attempt: a.rec.attempt, blank: true, newData: true}
 	}
 	if a.rec.blank { // asynq's count is of another life
 		if a.rec.retried, _ = asynq.GetRetryCount(ctx); a.rec.retried > 0 {

@@ -42,6 +42,7 @@ type record struct {
 	unknown    int64
 	lastRun    string // ms: the last successful run date that it saw; "": it has not looked
 	actionData []byte // sealed
+	newData    bool   // actionData is of this attempt: as it was read it is not written back, it may have been sealed anew meanwhile
 	inSet      bool   // it may stand in its credential's waiting set
 	turn       int64  // ms: of its place in its method's rate limits; 0: it has none
 
@@ -71,9 +72,13 @@ func (r *record) fields() []any {
 		}
 		return "0"
 	}
-	return []any{"q", r.queue, "at", r.enqueuedAt, "why", r.why, "since", r.since, "pv", r.parkedAt, "pr", flag(r.forRefusal),
+	all := []any{"q", r.queue, "at", r.enqueuedAt, "why", r.why, "since", r.since, "pv", r.parkedAt, "pr", flag(r.forRefusal),
 		"att", r.attempts, "ref", r.refusals, "rfr", r.refreshes, "ror", r.unhelpful, "flt", r.faults, "d4", r.limited,
-		"wts", r.waits, "asq", r.retried, "unk", r.unknown, "ad", string(r.actionData), "set", flag(r.inSet), "lrd", r.lastRun, "turn", r.turn}
+		"wts", r.waits, "asq", r.retried, "unk", r.unknown, "set", flag(r.inSet), "lrd", r.lastRun, "turn", r.turn}
+	if r.newData {
+		all = append(all, "ad", string(r.actionData))
+	}
+	return all
 }
 
 // beginScript begins an attempt: it leaves its token, and what an earlier
@@ -168,15 +173,16 @@ func (p *Pool) actionData(id string, r *record) (json.RawMessage, error) {
 	if len(r.actionData) == 0 {
 		return nil, nil
 	}
-	return p.cfg.Store.Open("action_data:"+id, r.actionData)
+	return p.cfg.Store.Open(credentials.ActionDataPurpose(id), r.actionData)
 }
 
 func (p *Pool) keepActionData(id string, r *record, data json.RawMessage) error {
+	r.newData = true
 	if len(data) == 0 || string(data) == "{}" || string(data) == "null" {
 		r.actionData = nil
 		return nil
 	}
-	sealed, err := p.cfg.Store.Seal("action_data:"+id, data)
+	sealed, err := p.cfg.Store.Seal(credentials.ActionDataPurpose(id), data)
 	if err != nil {
 		return err
 	}

@@ -161,7 +161,7 @@ func newKey(log *cli.Log) *cobra.Command {
 		}
 		return say(cmd, credentials.NewKey())
 	}}
-	return group("key", "Sealing keys", fresh, notYet("rotate"))
+	return group("key", "Sealing keys", fresh, keyRotate(log))
 }
 
 // say prints what a command is asked for: if it cannot be written, it failed.
@@ -170,13 +170,6 @@ func say(cmd *cobra.Command, text string) error {
 		return cli.Failed("it cannot be written: %v", err)
 	}
 	return nil
-}
-
-// notYet is a command of a later version.
-func notYet(name string) *cobra.Command {
-	return &cobra.Command{Use: name, Hidden: true, DisableFlagParsing: true, RunE: func(cmd *cobra.Command, _ []string) error {
-		return cli.Usage("%s is not supported yet", cmd.CommandPath())
-	}}
 }
 
 func newVersion(log *cli.Log) *cobra.Command {
