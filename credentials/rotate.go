@@ -55,8 +55,8 @@ const (
 	// rotatePasses is how often everything is gone through: what others seal
 	// meanwhile is found by the next pass.
 	rotatePasses = 10
-	// unopenedMax is how many records that no key opens are named.
-	unopenedMax = 100
+	// UnopenedMax is how many keys of Redis are named in which no key opens a record.
+	UnopenedMax = 100
 )
 
 // RotateOptions say how to rotate. The zero value rotates.
@@ -70,7 +70,7 @@ type RotateOptions struct {
 // Rotation tells which keys the records use, as the last pass found it.
 type Rotation struct {
 	Kinds    []RotatedKind // in the order of sealedPlaces, without those of which there is no record
-	Unopened []Unopened    // records that no key opens, the first hundred
+	Unopened []Unopened    // the keys of records that no key opens, at most UnopenedMax
 	// Sealing are the fingerprints of other keys than the first with which
 	// workers seal that were alive a moment ago.
 	Sealing []string
@@ -88,11 +88,11 @@ type RotatedKind struct {
 	Unopened int
 }
 
-// Unopened is a record that no key opens: its key is lost, or it was moved,
-// set back or damaged.
+// Unopened is where records stand that no key opens: their key is lost, or they were
+// moved, set back or damaged.
 type Unopened struct {
 	Kind, Key   string
-	Fingerprint string // of the key that it says it was sealed with
+	Fingerprint string // of the key that they say they were sealed with
 }
 
 // InUse are the fingerprints of keys beside the first that records, or workers
@@ -299,8 +299,9 @@ func (p *rotation) reseal(ctx context.Context, records []record) error {
 		switch {
 		case key < 0:
 			kind.Unopened++
-			if len(p.unopened) < unopenedMax {
-				p.unopened = append(p.unopened, Unopened{r.place.kind, r.key, by})
+			u := Unopened{r.place.kind, r.key, by}
+			if len(p.unopened) < UnopenedMax && !slices.Contains(p.unopened, u) { // a hash of many is named once
+				p.unopened = append(p.unopened, u)
 			}
 		case key == 0 || p.o.DryRun:
 			kind.By[by]++
@@ -353,12 +354,9 @@ return 1
 // worker was last alive (ms, by the clock of Redis).
 const sealingKey = "stepworker:sealing"
 
-const (
-	// SealingEvery is how often a worker says with which key it seals.
-	SealingEvery = 5 * time.Second
-	// sealingLasts is how long a worker that says nothing more is thought to seal.
-	sealingLasts = 3 * SealingEvery
-)
+// SealingEvery is how often a worker says with which key it seals. One that
+// says nothing more is thought to go on for three times as long.
+const SealingEvery = 5 * time.Second
 
 // NoteSealing says that a process seals with this store's first key, and will
 // go on to: a rotation is not complete as long as that is another one than its
@@ -367,20 +365,22 @@ func (s *Store) NoteSealing(ctx context.Context) error {
 	if s.keys == nil {
 		return errNoKeys
 	}
-	return sealingScript.Run(ctx, s.rdb, []string{sealingKey}, s.keys.Fingerprints()[0], sealingLasts.Milliseconds()).Err()
+	return sealingScript.Run(ctx, s.rdb, []string{sealingKey}, s.keys.Fingerprints()[0], s.sealingLasts.Milliseconds()).Err()
 }
 
 // sealing are the fingerprints of other keys than the first that workers seal with.
 func (s *Store) sealing(ctx context.Context) ([]string, error) {
-	all, err := sealingScript.Run(ctx, s.rdb, []string{sealingKey}, "", sealingLasts.Milliseconds()).StringSlice()
-	first := s.keys.Fingerprints()[0]
-	return slices.DeleteFunc(all, func(f string) bool { return f == first }), err
+	all, err := sealingScript.Run(ctx, s.rdb, []string{sealingKey}, "", s.sealingLasts.Milliseconds()).StringSlice()
+	if i := slices.Index(all, s.keys.Fingerprints()[0]); i >= 0 {
+		all = slices.Delete(all, i, i+1)
+	}
+	return all, err
 }
 
 // sealingEnds waits until no worker seals with another key, at most for as
 // long as one that has ended is thought to.
 func (s *Store) sealingEnds(ctx context.Context) ([]string, error) {
-	for deadline := time.Now().Add(sealingLasts + time.Second); ; {
+	for deadline := time.Now().Add(s.sealingLasts + time.Second); ; {
 		all, err := s.sealing(ctx)
 		if err != nil || len(all) == 0 || time.Now().After(deadline) {
 			return all, err

@@ -36,6 +36,7 @@ type Store struct {
 	firstWait, lastWait time.Duration // between failing refreshes
 	// between trials of a client that was refused
 	firstTrial, lastTrial time.Duration
+	sealingLasts          time.Duration // see NoteSealing
 
 	mu     sync.Mutex
 	opened map[string]openedSecrets // by id: the hot path opens a record once
@@ -59,6 +60,7 @@ func NewStore(rdb redis.UniversalClient, keys *Keyring) *Store {
 		rdb: rdb, keys: keys, opened: map[string]openedSecrets{},
 		lease: 60 * time.Second, deadline: 40 * time.Second, firstWait: time.Second, lastWait: 5 * time.Minute,
 		firstTrial: time.Minute, lastTrial: time.Hour,
+		sealingLasts: 3 * SealingEvery,
 	}
 }
 

@@ -102,8 +102,8 @@ func rotated(r *credentials.Rotation, keys []string, dry bool) (text string, don
 		}
 		lines = append(lines, fmt.Sprintf("no key opens %q (%s): %s", u.Key, u.Kind, why))
 	}
-	if more := unopened - len(r.Unopened); more > 0 {
-		lines = append(lines, fmt.Sprintf("and %d more that no key opens", more))
+	if len(r.Unopened) == credentials.UnopenedMax {
+		lines = append(lines, "and perhaps more that no key opens")
 	}
 	inUse := r.InUse(first)
 	var free []string
