@@ -39,6 +39,10 @@ var sealedPlaces = []sealedPlace{
 	{"key that names stored data", regexp.MustCompile(`^stepworker:data_key$`), "", nil, func([]string, []string, string) string { return dataKeyPurpose }},
 	{"credentials", regexp.MustCompile(`^stepworker:cred:\{([^}]*)\}$`), "sealed", []string{"connector", "v"},
 		func(key, beside []string, _ string) string { return sealPurpose(key[1], beside[0], num(beside[1])) }},
+	{"answers kept of failed refreshes", regexp.MustCompile(`^stepworker:cred:\{([^}]*)\}$`), "answer", []string{"connector", "v"},
+		func(key, beside []string, _ string) string {
+			return answerPurpose(&Credential{ID: key[1], Connector: beside[0], Version: num(beside[1])})
+		}},
 	{"action_data of waiting executions", regexp.MustCompile(`^stepworker:x:\{([^}]*)\}$`), "ad", nil,
 		func(key, _ []string, _ string) string { return ActionDataPurpose(key[1]) }},
 	{"keys and values that scripts stored", regexp.MustCompile(`(?s)^stepworker:data:\{([^}]*)\}:(keys|values)(?::(.*))?$`), every, nil,

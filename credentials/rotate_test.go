@@ -34,6 +34,12 @@ func everySealed(t *testing.T, s *Store, n int) {
 	}
 	for i := range n {
 		put(t, s, fmt.Sprintf(`{"credential_id":"c%d","connector":"acme","api_key":"the-key-of-%d"}`, i, i), false)
+		id := fmt.Sprint("c", i)
+		answer, err := s.Seal(answerPurpose(&Credential{ID: id, Connector: "acme", Version: 1}), []byte(`{"odd":1}`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.rdb.HSet(ctx, credKey(id), "answer", answer)
 		sealed, err := s.Seal(ActionDataPurpose(fmt.Sprint("e", i)), []byte(`{"mark":1}`))
 		if err != nil {
 			t.Fatal(err)
@@ -62,6 +68,10 @@ func opens(t *testing.T, s *Store, n int) {
 		c, err := s.Get(ctx, fmt.Sprint("c", i))
 		if err != nil || c.Secrets.APIKey.Reveal() != fmt.Sprint("the-key-of-", i) || c.Version != 1 || c.Meta.State != Active {
 			t.Fatalf("credential %d: %v", i, err)
+		}
+		answer, _ := s.rdb.HGet(ctx, credKey(c.ID), "answer").Bytes()
+		if text, err := s.Open(answerPurpose(c), answer); err != nil || string(text) != `{"odd":1}` {
+			t.Fatalf("answer %d: %s %v", i, text, err)
 		}
 		sealed, _ := s.rdb.HGet(ctx, fmt.Sprintf("stepworker:x:{e%d}", i), "ad").Bytes()
 		if data, err := s.Open(ActionDataPurpose(fmt.Sprint("e", i)), sealed); err != nil || string(data) != `{"mark":1}` {
@@ -97,7 +107,7 @@ func TestRotate_everythingOpensWithTheFirstKeyAlone(t *testing.T) {
 	}
 	kinds := func(resealed bool, by string) (want []RotatedKind) {
 		for _, k := range []RotatedKind{{Kind: "check value", Records: 1}, {Kind: "key that names stored data", Records: 1}, {Kind: "credentials", Records: n},
-			{Kind: "action_data of waiting executions", Records: n}, {Kind: "keys and values that scripts stored", Records: 12 * n}} {
+			{Kind: "answers kept of failed refreshes", Records: n}, {Kind: "action_data of waiting executions", Records: n}, {Kind: "keys and values that scripts stored", Records: 12 * n}} {
 			k.By = map[string]int{by: k.Records}
 			if resealed {
 				k.Resealed = k.Records
