@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/url"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -14,11 +15,11 @@ import (
 )
 
 // Redactor masks secrets in text: plain, URL-encoded (either case, either
-// space), JSON-escaped (once, or twice), and base64, also inside a longer
-// encoded text.
+// space), JSON-escaped, as a page's entities, and base64, also inside a longer
+// encoded text, and each of these in another.
 type Redactor struct {
 	r     *strings.Replacer
-	plain []string // the secrets, the longest first
+	bare  []string // the secrets as they stand in decoded text, the longest first
 	forms []string
 	min   int
 }
@@ -26,12 +27,14 @@ type Redactor struct {
 // NewRedactor masks every secret of at least min bytes.
 func NewRedactor(secrets []string, min int) *Redactor {
 	forms := map[string]bool{}
-	var plain []string
+	var texts []string
 	for _, s := range secrets {
 		if len(s) < min || s == "" {
 			continue
 		}
-		plain = append(plain, s)
+		if b := bare(s); len(b) >= min {
+			texts = append(texts, b)
+		}
 		for _, f := range encodings(s) {
 			if len(f) >= min {
 				forms[f] = true
@@ -48,31 +51,26 @@ func NewRedactor(secrets []string, min int) *Redactor {
 	// The longest first, so that no part of one is left beside a mask.
 	longest := func(a, b string) int { return len(b) - len(a) }
 	slices.SortFunc(all, longest)
-	slices.SortFunc(plain, longest)
+	slices.SortFunc(texts, longest)
 	pairs := make([]string, 0, 2*len(all))
 	for _, f := range all {
 		pairs = append(pairs, f, redacted)
 	}
-	return &Redactor{strings.NewReplacer(pairs...), plain, all, min}
+	return &Redactor{strings.NewReplacer(pairs...), texts, all, min}
 }
 
 // Cut masks text and cuts it to n bytes. The text may have been cut before: a
 // secret that begins at its end and does not end there is masked too.
 func (r *Redactor) Cut(s string, n int) string {
-	masked := r.String(s)
-	if r != nil {
-		s = strings.TrimSuffix(masked, "…")
-		longest := 0
-		for _, f := range r.forms {
-			for k := min(len(f)-1, len(s)); k >= r.min && k > longest; k-- {
-				if strings.HasSuffix(s, f[:k]) {
-					longest = k
-				}
-			}
-		}
-		if longest > 0 {
-			masked = s[:len(s)-longest] + redacted
-		}
+	if r == nil || r.r == nil {
+		return clipText(s, n)
+	}
+	text, dots := strings.CutSuffix(s, "…")
+	masked := r.mask(text, true)
+	if k := begun(masked, r.forms, r.min); k > 0 {
+		masked = masked[:len(masked)-k] + redacted
+	} else if dots {
+		masked += "…"
 	}
 	return clipText(masked, n)
 }
@@ -152,68 +150,24 @@ func lowerHex(s string) string {
 }
 
 // String masks text.
-func (r *Redactor) String(s string) string {
+func (r *Redactor) String(s string) string { return r.mask(s, false) }
+
+func (r *Redactor) mask(s string, cut bool) string {
 	if r == nil || r.r == nil {
 		return s
 	}
-	return r.escaped(r.r.Replace(s))
+	s = r.r.Replace(s)
+	return maskAt(s, r.hidden(s, cut, base64Levels))
 }
 
-// escaped masks secrets of which a JSON writer has escaped any characters by
-// their numbers (.NET's writes + as \u002B, Gson = as \u003d), and those in JSON
-// that stands in JSON as a text, whatever either writer escapes.
-func (r *Redactor) escaped(s string) string {
-	if !strings.Contains(s, `\u`) && !strings.Contains(s, `\\`) {
-		return s
-	}
-	return r.below(r.below(s, 1), 2)
-}
-
-// below masks what is a secret without so many levels of escapes.
-func (r *Redactor) below(s string, levels int) string {
-	masked := s
-	for range levels {
-		masked = unescaped(masked, nil)
-	}
-	if !slices.ContainsFunc(r.plain, func(p string) bool { return strings.Contains(masked, p) }) {
-		return s
-	}
-	ends := r.spans(masked)
-	for below := levels - 1; below >= 0; below-- { // where they are one level up
-		text := s
-		for range below {
-			text = unescaped(text, nil)
-		}
-		above := make([]int, 0, len(ends))
-		n := 0
-		unescaped(text, func(at int) {
-			for ; len(above) < len(ends) && ends[len(above)] == n; above = append(above, at) {
-			}
-			n++
-		})
-		for len(above) < len(ends) {
-			above = append(above, len(text))
-		}
-		ends = above
-	}
-	var b strings.Builder
-	done := 0
-	for i := 0; i < len(ends); i += 2 {
-		b.WriteString(s[done:ends[i]])
-		b.WriteString(redacted)
-		done = ends[i+1]
-	}
-	b.WriteString(s[done:])
-	return b.String()
-}
-
-// spans are the places of secrets in a text, the beginning and the end of each,
-// in order; of those that begin at one place it is the longest's.
-func (r *Redactor) spans(text string) (bounds []int) {
-	next := make([]int, len(r.plain)) // where each stands next
+// spans are the places of bare secrets in a text, the beginning and the end of
+// each, in order; of those that begin at one place it is the longest's. Of a
+// text that was cut, the last may be a secret's beginning.
+func (r *Redactor) spans(text string, cut bool) (bounds []int) {
+	next := make([]int, len(r.bare)) // where each stands next
 	for at := 0; ; {
 		first := -1
-		for i, p := range r.plain {
+		for i, p := range r.bare {
 			if next[i] < at || at == 0 {
 				next[i] = len(text)
 				if found := strings.Index(text[at:], p); found >= 0 {
@@ -225,35 +179,38 @@ func (r *Redactor) spans(text string) (bounds []int) {
 			}
 		}
 		if first < 0 {
-			return bounds
+			break
 		}
-		at = next[first] + len(r.plain[first])
+		at = next[first] + len(r.bare[first])
 		bounds = append(bounds, next[first], at)
 	}
+	for whole := text; cut; { // perhaps within an escape
+		if k := begun(whole, r.bare, r.min); k > 0 {
+			return merge(append(bounds, len(whole)-k, len(text)))
+		}
+		end := max(0, len(whole)-12)
+		at := cutEscape.FindStringIndex(whole[end:])
+		if at == nil {
+			break
+		}
+		whole = whole[:end+at[0]]
+	}
+	return bounds
 }
 
-// unescaped is JSON text without escapes; of each byte it tells where it comes from.
-func unescaped(s string, tell func(at int)) string {
-	text := make([]byte, 0, len(s))
-	for i := 0; i < len(s); {
-		before := len(text)
-		c, n := unicodeEscape(s[i:])
-		switch {
-		case n > 0:
-			text = utf8.AppendRune(text, c)
-		case s[i] == '\\' && i+1 < len(s) && strings.IndexByte(`"\/`, s[i+1]) >= 0:
-			text, n = append(text, s[i+1]), 2
-		default:
-			text, n = append(text, s[i]), 1
-		}
-		if tell != nil {
-			for range len(text) - before {
-				tell(i)
+// cutEscape is the beginning of an escape at a text's end.
+var cutEscape = regexp.MustCompile(`(\\(u[0-9a-fA-F]{0,3})?|%[0-9a-fA-F]?|&#?[0-9a-zA-Z]{0,8})$`)
+
+// begun is how much of one of the forms a text ends with, if it is at least min.
+func begun(text string, forms []string, min int) (longest int) {
+	for _, f := range forms {
+		for k := len(f) - 1; k >= min && k > longest; k-- {
+			if strings.HasSuffix(text, f[:k]) {
+				longest = k
 			}
 		}
-		i += n
 	}
-	return string(text)
+	return longest
 }
 
 // unicodeEscape is the character that \uXXXX, or a pair of them, at the
