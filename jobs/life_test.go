@@ -246,24 +246,31 @@ func TestResult_unknownAndUnfinished(t *testing.T) {
 	}
 }
 
-// No secret stands in a dump of Redis, whatever happened.
-func TestRedisDump_holdsNoSecret(t *testing.T) {
+// What an attempt has not changed it does not write back: its action_data may
+// have been sealed anew meanwhile, by a rotation of keys.
+func TestAttempt_leavesActionDataThatWasSealedMeanwhile(t *testing.T) {
 	h := newHouse(t, nil)
-	access, refresh := h.api.Issue("c")
-	h.put(map[string]any{"credential_id": "c", "connector": "crm", "client_id": "sample-client", "client_secret": "sample-client-secret",
-		"oauth2": map[string]any{"access_token": access, "refresh_token": refresh}})
-	h.api.KillToken("c")
-	h.succeed(h.enqueue(5, jobs.Step{CredentialID: "c", Method: "list_contacts"}))
-	h.api.Revoke("c")
-	h.enqueue(1, jobs.Step{CredentialID: "c", Method: "list_contacts"})
-	h.until("it is held", func() bool {
-		s, err := h.store.Status(context.Background(), "c")
-		return err == nil && s.State == credentials.Revoked
-	})
-	dump := string(h.redis.Dump())
-	for _, secret := range []string{access, refresh, "sample-client-secret", "access-", "refresh-"} {
-		if strings.Contains(dump, secret) {
-			t.Errorf("the dump holds %q", secret)
+	sealed, err := h.store.Seal(credentials.ActionDataPurpose("e"), []byte(`{"n":1}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.onMoment = func(m jobs.Moment) {
+		if m.What == "held" && m.ExecutionID == "e" {
+			h.rdb.HSet(context.Background(), "stepworker:x:{e}", "ad", sealed)
 		}
+	}
+	held := func(id string) {
+		h.until(id+" is held", func() bool {
+			return h.rdb.HGet(context.Background(), "stepworker:x:{"+id+"}", "why").Val() == "held"
+		})
+	}
+	h.putOAuth("c", "crm")
+	h.api.Revoke("c")
+	h.enqueue(1, jobs.Step{ExecutionID: "first", CredentialID: "c", Method: "list_contacts"})
+	held("first")
+	h.enqueue(1, jobs.Step{ExecutionID: "e", CredentialID: "c", Method: "list_contacts"}) // is held without a call
+	held("e")
+	if got := h.rdb.HGet(context.Background(), "stepworker:x:{e}", "ad").Val(); got != string(sealed) {
+		t.Errorf("action_data is %q", got)
 	}
 }
