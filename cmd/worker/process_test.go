@@ -136,7 +136,9 @@ func (w *world) launch(env []string, args ...string) *process {
 
 func (w *world) ready(p *process) {
 	w.t.Helper()
-	w.until("the worker is ready", func() bool { return strings.Contains(p.log.String(), `"ready"`) })
+	w.until("the worker is ready", func() bool {
+		return strings.Contains(p.log.String(), `"ready"`) || strings.Contains(p.log.String(), "msg=ready")
+	})
 }
 
 func (w *world) until(what string, ok func() bool) {

@@ -1,5 +1,6 @@
 // Package killpoint lets a test kill or stop a worker at a named point of the
-// protocol, as kill -9 and SIGSTOP do, so that every crash can be rehearsed.
+// protocol, as kill -9 and SIGSTOP do, or have it panic there, so that every
+// crash can be rehearsed.
 package killpoint
 
 import (
@@ -11,14 +12,15 @@ import (
 	"syscall"
 )
 
-var kill, stop point
+var kill, stop, fault point
 
 // point counts how often its place was passed.
 type point struct{ passes atomic.Int64 }
 
 // KillPoint ends this process at once if STEPWORKER_KILL_AT names the point,
-// and stops it, until SIGCONT, if STEPWORKER_STOP_AT does. A name with #2 means
-// the second time that it is passed.
+// stops it, until SIGCONT, if STEPWORKER_STOP_AT does, and panics if
+// STEPWORKER_PANIC_AT does. A name with #2 means the second time that it is
+// passed.
 func KillPoint(name string) {
 	if kill.reached("STEPWORKER_KILL_AT", name) {
 		_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
@@ -30,6 +32,9 @@ func KillPoint(name string) {
 		_ = syscall.Kill(os.Getpid(), syscall.SIGSTOP)
 		<-woken // this thread may run on for a moment before it is stopped
 		signal.Stop(woken)
+	}
+	if fault.reached("STEPWORKER_PANIC_AT", name) {
+		panic("a fault at " + name)
 	}
 }
 
