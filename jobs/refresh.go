@@ -98,6 +98,11 @@ func (p *Pool) processRefresh(ctx context.Context, t *asynq.Task) error {
 	}
 	def, ok := p.cfg.Catalog.Get(cred.Connector)
 	if !ok {
+		// Another worker may. Somebody waits for the answer to a forced one; what
+		// executions need is asked for again as long as they wait.
+		if !force || time.Now().UnixMilli() > r.Until {
+			return nil
+		}
 		return putOff(fmt.Sprintf("this worker does not know connector %q", cred.Connector), 5*time.Second)
 	}
 	// Somebody else's question may have been answered meanwhile, and it is the same.

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hibiken/asynq"
 	"github.com/redis/go-redis/v9"
 
 	"github.com/stepworker/stepworker/connectors"
@@ -166,6 +167,21 @@ func TestFirstUse_opensBeforeAnybodyCalls(t *testing.T) {
 	}
 }
 
+// noRefreshIsLeft says that the queue of refreshes is empty.
+func (h *house) noRefreshIsLeft() bool {
+	left := int64(0)
+	all, err := h.rdb.TxPipelined(context.Background(), func(pipe redis.Pipeliner) error { // at once: they move
+		pipe.LLen(context.Background(), "asynq:{refresh}:pending")
+		pipe.LLen(context.Background(), "asynq:{refresh}:active")
+		pipe.ZCard(context.Background(), "asynq:{refresh}:retry")
+		return nil
+	})
+	for _, n := range all {
+		left += n.(*redis.IntCmd).Val()
+	}
+	return err == nil && left == 0
+}
+
 // Many people who ask at once ask once, and once only.
 func TestForced_doNotPileUp(t *testing.T) {
 	for name, answer := range map[string]struct {
@@ -193,24 +209,29 @@ func TestForced_doNotPileUp(t *testing.T) {
 				}
 			}
 			close(asked)
-			h.until("no request is left", func() bool {
-				left := int64(0)
-				all, err := h.rdb.TxPipelined(context.Background(), func(pipe redis.Pipeliner) error { // at once: they move
-					pipe.LLen(context.Background(), "asynq:{refresh}:pending")
-					pipe.LLen(context.Background(), "asynq:{refresh}:active")
-					pipe.ZCard(context.Background(), "asynq:{refresh}:retry")
-					return nil
-				})
-				for _, n := range all {
-					left += n.(*redis.IntCmd).Val()
-				}
-				return err == nil && left == 0
-			})
+			h.until("no request is left", h.noRefreshIsLeft)
 			if n := requests.Load(); n != answer.failures+1 {
 				t.Errorf("%d token requests, want %d", n, answer.failures+1)
 			}
 		})
 	}
+}
+
+// The refresh of a connector that nobody here knows (any more) is not looked at
+// for ever: for those who wait it is asked for again.
+func TestRefresh_ofAnUnknownConnectorIsNotKept(t *testing.T) {
+	h := newHouse(t, withConnector(t, renewable))
+	h.put(map[string]any{"credential_id": "c", "connector": "gone", "client_id": "id", "oauth2": map[string]any{"access_token": "a-token", "refresh_token": "r-one"}})
+	client := asynq.NewClientFromRedisClient(h.rdb)
+	for _, payload := range []string{
+		`{"credential_id":"c","version":1,"kind":"oauth2"}`,
+		fmt.Sprintf(`{"credential_id":"c","version":1,"kind":"forced","until":%d}`, time.Now().Add(-time.Second).UnixMilli()),
+	} {
+		if _, err := client.Enqueue(asynq.NewTask(jobs.TypeRefresh, []byte(payload)), asynq.Queue(jobs.QueueRefresh)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	h.until("none is left", h.noRefreshIsLeft)
 }
 
 // Where there is nothing to renew a forced refresh changes nothing.
