@@ -19,8 +19,9 @@ import (
 //	stepworker:client:{KEY}  hash: since, err, next (ms), n refused trials, at
 //	    (ms) the last one ended; trial its owner, trial_until; s:DIGEST settings
 //	    that were refused, sn how many; f:FILE the same of the connector alone;
-//	    c:ID (ms) credentials that were refused; ok (ms) the last time the client
-//	    was accepted; probe (ms) when somebody last began to find out
+//	    c:ID (ms) credentials that were refused; ok (ms) when the last request was
+//	    let in that accepted the client; probe (ms) when somebody last began to
+//	    find out; teller, until when (ms) somebody tells people of it; told
 func clientKey(key string) string { return "stepworker:client:{" + key + "}" }
 
 // Limits of what is remembered of a client.
@@ -81,6 +82,7 @@ type gate struct {
 	way  string // open, trial, wait or refused
 	next time.Time
 	err  string
+	at   int64 // ms, by Redis's clock
 }
 
 // enter asks whether this client may ask now. It waits a moment for somebody
@@ -99,7 +101,7 @@ func (s *Store) enter(ctx context.Context, r RefreshRequest, client Client, owne
 		if err != nil {
 			return gate{}, "", err
 		}
-		g := gate{way: out[0], next: parseMillis(out[1]), err: out[2]}
+		g := gate{way: out[0], next: parseMillis(out[1]), err: out[2], at: num(out[3])}
 		if g.way != "wait" {
 			return g, digest, nil
 		}
@@ -113,20 +115,26 @@ func (s *Store) enter(ctx context.Context, r RefreshRequest, client Client, owne
 
 // refuseClient notes that the provider refused the client. all is false where
 // it refuses this credential's requests while it accepts others': then the
-// fault is the credential's own. news is true for the first refusal.
+// fault is the credential's own. news is true for the one who is to tell people
+// of it: the first, or the next after one who died before he had (newsTold).
 func (s *Store) refuseClient(ctx context.Context, r RefreshRequest, key, digest, owner, text string) (all, news bool, next time.Time, err error) {
 	out, err := refuseClientScript.Run(ctx, s.rdb, []string{clientKey(key)}, owner, r.ID, digest, r.Settings, text,
-		s.firstTrial.Milliseconds(), s.lastTrial.Milliseconds(), clientKept.Milliseconds()).Int64Slice()
+		s.firstTrial.Milliseconds(), s.lastTrial.Milliseconds(), clientKept.Milliseconds(), s.lease.Milliseconds()).Int64Slice()
 	if err != nil {
 		return false, false, time.Time{}, err
 	}
 	return out[0] == 1, out[2] == 1, fromMillis(out[1]), nil
 }
 
-// acceptClient notes that the provider accepted the client; freed is true if a
-// refusal stood.
-func (s *Store) acceptClient(ctx context.Context, key, credential string) (freed bool, err error) {
-	return acceptClientScript.Run(ctx, s.rdb, []string{clientKey(key)}, credential, clientKept.Milliseconds()).Bool()
+// newsTold notes that people were told of a client's refusal.
+func (s *Store) newsTold(ctx context.Context, key string) error {
+	return newsToldScript.Run(ctx, s.rdb, []string{clientKey(key)}).Err()
+}
+
+// acceptClient notes that the provider accepted the client in a request that
+// was let in at a time (gate.at); freed is true if that ends a refusal.
+func (s *Store) acceptClient(ctx context.Context, key, credential, owner string, at int64) (freed bool, err error) {
+	return acceptClientScript.Run(ctx, s.rdb, []string{clientKey(key)}, credential, clientKept.Milliseconds(), at, owner).Bool()
 }
 
 // endTrial notes that a trial brought no answer about the client.
@@ -140,36 +148,38 @@ func (s *Store) endTrial(ctx context.Context, key, owner string) error {
 //	ARGV  owner, settings, when a person asked for it (ms, 0: nobody did), lease
 //	      of a trial (ms), how long an acceptance lets many ask (ms), how long the
 //	      first is waited for (ms), how long the record is kept (ms)
-//	returns {'open'|'trial'|'wait'|'refused', next, err}
+//	returns {'open'|'trial'|'wait'|'refused', next, err, now (ms)}
 var enterScript = redis.NewScript(luaNow + `
 local h = redis.call('HMGET', KEYS[1], 'since', 'next', 'err', 'at', 'trial_until', 'ok', 'probe', 'sn')
 local t = now()
+local at = string.format('%d', t)
 if not h[1] then
-  if h[6] and t - h[6] < tonumber(ARGV[5]) then return {'open', '0', ''} end
+  if h[6] and t - h[6] < tonumber(ARGV[5]) then return {'open', '0', '', at} end
   local age = t - (h[7] or 0)
-  if age < tonumber(ARGV[6]) then return {'wait', '0', ''} end
+  if age < tonumber(ARGV[6]) then return {'wait', '0', '', at} end
   if age >= tonumber(ARGV[5]) then
     redis.call('HSET', KEYS[1], 'probe', t)
     redis.call('PEXPIRE', KEYS[1], ARGV[7])
   end
-  return {'open', '0', ''}
+  return {'open', '0', '', at}
 end
-local refused = {'refused', h[2], h[3]}
+local refused = {'refused', h[2], h[3], at}
 if h[5] and tonumber(h[5]) > t then return refused end
 local new = redis.call('HEXISTS', KEYS[1], 's:' .. ARGV[2]) == 0 and tonumber(h[8] or 0) < 100
 if tonumber(h[2]) > t and not new and tonumber(ARGV[3]) <= tonumber(h[4]) then return refused end
 redis.call('HSET', KEYS[1], 'trial', ARGV[1], 'trial_until', t + ARGV[4])
-return {'trial', '0', ''}
+return {'trial', '0', '', at}
 `)
 
 // refuseClientScript notes a refusal.
 //
 //	KEYS  client
 //	ARGV  owner, credential, settings, the connector's settings, err, first and
-//	      longest time between trials (ms), how long the record is kept (ms)
-//	returns {1, next, 1 if it was not refused before}, or {0, 0, 0} if it is only the credential's
+//	      longest time between trials (ms), how long the record is kept (ms), how
+//	      long one has to tell people (ms)
+//	returns {1, next, 1 if people are to be told}, or {0, 0, 0} if it is only the credential's
 var refuseClientScript = redis.NewScript(luaNow + `
-local h = redis.call('HMGET', KEYS[1], 'since', 'ok', 'c:' .. ARGV[2], 'n', 'trial', 'next')
+local h = redis.call('HMGET', KEYS[1], 'since', 'ok', 'c:' .. ARGV[2], 'n', 'trial', 'next', 'told', 'teller')
 local t = now()
 if not h[1] and h[2] and h[3] and tonumber(h[2]) >= tonumber(h[3]) then return {0, 0, 0} end
 local n, next = tonumber(h[4] or 0), tonumber(h[6] or 0)
@@ -181,22 +191,37 @@ if redis.call('HSETNX', KEYS[1], 's:' .. ARGV[3], 1) == 1 then redis.call('HINCR
 redis.call('HSET', KEYS[1], 'since', h[1] or t, 'err', ARGV[5], 'at', t, 'n', n, 'next', string.format('%d', next),
   'c:' .. ARGV[2], t, 'f:' .. ARGV[4], 1)
 if h[5] == ARGV[1] then redis.call('HDEL', KEYS[1], 'trial', 'trial_until') end
+local news = not h[7] and tonumber(h[8] or 0) <= t
+if news then redis.call('HSET', KEYS[1], 'teller', t + ARGV[9]) end
 redis.call('PEXPIRE', KEYS[1], ARGV[8])
-return {1, next, h[1] and 0 or 1}
+return {1, next, news and 1 or 0}
+`)
+
+// newsToldScript notes that people were told of the refusal that stands.
+//
+//	KEYS  client
+var newsToldScript = redis.NewScript(`
+if redis.call('HEXISTS', KEYS[1], 'since') == 0 then return 0 end
+redis.call('HDEL', KEYS[1], 'teller')
+return redis.call('HSET', KEYS[1], 'told', 1)
 `)
 
 // acceptClientScript notes an acceptance. Which credentials were refused stays:
-// one that is refused again has only itself to blame.
+// one that is refused again has only itself to blame. It is as old as its
+// request: the answer to one that was let in before a refusal says nothing
+// against that. A trial is made because of it.
 //
 //	KEYS  client
-//	ARGV  credential, how long the record is kept (ms)
-//	returns 1 if a refusal stood, else 0
-var acceptClientScript = redis.NewScript(luaNow + `
-local stood = redis.call('HEXISTS', KEYS[1], 'since')
-redis.call('HSET', KEYS[1], 'ok', now())
+//	ARGV  credential, how long the record is kept (ms), when its request was let in (ms),
+//	      owner
+//	returns 1 if it ends a refusal, else 0
+var acceptClientScript = redis.NewScript(`
+local h = redis.call('HMGET', KEYS[1], 'since', 'at', 'ok', 'trial')
+local stood = h[1] and (tonumber(ARGV[3]) >= tonumber(h[2]) or h[4] == ARGV[4]) and 1 or 0
+if tonumber(ARGV[3]) > tonumber(h[3] or 0) then redis.call('HSET', KEYS[1], 'ok', ARGV[3]) end
 redis.call('HDEL', KEYS[1], 'c:' .. ARGV[1])
 if stood == 1 then
-  redis.call('HDEL', KEYS[1], 'since', 'err', 'next', 'at', 'n', 'trial', 'trial_until', 'sn')
+  redis.call('HDEL', KEYS[1], 'since', 'err', 'next', 'at', 'n', 'trial', 'trial_until', 'sn', 'told', 'teller')
   for _, k in ipairs(redis.call('HKEYS', KEYS[1])) do
     local p = string.sub(k, 1, 2)
     if p == 's:' or p == 'f:' then redis.call('HDEL', KEYS[1], k) end

@@ -225,3 +225,145 @@ func TestClient_aTrialWithoutAnAnswerLeavesItRefused(t *testing.T) {
 		t.Errorf("got %+v, %v", c, err)
 	}
 }
+
+// A credential that has nothing to ask with tells nothing about the client.
+func TestClient_whoAskedNothingFreesNobody(t *testing.T) {
+	s, _ := newStore(t)
+	putNumbered(t, s, 2)
+	var asked atomic.Int64
+	if _, err := s.Refresh(ctx, asClient("c0", "x", false), refuseTheClient(&asked)); err != nil {
+		t.Fatal(err)
+	}
+	person := asClient("c1", "x", true)
+	person.Asked = time.Now().Add(time.Second)
+	res, err := s.Refresh(ctx, person, func(context.Context, *Credential) (*Renewal, error) {
+		return nil, &RefreshError{Verdict: VerdictRevoked, Text: "there is no refresh token"}
+	})
+	if err != nil || res.Freed || res.Outcome != OutcomeRevoked {
+		t.Errorf("got %+v, %v", res, err)
+	}
+	c, err := s.ClientRefusal(ctx, "acme:client")
+	if err != nil || c == nil || c.Trying || time.Until(c.NextTry) < 50*time.Second {
+		t.Errorf("got %+v, %v", c, err)
+	}
+}
+
+// An answer that was asked for before the client was refused does not end the
+// refusal, and does not make it the refused credential's own.
+func TestClient_theAnswerToAnEarlierRequestEndsNoRefusal(t *testing.T) {
+	s, _ := newStore(t)
+	putNumbered(t, s, 2)
+	var asked atomic.Int64
+	res, err := s.Refresh(ctx, asClient("c1", "x", false), func(ctx context.Context, c *Credential) (*Renewal, error) {
+		s.rdb.HSet(ctx, clientKey("acme:client"), "probe", time.Now().Add(-2*probeWait).UnixMilli()) // it takes long
+		let := time.Now()
+		eventually(t, func() bool { return time.Since(let) > 2*time.Millisecond })
+		if _, err := s.Refresh(ctx, asClient("c0", "x", false), refuseTheClient(&asked)); err != nil {
+			t.Error(err)
+		}
+		return renewTo("access-two", "")(ctx, c)
+	})
+	if err != nil || res.Outcome != OutcomeRenewed || res.Freed {
+		t.Errorf("got %+v, %v", res, err)
+	}
+	if c, err := s.ClientRefusal(ctx, "acme:client"); err != nil || c == nil {
+		t.Errorf("the refusal does not stand: %v", err)
+	}
+	again := asClient("c0", "x", true)
+	again.Asked = time.Now().Add(time.Second)
+	if _, err := s.Refresh(ctx, again, refuseTheClient(&asked)); err != nil || asked.Load() != 2 {
+		t.Fatalf("asked %d times, %v", asked.Load(), err)
+	}
+	if c := get0(t, s); c.Meta.State != Active || c.Meta.Client == "" {
+		t.Errorf("it is held for itself, and the client's success would not free it: %+v", c.Meta)
+	}
+}
+
+func get0(t *testing.T, s *Store) *Credential {
+	t.Helper()
+	c, err := s.Get(ctx, "c0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// Who was to tell people of a refused client died before he did, or had no
+// credential left to tell it with: the next one who is refused tells them, once.
+func TestClient_peopleAreToldByTheNextOne(t *testing.T) {
+	s, _ := newStore(t)
+	s.lease = 50 * time.Millisecond
+	if err := s.WantNotices(ctx); err != nil {
+		t.Fatal(err)
+	}
+	ids := putNumbered(t, s, 4)
+	refuse := func(id string, do RefreshFunc) {
+		t.Helper()
+		r := asClient(id, "x", true)
+		r.Asked = time.Now().Add(time.Hour)
+		if _, err := s.Refresh(ctx, r, do); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var asked atomic.Int64
+	refuse("c0", func(ctx context.Context, c *Credential) (*Renewal, error) {
+		if err := s.Delete(ctx, "c0"); err != nil {
+			t.Fatal(err)
+		}
+		return refuseTheClient(&asked)(ctx, c)
+	})
+	told := func() (n int) {
+		for _, id := range ids {
+			n += len(s.rdb.LRange(ctx, noticesKey(id), 0, -1).Val())
+		}
+		return n
+	}
+	if told() != 0 {
+		t.Fatal("the deleted credential tells it")
+	}
+	since := time.Now()
+	eventually(t, func() bool { return time.Since(since) > 2*s.lease })
+	for _, id := range ids[1:] {
+		refuse(id, refuseTheClient(&asked))
+		since := time.Now()
+		eventually(t, func() bool { return time.Since(since) > 2*s.lease })
+	}
+	if asked.Load() != 4 || told() != 1 {
+		t.Errorf("asked %d times, told %d times, want 4 and 1", asked.Load(), told())
+	}
+}
+
+// A credential that was refused for itself waits for the client as others do,
+// once that is what is refused: success frees it too.
+func TestClient_refusedForItselfAndThenForTheClient(t *testing.T) {
+	s, _ := newStore(t)
+	putNumbered(t, s, 3)
+	notFound := func(context.Context, *Credential) (*Renewal, error) {
+		return nil, &RefreshError{Verdict: VerdictMisconfigured, Status: 404, Text: "not found"}
+	}
+	for _, id := range []string{"c0", "c1"} {
+		if _, err := s.Refresh(ctx, asClient(id, "x", false), notFound); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var asked atomic.Int64
+	for i, id := range []string{"c0", "c1"} {
+		r := asClient(id, "x", true)
+		if i == 1 {
+			r.Asked = time.Now().Add(-time.Hour) // the refusal is the answer
+		}
+		if _, err := s.Refresh(ctx, r, refuseTheClient(&asked)); err != nil {
+			t.Fatal(err)
+		}
+		c, err := s.Get(ctx, id)
+		if err != nil || c.Meta.State != Active || c.Meta.Client == "" {
+			t.Errorf("%s: %+v, %v", id, c.Meta, err)
+		}
+		if st, err := s.Status(ctx, id); err != nil || st.State != Misconfigured || st.LastError != "invalid_client" {
+			t.Errorf("%s: %+v, %v", id, st, err)
+		}
+	}
+	if asked.Load() != 1 {
+		t.Errorf("asked %d times", asked.Load())
+	}
+}

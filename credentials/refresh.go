@@ -104,7 +104,7 @@ func (s *Store) Refresh(ctx context.Context, r RefreshRequest, do RefreshFunc) (
 			if g.way == "refused" {
 				return s.holdForClient(ctx, r, owner, t, g)
 			}
-			t.trial, t.digest = g.way == "trial", digest
+			t.trial, t.digest, t.letIn = g.way == "trial", digest, g.at
 		}
 	}
 	t.connector = c.Connector
@@ -120,7 +120,7 @@ func (s *Store) Refresh(ctx context.Context, r RefreshRequest, do RefreshFunc) (
 	if err == nil {
 		res, err := s.save(ctx, r, owner, c, renewal)
 		if err == nil {
-			res.Freed = s.accepted(ctx, r, t, Renewed)
+			res.Freed = s.accepted(ctx, r, t, true)
 		}
 		return res, err
 	}
@@ -197,6 +197,7 @@ type taken struct {
 	client Client // who asks
 	trial  bool   // whether its refusal still stands
 	digest string // of its settings
+	letIn  int64  // when (ms, by Redis's clock)
 }
 
 func (s *Store) take(ctx context.Context, r RefreshRequest, owner string) (taken, error) {
@@ -267,7 +268,7 @@ func (s *Store) save(ctx context.Context, r RefreshRequest, owner string, c *Cre
 	run := func(ctx context.Context) ([]string, error) {
 		return s.change(ctx, saveScript, r.ID, []string{versionKey(r.ID)}, owner, c.Version, sealed,
 			millis(secrets.tokenExpiry()), issued, millis(secrets.sessionExpiry(renewal.Skew)), sessionIssued, last, millis(now),
-			string(state), text, millis(res.RetryAt), string(refused), heardField(r.Kind)).StringSlice()
+			string(state), text, millis(res.RetryAt), string(refused), heardField(r.Kind), r.Settings).StringSlice()
 	}
 	waits := s.backoff()
 	for {
@@ -417,8 +418,10 @@ func (s *Store) remember(ctx context.Context, r RefreshRequest, owner string, t 
 	for begun := now; ; {
 		out, err := s.change(ctx, failScript, r.ID, nil, owner, t.version, string(state), clipText(e.Text, 500), millis(next), last, keepIntent, millis(now), r.Settings, client, answer, heardField(r.Kind), counts, news).StringSlice()
 		if err == nil {
-			if client == "" {
-				res.Freed = s.accepted(ctx, r, t, e.Verdict)
+			if client == "" { // asked, it refused the account, and not the client
+				res.Freed = s.accepted(ctx, r, t, e.Verdict == VerdictRevoked && e.Status != 0)
+			} else if news == 1 && out[0] == "failed" {
+				_ = s.newsTold(ctx, client) // else people may be told once more
 			}
 			switch out[0] {
 			case "newer", "lost": // a person, or a later holder, knows better
@@ -447,27 +450,26 @@ func (s *Store) holdForClient(ctx context.Context, r RefreshRequest, owner strin
 			return RefreshResult{}, err
 		}
 	}
-	held, err := holdScript.Run(ctx, s.rdb, []string{credKey(r.ID)}, owner, t.version, t.client.Key, last).Bool()
+	held, err := holdScript.Run(ctx, s.rdb, []string{credKey(r.ID)}, owner, t.version, t.client.Key, last, millis(time.Now())).Bool()
 	if err != nil {
 		return RefreshResult{}, err // the lease lapses, and it is found out again
 	}
 	return RefreshResult{Outcome: OutcomeMisconfigured, Version: t.version, RetryAt: g.next, Held: held}, nil
 }
 
-// accepted notes what a verdict says of the client; freed is true if a refusal
-// of it stood. Redis may be away: then the next one notes it.
-func (s *Store) accepted(ctx context.Context, r RefreshRequest, t taken, v Verdict) (freed bool) {
+// accepted notes whether the provider's answer says that it accepts the client;
+// freed is true if that ends a refusal. Redis may be away: then the next one
+// notes it.
+func (s *Store) accepted(ctx context.Context, r RefreshRequest, t taken, yes bool) (freed bool) {
 	if t.client.Key == "" {
 		return false
 	}
 	ctx = context.WithoutCancel(ctx)
-	switch v {
-	case Renewed, VerdictRevoked: // it refused the account, not the client
-		freed, _ = s.acceptClient(ctx, t.client.Key, r.ID)
-	default:
-		if t.trial {
-			_ = s.endTrial(ctx, t.client.Key, t.owner)
-		}
+	if yes {
+		freed, _ = s.acceptClient(ctx, t.client.Key, r.ID, t.owner, t.letIn)
+	}
+	if t.trial && !freed {
+		_ = s.endTrial(ctx, t.client.Key, t.owner)
 	}
 	return freed
 }

@@ -195,7 +195,7 @@ return {'taken', h[1], string.format('%d', n), h[10] or '0', deadline, h[11] or 
 //	KEYS  credential, its version
 //	ARGV  owner, version, sealed, expiry and issued of the token, of the session
 //	      ('' keeps them), last refresh, now (ms), state, err, next (ms), refused kind ('' : it may be used),
-//	      name of heard
+//	      name of heard, settings
 //	returns {'saved', v}, {'newer', v} or {'gone'}
 var saveScript = redis.NewScript(luaTell + `
 local h = redis.call('HMGET', KEYS[1], 'v', 'deleted', 'state', 'saver')
@@ -215,6 +215,7 @@ if ARGV[7] ~= '' then redis.call('HSET', KEYS[1], 's_expiry', ARGV[6], 's_issued
 if h[3] ~= ARGV[10] then redis.call('HSET', KEYS[1], 'since', ARGV[9]) end
 redis.call('HDEL', KEYS[1], 'refused', 'refused_kind', 'err', 'fails', 'next', 'lease', 'lease_until', 'intent_v', 'intent_until', 'intent_n', 'settings', 'client', 'answer', ARGV[14])
 if ARGV[11] ~= '' then redis.call('HSET', KEYS[1], 'err', ARGV[11], 'next', ARGV[12]) end
+if ARGV[10] == 'misconfigured' then redis.call('HSET', KEYS[1], 'settings', ARGV[15]) end
 if ARGV[13] ~= '' then redis.call('HSET', KEYS[1], 'refused', v, 'refused_kind', ARGV[13]) end
 if ARGV[10] ~= 'active' then tell(ARGV[10])
 elseif ARGV[11] ~= '' then tell('failing')
@@ -237,12 +238,14 @@ if h[3] ~= ARGV[1] then
   if h[5] == ARGV[1] then return {'failed', h[1]} end -- our own, whose answer was lost
   return {'lost'}
 end
-redis.call('HSET', KEYS[1], 'failer', ARGV[1], 'err', ARGV[4], 'lr', ARGV[6], 'settings', ARGV[9])
+redis.call('HSET', KEYS[1], 'failer', ARGV[1], 'err', ARGV[4], 'lr', ARGV[6])
 if ARGV[11] ~= '' then redis.call('HSET', KEYS[1], 'answer', ARGV[11]) end
 if ARGV[10] ~= '' then -- when it is tried again is the client's affair
   redis.call('HSET', KEYS[1], 'client', ARGV[10])
+  if h[4] == 'misconfigured' then redis.call('HSET', KEYS[1], 'state', 'active', 'since', ARGV[8]) end
   redis.call('HDEL', KEYS[1], 'next', 'fails')
 elseif ARGV[3] ~= '' then
+  redis.call('HSET', KEYS[1], 'settings', ARGV[9]) -- these, and not those of a failure, were refused
   if h[4] ~= ARGV[3] then redis.call('HSET', KEYS[1], 'state', ARGV[3], 'since', ARGV[8]) end
   redis.call('HDEL', KEYS[1], 'next', 'fails', 'client', ARGV[12])
 else
@@ -283,12 +286,14 @@ return 1
 // holdScript gives a lease back that was not used, because the client is refused.
 //
 //	KEYS  credential
-//	ARGV  owner, version, client, last refresh ('' keeps it)
+//	ARGV  owner, version, client, last refresh ('' keeps it), now (ms)
 //	returns 1 if it was not held for that client yet, else 0
 var holdScript = redis.NewScript(`
-local h = redis.call('HMGET', KEYS[1], 'v', 'lease', 'client')
+local h = redis.call('HMGET', KEYS[1], 'v', 'lease', 'client', 'state')
 if h[1] ~= ARGV[2] or h[2] ~= ARGV[1] then return 0 end
 redis.call('HSET', KEYS[1], 'client', ARGV[3])
+-- What it was refused for itself has been put right, perhaps: the client decides.
+if h[4] == 'misconfigured' then redis.call('HSET', KEYS[1], 'state', 'active', 'since', ARGV[5]) end
 if ARGV[4] ~= '' then redis.call('HSET', KEYS[1], 'lr', ARGV[4]) end
 redis.call('HDEL', KEYS[1], 'lease', 'lease_until', 'intent_v', 'intent_until', 'intent_n')
 if h[3] == ARGV[3] then return 0 end

@@ -401,14 +401,36 @@ func TestRefresh_firstTokenWaitsToBeOpened(t *testing.T) {
 func TestRefresh_aTokenWithAProblem(t *testing.T) {
 	s, _ := newStore(t)
 	put(t, s, oauthInput, false)
-	res, err := s.Refresh(ctx, RefreshRequest{ID: "c", Version: 1, Kind: OAuth2}, func(context.Context, *Credential) (*Renewal, error) {
+	res, err := s.Refresh(ctx, RefreshRequest{ID: "c", Version: 1, Kind: OAuth2, Settings: "file"}, func(context.Context, *Credential) (*Renewal, error) {
 		return &Renewal{Token: &Token{AccessToken: NewSecret("two")}, Problem: &RefreshError{Verdict: VerdictMisconfigured, Text: "after_oauth2_refresh: TypeError"}}, nil
 	})
 	if err != nil || res.Outcome != OutcomeMisconfigured {
 		t.Fatalf("got %+v, %v", res, err)
 	}
-	if c := get(t, s); c.Secrets.OAuth2.AccessToken.Reveal() != "two" || c.Version != 2 || c.Meta.State != Misconfigured || c.Meta.LastError == "" {
+	if c := get(t, s); c.Secrets.OAuth2.AccessToken.Reveal() != "two" || c.Version != 2 || c.Meta.State != Misconfigured || c.Meta.LastError == "" || c.Meta.Settings != "file" {
 		t.Errorf("version %d, %+v", c.Version, c.Meta)
+	}
+}
+
+// What was refused is remembered as long as nothing else was: a failure with
+// other settings does not say that those were refused.
+func TestRefresh_aFailureLeavesTheSettingsThatWereRefused(t *testing.T) {
+	s, _ := newStore(t)
+	put(t, s, oauthInput, false)
+	for _, r := range []struct {
+		settings string
+		verdict  Verdict
+		kept     string
+	}{{"wrong", VerdictMisconfigured, "wrong"}, {"put right", Transient, "wrong"}, {"put right", VerdictMisconfigured, "put right"}} {
+		if _, err := s.Refresh(ctx, RefreshRequest{ID: "c", Version: 1, Kind: OAuth2, Settings: r.settings, Force: true},
+			func(context.Context, *Credential) (*Renewal, error) {
+				return nil, &RefreshError{Verdict: r.verdict, Status: 503, Text: "no"}
+			}); err != nil {
+			t.Fatal(err)
+		}
+		if c := get(t, s); c.Meta.State != Misconfigured || c.Meta.Settings != r.kept {
+			t.Errorf("after %s of %q: %+v", r.verdict, r.settings, c.Meta)
+		}
 	}
 }
 

@@ -285,7 +285,7 @@ func (s *resumer) sweepOne(ctx context.Context, round *sweep, id string, u crede
 		return s.run(ctx, id)
 	case meta.State == credentials.Misconfigured && meta.Settings != "":
 		// What was refused may have been put right: that is asked once.
-		if here && free && s.p.cfg.Caller.Settings(def) != meta.Settings {
+		if here && free && now.After(meta.NextTry) && s.p.cfg.Caller.Settings(def) != meta.Settings && round.may(u.Connector) {
 			return s.p.client.RequestRefresh(ctx, id)
 		}
 		return nil
