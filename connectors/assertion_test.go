@@ -64,6 +64,27 @@ func verified(t *testing.T, text string, key crypto.PublicKey) (jose.Header, map
 	return token.Headers[0], claims
 }
 
+// Which refusals tell of the client, whoever's account it asks for, and which of
+// the one account alone.
+func TestRefresh_whatTellsOfTheClient(t *testing.T) {
+	_, pem := newRSAKey(t)
+	for code, of := range map[string]struct{ byToken, byAssertion bool }{
+		"invalid_client": {true, true}, "invalid_scope": {true, true}, "unsupported_grant_type": {true, true},
+		"unauthorized_client": {true, false}, // an assertion asks in the name of an account
+		"invalid_request":     {}, "invalid_target": {}, "invalid_grant": {}, "server_error": {},
+	} {
+		for grant, want := range map[string]bool{"grant: authorization_code": of.byToken, "grant: jwt_bearer": of.byAssertion} {
+			t.Run(code+" "+grant, func(t *testing.T) {
+				a := newTokenAPI(t, strings.Replace(tokenConnector, "auth_style: header", "auth_style: header, "+grant, 1), answering(400, `{"error":"`+code+`"}`))
+				a.Cred.Secrets.PrivateKey = pem
+				if _, err := refresh(t, a, credentials.OAuth2); err == nil || err.Client != want {
+					t.Errorf("got %+v, want %v", err, want)
+				}
+			})
+		}
+	}
+}
+
 // A provider whose clock is ahead refuses what is dated by ours, and tells its time
 // by that: the next is dated by its clock.
 func TestRefresh_assertionsAreDatedByTheProvidersClock(t *testing.T) {

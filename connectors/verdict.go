@@ -79,7 +79,8 @@ var codes = map[string]meaning{
 }
 
 // ofTheClient are the codes that tell of the client, whoever's account it asks
-// for: what it is, and what the connector has it ask for.
+// for: what it is, and what the connector has it ask for. See also
+// tokenRequest.deniedToAccount.
 var ofTheClient = []string{"invalid_client", "unauthorized_client", "invalid_scope", "unsupported_grant_type"}
 
 // spellings are providers' own words for the codes above, in lower case. A
@@ -305,8 +306,15 @@ func (t *tokenRequest) verdict() *credentials.RefreshError {
 		e.RetryAfter = retryAfter(t.head)
 	}
 	e.Counts = t.d.Auth.Grant == "password" && heardPassword(e)
-	e.Client = e.Verdict == misconfigured && slices.Contains(ofTheClient, said.code)
+	e.Client = e.Verdict == misconfigured && slices.Contains(ofTheClient, said.code) && !t.deniedToAccount(said.code)
 	return e
+}
+
+// deniedToAccount says that an unauthorized_client is of one account: a grant by
+// assertion asks in the name of its subject, whose administrator has not let
+// the client do so (Google's domain-wide delegation).
+func (t *tokenRequest) deniedToAccount(code string) bool {
+	return t.d.Auth.Grant == jwtBearer && code == "unauthorized_client"
 }
 
 // verdict of a failed login or test. An error of the context or of this worker
