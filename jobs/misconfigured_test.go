@@ -78,3 +78,60 @@ func TestClient_wrongSecretOfManyCredentialsCostsOneRequest(t *testing.T) {
 		t.Errorf("%d token requests for %d credentials and one refusal", asked.Load(), n)
 	}
 }
+
+// What the connector's file was refused for is asked again by workers that have
+// another file: also where a token was stored beside it, and where the first
+// answer to the new file tells nothing.
+func TestMisconfigured_anotherFileReleases(t *testing.T) {
+	const broken = tokened + "script: |\n  function after_oauth2_refresh() { var nothing = null; nothing.at = 1; }\n"
+	for name, c := range map[string]struct {
+		file    string
+		refused int // status of the first token request's answer
+	}{"a script beside the token": {broken, 200}, "the token endpoint": {tokened, 404}} {
+		t.Run(name, func(t *testing.T) {
+			var asked atomic.Int64
+			var cfg jobs.PoolConfig
+			h := newHouse(t, func(p *jobs.PoolConfig) { withConnector(t, c.file)(p); cfg = *p })
+			h.url = serve(t, func(w http.ResponseWriter, r *http.Request) {
+				n := asked.Load()
+				if r.URL.Path == "/token" {
+					n = asked.Add(1)
+				}
+				switch {
+				case r.URL.Path == "/token" && n == 1:
+					w.WriteHeader(c.refused)
+					_, _ = w.Write([]byte(`{"access_token":"access-token-1"}`))
+				case r.URL.Path == "/token" && n == 2:
+					w.WriteHeader(503)
+				case r.URL.Path == "/token":
+					_, _ = w.Write([]byte(`{"access_token":"access-token-3"}`))
+				case r.Header.Get("Authorization") != "Bearer access-token-3":
+					w.WriteHeader(401)
+				default:
+					_, _ = w.Write([]byte(`{}`))
+				}
+			})
+			h.put(map[string]any{"credential_id": "c", "connector": "own", "client_id": "client",
+				"oauth2": map[string]any{"access_token": "access-token-0", "refresh_token": "refresh-token"}})
+			ids := h.enqueue(20, jobs.Step{CredentialID: "c", Method: "m"})
+			h.until("all are held", func() bool {
+				s, err := h.store.Status(context.Background(), "c")
+				return err == nil && s.State == credentials.Misconfigured && s.Waiting == 20
+			})
+			h.pool.Shutdown()
+			withConnector(t, tokened+"title: put right\n")(&cfg)
+			right, err := jobs.NewPool(cfg)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := right.Start(); err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(right.Shutdown)
+			h.succeed(ids)
+			if asked.Load() != 3 {
+				t.Errorf("%d token requests, want 3", asked.Load())
+			}
+		})
+	}
+}
