@@ -41,11 +41,17 @@ type refreshTask struct {
 	Version      int64  `json:"version"`
 	Kind         string `json:"kind"`
 	// Seen is when the last refresh had ended (ms) that a person saw who asks for
-	// a forced one: what has ended since is the answer.
+	// a forced one: another one is the answer.
 	Seen int64 `json:"seen,omitempty"`
 	// Until is how long a forced one is tried again (ms), where it fails
 	// transiently: longer than anybody waits for it.
 	Until int64 `json:"until,omitempty"`
+}
+
+// sees says that a refresh ended since it was asked for. Which of two times is
+// the later one does not tell: they are of two workers' clocks.
+func (r *refreshTask) sees(lr *credentials.LastRefresh) bool {
+	return lr != nil && lr.At.UnixMilli() != r.Seen
 }
 
 // forcedFor is how long a forced refresh is tried.
@@ -108,12 +114,12 @@ func (p *Pool) processRefresh(ctx context.Context, t *asynq.Task) error {
 	// Somebody else's question may have been answered meanwhile, and it is the same.
 	answered := func(c *credentials.Credential) bool {
 		lr := c.Meta.LastRefresh
-		ended := lr != nil && lr.At.UnixMilli() > r.Seen && lr.Verdict != credentials.Transient && lr.Verdict != credentials.Unknown
+		ended := r.sees(lr) && lr.Verdict != credentials.Transient && lr.Verdict != credentials.Unknown
 		return r.Kind == kindForced && (ended || r.Version != 0 && c.Version > r.Version)
 	}
 	failedSince := func(c *credentials.Credential) bool {
 		lr := c.Meta.LastRefresh
-		return force && lr != nil && lr.At.UnixMilli() > r.Seen && c.Meta.NextTry.After(time.Now())
+		return force && r.sees(lr) && c.Meta.NextTry.After(time.Now())
 	}
 	if answered(cred) {
 		return p.resume(ctx, r.CredentialID)

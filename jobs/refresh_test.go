@@ -217,6 +217,35 @@ func TestForced_doNotPileUp(t *testing.T) {
 	}
 }
 
+// The clock of the worker that refreshed before was ahead: what this one found
+// out is the answer all the same, to all who ask.
+func TestForced_answeredByAWorkerWhoseClockIsBehind(t *testing.T) {
+	var requests atomic.Int64
+	h := newHouse(t, withConnector(t, renewable))
+	h.url = serve(t, func(w http.ResponseWriter, r *http.Request) {
+		requests.Add(1)
+		w.WriteHeader(400)
+		_, _ = w.Write([]byte(`{"error":"invalid_grant"}`))
+	})
+	h.put(map[string]any{"credential_id": "c", "connector": "own", "client_id": "id", "oauth2": map[string]any{"access_token": "a-token", "refresh_token": "r-one"}})
+	h.rdb.HSet(context.Background(), "stepworker:cred:{c}", "lr", fmt.Sprintf(`{"at":%q,"kind":"oauth2","verdict":"renewed"}`, time.Now().Add(time.Minute).UTC().Format(time.RFC3339)))
+	st, err := h.store.Status(context.Background(), "c")
+	if err != nil || st.LastRefresh == nil {
+		t.Fatal(st, err)
+	}
+	client := asynq.NewClientFromRedisClient(h.rdb)
+	for range 20 { // they all saw the same
+		payload := fmt.Sprintf(`{"credential_id":"c","version":1,"kind":"forced","seen":%d,"until":%d}`, st.LastRefresh.At.UnixMilli(), time.Now().Add(time.Minute).UnixMilli())
+		if _, err := client.Enqueue(asynq.NewTask(jobs.TypeRefresh, []byte(payload)), asynq.Queue(jobs.QueueRefresh)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	h.until("no request is left", h.noRefreshIsLeft)
+	if n := requests.Load(); n != 1 {
+		t.Errorf("%d token requests, want 1", n)
+	}
+}
+
 // The refresh of a connector that nobody here knows (any more) is not looked at
 // for ever: for those who wait it is asked for again.
 func TestRefresh_ofAnUnknownConnectorIsNotKept(t *testing.T) {

@@ -506,7 +506,7 @@ func (cc *credentialCommand) refresh(ctx context.Context, cmd *cobra.Command, id
 		if lr == nil || lr.Verdict == credentials.Transient || lr.Verdict == credentials.Unknown { // it is tried again
 			return false
 		}
-		return old.LastRefresh == nil || now.LastRefresh.At.After(old.LastRefresh.At)
+		return old.LastRefresh == nil || !now.LastRefresh.At.Equal(old.LastRefresh.At) // by another worker's clock, perhaps
 	}
 	for _, id := range ids {
 		old := before[id]
