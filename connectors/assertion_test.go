@@ -113,6 +113,40 @@ func TestRefresh_assertionsAreDatedByTheProvidersClock(t *testing.T) {
 	}
 }
 
+// Most providers give no reason by which a wrong time could be told from a dead
+// account or a wrong key; that the assertion was misdated is known all the same.
+func TestRefresh_aMisdatedAssertionRefusesNobody(t *testing.T) {
+	cases := map[string]struct {
+		how, body string
+		ahead     time.Duration
+		then      credentials.Verdict // of an assertion that is dated well
+		client    bool
+	}{
+		"the grant, ahead":         {"grant: jwt_bearer", `{"error":"invalid_grant"}`, 10 * time.Minute, credentials.VerdictRevoked, false},
+		"the grant, behind":        {"grant: jwt_bearer", `{"error":"invalid_grant"}`, -10 * time.Minute, credentials.VerdictRevoked, false},
+		"the client":               {"auth_style: private_key_jwt", `{"error":"invalid_client"}`, 10 * time.Minute, credentials.VerdictMisconfigured, true},
+		"clocks that nearly agree": {"grant: jwt_bearer", `{"error":"invalid_grant"}`, 5 * time.Second, credentials.VerdictRevoked, false},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			_, pem := newRSAKey(t)
+			a := newTokenAPI(t, strings.Replace(tokenConnector, "auth_style: header", c.how, 1), func(w http.ResponseWriter, _ *http.Request) {
+				w.Header().Set("Date", time.Now().Add(c.ahead).UTC().Format(http.TimeFormat))
+				writeJSON(w, 400, c.body)
+			})
+			a.Cred.Secrets.PrivateKey = pem
+			if c.ahead.Abs() > time.Minute {
+				if _, re := refresh(t, a, credentials.OAuth2); re == nil || re.Verdict != credentials.Transient || re.Client {
+					t.Fatalf("misdated: %+v", re)
+				}
+			}
+			if _, re := refresh(t, a, credentials.OAuth2); re == nil || re.Verdict != c.then || re.Client != c.client {
+				t.Errorf("dated well: %+v", re)
+			}
+		})
+	}
+}
+
 // A real authorization server takes the assertions of either kind of key, one
 // after the other, with no secret and no refresh token.
 func TestRefresh_aRealServerTakesAssertions(t *testing.T) {

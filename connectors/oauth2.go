@@ -44,6 +44,8 @@ type tokenRequest struct {
 	problem    *credentials.RefreshError // the hook after failed, though there is a token
 	given      []string                  // what must not be shown: assertions, tokens of the answer, whatever a hook made of it
 	proof      url.Values                // assertions that join the request's form
+	dated      time.Duration             // the skew by which they are dated
+	clock      time.Duration             // the skew that the answer shows
 }
 
 // Refresh renews a credential: a token, or a session by the login method. The
@@ -82,6 +84,9 @@ func (c *Caller) obtainToken(ctx context.Context, d *Definition, cred *credentia
 		}
 	}
 	t, err := c.requestToken(ctx, d, cred, grant, try)
+	if grant != nil && t.misdated() && t.clientRefused() {
+		t, err = c.requestToken(ctx, d, cred, grant, try) // a person waits for it, and nothing of theirs is spent
+	}
 	other := style != try && try == "header" && t.clientRefused() && t.fault == nil // it may be the other one
 	if other && grant != nil {
 		style = "" // a person waits for it, and a server that refuses the client has not spent the code
@@ -197,7 +202,8 @@ func (c *Caller) requestToken(ctx context.Context, d *Definition, cred *credenti
 	case d.Auth.Grant == jwtBearer && d.Auth.AuthStyle == "auto" && secret == "":
 		style, id = "params", "" // the grant's assertion says it all (RFC 7521 section 4.1)
 	}
-	if t.proof, err = c.assertions(d, cred, endpoint, time.Now().Add(c.Skew(d.Name))); err != nil {
+	t.dated = c.Skew(d.Name)
+	if t.proof, err = c.assertions(d, cred, endpoint, time.Now().Add(t.dated)); err != nil {
 		return misconfigured(err.Error())
 	}
 	for _, name := range []string{"assertion", "client_assertion"} {
@@ -337,7 +343,7 @@ func (t *tokenRequest) RoundTrip(req *http.Request) (*http.Response, error) {
 		return nil, f
 	}
 	defer res.Body.Close()
-	t.c.learnClock(t.d.Name, res.Header, sent)
+	t.clock = t.c.learnClock(t.d.Name, res.Header, sent)
 	t.status, t.head = res.StatusCode, res.Header
 	t.body, err = io.ReadAll(io.LimitReader(res.Body, 1<<20))
 	if err != nil {
@@ -539,6 +545,12 @@ func readToken(m map[string]json.RawMessage, now time.Time) *credentials.Token {
 		t.Expiry = now.Add(d)
 	}
 	return t
+}
+
+// misdated says that the answer's clock shows the request's assertions to have
+// been of another time: that it refused them tells of nothing else.
+func (t *tokenRequest) misdated() bool {
+	return len(t.proof) > 0 && t.fault == nil && t.requests > 0 && (t.clock-t.dated).Abs() >= assertionAge
 }
 
 // clientRefused: an invalid_client, or a bare 401, may mean the other style.

@@ -301,6 +301,9 @@ func (t *tokenRequest) verdict() *credentials.RefreshError {
 		h.again = "; it is asked again"
 	}
 	e := h.verdict()
+	if e.Verdict != transient && t.misdated() {
+		e.Verdict, e.Text = transient, fmt.Sprintf("the token endpoint refused an assertion that was dated %s off its clock%s; the next is dated by that", (t.clock-t.dated).Abs(), h.said)
+	}
 	e.Text = r.String(e.Text)
 	if e.Verdict == transient {
 		e.RetryAfter = retryAfter(t.head)
