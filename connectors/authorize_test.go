@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/oauth2"
@@ -221,5 +222,26 @@ func TestExchangeCode_autoStyle(t *testing.T) {
 				t.Errorf("%d requests, learned %q", n, s.m["acme"])
 			}
 		})
+	}
+}
+
+// A client that proves itself by an assertion learns the provider's clock with
+// the code in hand, too.
+func TestExchangeCode_misdatedAssertion(t *testing.T) {
+	_, pem := newRSAKey(t)
+	asked := 0
+	a := newTokenAPI(t, strings.Replace(strings.Replace(codeConnector, "auth_style: header", "auth_style: private_key_jwt", 1), "{{tenant}}", "t", 2),
+		func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Date", time.Now().Add(10*time.Minute).UTC().Format(http.TimeFormat))
+			if asked++; asked == 1 {
+				writeJSON(w, 400, `{"error":"invalid_grant"}`)
+				return
+			}
+			writeJSON(w, 200, `{"access_token":"new"}`)
+		})
+	a.Cred.Secrets.PrivateKey = pem
+	auth, _ := authorize(t, a)
+	if _, err := a.Caller.ExchangeCode(t.Context(), a.Def, a.Cred, auth, "c"); err != nil || asked != 2 {
+		t.Errorf("asked %d times: %v", asked, err)
 	}
 }

@@ -84,8 +84,8 @@ func (c *Caller) obtainToken(ctx context.Context, d *Definition, cred *credentia
 		}
 	}
 	t, err := c.requestToken(ctx, d, cred, grant, try)
-	if grant != nil && t.misdated() && t.clientRefused() {
-		t, err = c.requestToken(ctx, d, cred, grant, try) // a person waits for it, and nothing of theirs is spent
+	if grant != nil && t.token == nil && t.misdated() {
+		t, err = c.requestToken(ctx, d, cred, grant, try) // a person waits for it, and a refusal has issued nothing for the code
 	}
 	other := style != try && try == "header" && t.clientRefused() && t.fault == nil // it may be the other one
 	if other && grant != nil {
