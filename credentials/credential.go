@@ -104,6 +104,8 @@ type Meta struct {
 	// Settings is what the connector and its settings were, in short, when the
 	// provider refused them.
 	Settings string
+	// Unread is true while an answer is kept in which no token was found (Answer).
+	Unread bool
 	// Proving is true when a person put this in place of what was of no use, and
 	// nothing has succeeded with it yet.
 	Proving bool

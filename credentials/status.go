@@ -99,6 +99,8 @@ func (m *Meta) waitsFor(st *Status, client *ClientRefusal) string {
 	case client != nil:
 		return "a token request that accepts the client: tried again at " + at(client.NextTry) +
 			", and at once after a `credential refresh`, a new client secret, or a start with another connector file or other partner settings"
+	case st.State == Revoked && m.Unread:
+		return "a start with a connector that finds the token in an answer that is kept (the provider gave it before it refused), a `credential authorize` or `credential put`, or a `credential refresh` that succeeds"
 	case st.State == Revoked:
 		return "a `credential authorize` or `credential put`, or a `credential refresh` that succeeds"
 	case st.State == Misconfigured && m.NoKey:

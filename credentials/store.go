@@ -236,7 +236,7 @@ func (s *Store) open(id string, h map[string]string, newest int64) (*Credential,
 
 func readMeta(h map[string]string) Meta {
 	m := Meta{
-		State: State(h["state"]), Since: parseMillis(h["since"]), Settings: h["settings"], MadeFor: h["made_for"],
+		State: State(h["state"]), Since: parseMillis(h["since"]), Settings: h["settings"], Unread: h["answer"] != "", MadeFor: h["made_for"],
 		Token:   Life{parseMillis(h["issued"]), parseMillis(h["expiry"])},
 		Session: Life{parseMillis(h["s_issued"]), parseMillis(h["s_expiry"])},
 		Refused: h["refused"] != "" && h["refused"] == h["v"], RefusedKind: Kind(h["refused_kind"]),
@@ -517,7 +517,7 @@ func (s *Store) Usable(ctx context.Context, id string) (Usability, error) {
 }
 
 // usabilityFields are what it takes of a credential's hash.
-var usabilityFields = []string{"v", "deleted", "connector", "state", "refused", "refused_kind", "no_key", "next", "lease_until", "settings", "client"}
+var usabilityFields = []string{"v", "deleted", "connector", "state", "refused", "refused_kind", "no_key", "next", "lease_until", "settings", "client", "answer"}
 
 // UsableMany is Usable for many, in one round trip. Those that do not exist
 // are left out.

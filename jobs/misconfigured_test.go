@@ -135,3 +135,52 @@ func TestMisconfigured_anotherFileReleases(t *testing.T) {
 		})
 	}
 }
+
+// An answer in which no token was found may have spent the refresh token, so
+// that asking again revokes. It is kept, and a start with a connector that can
+// read it is enough.
+func TestRevoked_theAnswerThatIsKeptIsReadByACorrectedConnector(t *testing.T) {
+	var asked atomic.Int64
+	var cfg jobs.PoolConfig
+	own := withConnector(t, tokened)
+	h := newHouse(t, func(c *jobs.PoolConfig) { own(c); cfg = *c })
+	h.url = serve(t, func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case r.URL.Path == "/token" && asked.Add(1) == 1:
+			_, _ = w.Write([]byte(`{"data":{"token":"new-access-token","refresh":"new-refresh-token"}}`))
+		case r.URL.Path == "/token":
+			w.WriteHeader(400)
+			_, _ = w.Write([]byte(`{"error":"invalid_grant"}`))
+		case r.Header.Get("Authorization") != "Bearer new-access-token":
+			w.WriteHeader(401)
+		default:
+			_, _ = w.Write([]byte(`{}`))
+		}
+	})
+	h.put(map[string]any{"credential_id": "c", "connector": "own", "client_id": "one-client", "client_secret": "one-secret",
+		"oauth2": map[string]any{"access_token": "old-access-token", "refresh_token": "old-refresh-token"}})
+	ids := h.enqueue(5, jobs.Step{CredentialID: "c", Method: "m"})
+	h.until("it is revoked", func() bool {
+		st, err := h.store.Status(context.Background(), "c")
+		return err == nil && st.State == credentials.Revoked && strings.Contains(st.WaitsFor, "an answer that is kept")
+	})
+	n := asked.Load()
+	h.pool.Shutdown()
+	withConnector(t, tokened+`script: |
+  function after_oauth2_refresh() {
+    method_response = {access_token: method_response.data.token, refresh_token: method_response.data.refresh};
+  }
+`)(&cfg)
+	pool, err := jobs.NewPool(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := pool.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(pool.Shutdown)
+	h.succeed(ids)
+	if asked.Load() != n {
+		t.Errorf("%d more token requests", asked.Load()-n)
+	}
+}

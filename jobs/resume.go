@@ -283,8 +283,9 @@ func (s *resumer) sweepOne(ctx context.Context, round *sweep, id string, u crede
 			return err
 		}
 		return s.run(ctx, id)
-	case meta.State == credentials.Misconfigured && meta.Settings != "":
-		// What was refused may have been put right: that is asked once.
+	case meta.Settings != "" && (meta.State == credentials.Misconfigured || meta.State == credentials.Revoked && meta.Unread):
+		// What was refused may have been put right, or what was answered before
+		// can be read now: that is asked once.
 		if here && free && now.After(meta.NextTry) && s.p.cfg.Caller.Settings(def) != meta.Settings && round.may(u.Connector) {
 			return s.p.client.RequestRefresh(ctx, id)
 		}
