@@ -112,6 +112,11 @@ func (r *Rotation) InUse(first string) []string {
 	return slices.DeleteFunc(slices.Compact(all), func(f string) bool { return f == first })
 }
 
+// Sealed says that a record opens with this key.
+func (r *Rotation) Sealed(fingerprint string) bool {
+	return slices.ContainsFunc(r.Kinds, func(k RotatedKind) bool { return k.By[fingerprint] > 0 })
+}
+
 // Rotate seals every record again that another key than the first sealed.
 // Versions and states stay as they are. Each record is replaced only if it
 // still is the one that was read, so whoever writes meanwhile wins; passes go

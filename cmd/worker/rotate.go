@@ -114,7 +114,7 @@ func rotated(r *credentials.Rotation, keys []string, dry bool) (text string, don
 	}
 	done = len(inUse) == 0 && unopened == 0 && !r.Unsteady
 	switch {
-	case dry && len(inUse) > 0:
+	case dry && slices.ContainsFunc(inUse, r.Sealed):
 		lines = append(lines, fmt.Sprintf("not every record opens with the first key (%s): %s still needed; `worker key rotate` seals them again", first, list(inUse, "is", "are")))
 	case len(r.Sealing) > 0:
 		lines = append(lines, fmt.Sprintf("workers still seal with %s: restart them with %s as their first key, then rotate again; no key may go before", strings.Join(r.Sealing, ", "), first))

@@ -238,3 +238,19 @@ func (w *world) content(execution string, begun, count int) {
 		w.t.Errorf("%s: %s %v, want begun %d, count %d", execution, r.Content, err, begun, count)
 	}
 }
+
+// A dry run tells records from workers: what is still sealed with another key,
+// and who still seals with it.
+func TestRotated_dryRunNamesWhoNeedsTheOtherKey(t *testing.T) {
+	records := func(by map[string]int) *credentials.Rotation {
+		return &credentials.Rotation{Kinds: []credentials.RotatedKind{{Kind: "credentials", Records: 3, By: by}}, Sealing: []string{"old"}}
+	}
+	for want, r := range map[string]*credentials.Rotation{
+		"not every record opens with the first key (new): key old is still needed": records(map[string]int{"new": 2, "old": 1}),
+		"workers still seal with old: restart them with new as their first key":    records(map[string]int{"new": 3}),
+	} {
+		if text, done := rotated(r, []string{"new", "old"}, true); done || !strings.Contains(text, want) {
+			t.Errorf("want %q, got %t, %s", want, done, text)
+		}
+	}
+}
