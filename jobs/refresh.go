@@ -326,7 +326,11 @@ func (p *Pool) refreshed(ctx context.Context, cred *credentials.Credential, kind
 			p.metrics.refreshes.WithLabelValues(cred.Connector, string(kind), string(verdict)).Inc()
 		}
 		if res.Err != nil {
-			log.Warn("refresh failed", "status", res.Err.Status, "error", text, "next_try", res.RetryAt)
+			fields := []any{"status", res.Err.Status, "error", text}
+			if !res.RetryAt.IsZero() {
+				fields = append(fields, "next_try", res.RetryAt)
+			}
+			log.Warn("refresh failed", fields...)
 			p.observe(Moment{What: "refresh_failed", CredentialID: cred.ID, Connector: cred.Connector, Text: text}, nil)
 		}
 		switch res.Outcome {
