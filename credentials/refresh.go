@@ -36,8 +36,8 @@ type RefreshRequest struct {
 	Settings string
 	// Client, if set, tells who asks: a refusal of it counts for all its credentials.
 	Client func(*Credential) Client
-	// Asked is when a person asked for this refresh; zero: nobody did. What has
-	// been found out of the client since is the answer.
+	// Asked is when a person asked for this refresh, by the clock of Redis; zero:
+	// nobody did. What has been found out of the client since is the answer.
 	Asked time.Time
 }
 

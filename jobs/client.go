@@ -415,7 +415,11 @@ func (c *Client) RequestRefresh(ctx context.Context, credential string) error {
 	}
 	// The version asked for goes along: what a running refresh renews meanwhile
 	// answers this request too.
-	r := refreshTask{CredentialID: credential, Version: st.Version, Kind: kindForced, Until: time.Now().Add(forcedFor).UnixMilli()}
+	now, err := c.rdb.Time(ctx).Result()
+	if err != nil {
+		return err
+	}
+	r := refreshTask{CredentialID: credential, Version: st.Version, Kind: kindForced, Until: time.Now().Add(forcedFor).UnixMilli(), Asked: now.UnixMilli()}
 	if st.LastRefresh != nil {
 		r.Seen = st.LastRefresh.At.UnixMilli()
 	}

@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hibiken/asynq"
+
 	"github.com/stepworker/stepworker/credentials"
 	"github.com/stepworker/stepworker/jobs"
 )
@@ -182,5 +184,35 @@ func TestRevoked_theAnswerThatIsKeptIsReadByACorrectedConnector(t *testing.T) {
 	h.succeed(ids)
 	if asked.Load() != n {
 		t.Errorf("%d more token requests", asked.Load()-n)
+	}
+}
+
+// Many who ask for refreshes together are one question to a refused client,
+// whatever the clock says of the machine where they were asked.
+func TestClient_aPersonsClockMayBeAhead(t *testing.T) {
+	var asked atomic.Int64
+	h := newHouse(t, withConnector(t, tokened))
+	h.url = serve(t, func(w http.ResponseWriter, r *http.Request) {
+		asked.Add(1)
+		w.WriteHeader(401)
+		_, _ = w.Write([]byte(`{"error":"invalid_client"}`))
+	})
+	now, err := h.rdb.Time(context.Background()).Result()
+	if err != nil {
+		t.Fatal(err)
+	}
+	client := asynq.NewClientFromRedisClient(h.rdb)
+	for i := range 20 {
+		id := fmt.Sprintf("c%d", i)
+		h.put(map[string]any{"credential_id": id, "connector": "own", "client_id": "one-client", "client_secret": "one-secret",
+			"oauth2": map[string]any{"access_token": "old-access-token", "refresh_token": "refresh-" + id}})
+		payload := fmt.Sprintf(`{"credential_id":%q,"version":1,"kind":"forced","until":%d,"asked":%d}`, id, time.Now().Add(time.Hour).UnixMilli(), now.UnixMilli())
+		if _, err := client.Enqueue(asynq.NewTask(jobs.TypeRefresh, []byte(payload)), asynq.Queue(jobs.QueueRefresh)); err != nil {
+			t.Fatal(err)
+		}
+		h.until("it is answered", h.noRefreshIsLeft)
+	}
+	if asked.Load() != 1 {
+		t.Errorf("%d token requests, want 1", asked.Load())
 	}
 }

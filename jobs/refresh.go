@@ -46,6 +46,9 @@ type refreshTask struct {
 	// Until is how long a forced one is tried again (ms), where it fails
 	// transiently: longer than anybody waits for it.
 	Until int64 `json:"until,omitempty"`
+	// Asked is when a forced one was asked for (ms), by the clock of Redis, as
+	// what has been found out of clients is.
+	Asked int64 `json:"asked,omitempty"`
 }
 
 // sees says that a refresh ended since it was asked for. Which of two times is
@@ -161,8 +164,8 @@ func (p *Pool) processRefresh(ctx context.Context, t *asynq.Task) error {
 	}
 	request := p.cfg.Caller.RefreshRequest(def, cred, asked)
 	request.Version, request.Force = r.Version, force
-	if r.Until != 0 {
-		request.Asked = time.UnixMilli(r.Until).Add(-forcedFor)
+	if r.Asked != 0 {
+		request.Asked = time.UnixMilli(r.Asked)
 	}
 	request.Answered = func(c *credentials.Credential) bool { return answered(c) || failedSince(c) }
 	var before replaced
