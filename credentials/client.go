@@ -18,7 +18,7 @@ import (
 //
 //	stepworker:client:{KEY}  hash: since, err, next (ms), n refused trials, at
 //	    (ms) the last one ended; trial its owner, trial_until; s:DIGEST settings
-//	    that were refused, sn how many; f:FILE the same of the connector alone;
+//	    that were refused, sn how many; g:DIGEST that were accepted since; f:FILE the same of the connector alone;
 //	    c:ID (ms) credentials that were refused; ok (ms) when the last request was
 //	    let in that accepted the client; probe (ms) when somebody last began to
 //	    find out; teller, until when (ms) somebody tells people of it; told
@@ -119,7 +119,7 @@ func (s *Store) enter(ctx context.Context, r RefreshRequest, client Client, owne
 // of it: the first, or the next after one who died before he had (newsTold).
 func (s *Store) refuseClient(ctx context.Context, r RefreshRequest, key, digest, owner, text string) (all, news bool, next time.Time, err error) {
 	out, err := refuseClientScript.Run(ctx, s.rdb, []string{clientKey(key)}, owner, r.ID, digest, r.Settings, text,
-		s.firstTrial.Milliseconds(), s.lastTrial.Milliseconds(), clientKept.Milliseconds(), s.lease.Milliseconds()).Int64Slice()
+		s.firstTrial.Milliseconds(), s.lastTrial.Milliseconds(), clientKept.Milliseconds(), s.lease.Milliseconds(), clientKnown.Milliseconds()).Int64Slice()
 	if err != nil {
 		return false, false, time.Time{}, err
 	}
@@ -133,8 +133,8 @@ func (s *Store) newsTold(ctx context.Context, key string) error {
 
 // acceptClient notes that the provider accepted the client in a request that
 // was let in at a time (gate.at); freed is true if that ends a refusal.
-func (s *Store) acceptClient(ctx context.Context, key, credential, owner string, at int64) (freed bool, err error) {
-	return acceptClientScript.Run(ctx, s.rdb, []string{clientKey(key)}, credential, clientKept.Milliseconds(), at, owner).Bool()
+func (s *Store) acceptClient(ctx context.Context, key, credential, owner, digest string, at int64) (freed bool, err error) {
+	return acceptClientScript.Run(ctx, s.rdb, []string{clientKey(key)}, credential, clientKept.Milliseconds(), at, owner, digest).Bool()
 }
 
 // endTrial notes that a trial brought no answer about the client.
@@ -150,9 +150,10 @@ func (s *Store) endTrial(ctx context.Context, key, owner string) error {
 //	      first is waited for (ms), how long the record is kept (ms)
 //	returns {'open'|'trial'|'wait'|'refused', next, err, now (ms)}
 var enterScript = redis.NewScript(luaNow + `
-local h = redis.call('HMGET', KEYS[1], 'since', 'next', 'err', 'at', 'trial_until', 'ok', 'probe', 'sn')
+local h = redis.call('HMGET', KEYS[1], 'since', 'next', 'err', 'at', 'trial_until', 'ok', 'probe', 'sn', 'g:' .. ARGV[2])
 local t = now()
 local at = string.format('%d', t)
+if h[9] then return {'open', '0', '', at} end
 if not h[1] then
   if h[6] and t - h[6] < tonumber(ARGV[5]) then return {'open', '0', '', at} end
   local age = t - (h[7] or 0)
@@ -176,7 +177,7 @@ return {'trial', '0', '', at}
 //	KEYS  client
 //	ARGV  owner, credential, settings, the connector's settings, err, first and
 //	      longest time between trials (ms), how long the record is kept (ms), how
-//	      long one has to tell people (ms)
+//	      long one has to tell people (ms), for how long an acceptance is news (ms)
 //	returns {1, next, 1 if people are to be told}, or {0, 0, 0} if it is only the credential's
 var refuseClientScript = redis.NewScript(luaNow + `
 local h = redis.call('HMGET', KEYS[1], 'since', 'ok', 'c:' .. ARGV[2], 'n', 'trial', 'next', 'told', 'teller')
@@ -184,9 +185,13 @@ local t = now()
 if not h[1] and h[2] and h[3] and tonumber(h[2]) >= tonumber(h[3]) then return {0, 0, 0} end
 local n, next = tonumber(h[4] or 0), tonumber(h[6] or 0)
 if not h[1] or h[5] == ARGV[1] then -- others asked at the same time as the first
-  next = t + math.min(ARGV[6] * 2 ^ n, tonumber(ARGV[7]))
-  n = n + 1
+  if not h[1] and h[2] and t - h[2] < tonumber(ARGV[10]) then next = t -- just accepted: another may try at once
+  else
+    next = t + math.min(ARGV[6] * 2 ^ n, tonumber(ARGV[7]))
+    n = n + 1
+  end
 end
+redis.call('HDEL', KEYS[1], 'g:' .. ARGV[3])
 if redis.call('HSETNX', KEYS[1], 's:' .. ARGV[3], 1) == 1 then redis.call('HINCRBY', KEYS[1], 'sn', 1) end
 redis.call('HSET', KEYS[1], 'since', h[1] or t, 'err', ARGV[5], 'at', t, 'n', n, 'next', string.format('%d', next),
   'c:' .. ARGV[2], t, 'f:' .. ARGV[4], 1)
@@ -213,18 +218,22 @@ return redis.call('HSET', KEYS[1], 'told', 1)
 //
 //	KEYS  client
 //	ARGV  credential, how long the record is kept (ms), when its request was let in (ms),
-//	      owner
-//	returns 1 if it ends a refusal, else 0
+//	      owner, settings
+//	returns 1 if it ends a refusal, for all or for who asks with these settings; else 0
 var acceptClientScript = redis.NewScript(`
-local h = redis.call('HMGET', KEYS[1], 'since', 'at', 'ok', 'trial')
+local h = redis.call('HMGET', KEYS[1], 'since', 'at', 'ok', 'trial', 's:' .. ARGV[5])
 local stood = h[1] and (tonumber(ARGV[3]) >= tonumber(h[2]) or h[4] == ARGV[4]) and 1 or 0
 if tonumber(ARGV[3]) > tonumber(h[3] or 0) then redis.call('HSET', KEYS[1], 'ok', ARGV[3]) end
 redis.call('HDEL', KEYS[1], 'c:' .. ARGV[1])
-if stood == 1 then
+if stood == 1 and not h[5] then
+  -- Other settings than those that were refused: who asks with those waits on.
+  redis.call('HSET', KEYS[1], 'g:' .. ARGV[5], 1, 'n', 0)
+  if h[4] == ARGV[4] then redis.call('HDEL', KEYS[1], 'trial', 'trial_until') end
+elseif stood == 1 then
   redis.call('HDEL', KEYS[1], 'since', 'err', 'next', 'at', 'n', 'trial', 'trial_until', 'sn', 'told', 'teller')
   for _, k in ipairs(redis.call('HKEYS', KEYS[1])) do
     local p = string.sub(k, 1, 2)
-    if p == 's:' or p == 'f:' then redis.call('HDEL', KEYS[1], k) end
+    if p == 's:' or p == 'f:' or p == 'g:' then redis.call('HDEL', KEYS[1], k) end
   end
 end
 redis.call('PEXPIRE', KEYS[1], ARGV[2])

@@ -367,3 +367,59 @@ func TestClient_refusedForItselfAndThenForTheClient(t *testing.T) {
 		t.Errorf("asked %d times", asked.Load())
 	}
 }
+
+// An account that is refused as if the client were, a moment after the client
+// was accepted, holds nobody: another one tries at once.
+func TestClient_refusedAMomentAfterItWasAccepted(t *testing.T) {
+	s, _ := newStore(t)
+	putNumbered(t, s, 6)
+	var asked atomic.Int64
+	try := func(id string, do RefreshFunc) RefreshResult {
+		t.Helper()
+		res, err := s.Refresh(ctx, asClient(id, "x", false), do)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return res
+	}
+	try("c0", renewTo("access-two", ""))
+	try("c1", refuseTheClient(&asked))
+	if res := try("c2", renewTo("access-two", "")); res.Outcome != OutcomeRenewed || !res.Freed {
+		t.Errorf("a good account: %+v", res)
+	}
+	if c, err := s.ClientRefusal(ctx, "acme:client"); c != nil || err != nil {
+		t.Errorf("%+v, %v", c, err)
+	}
+	for _, id := range []string{"c3", "c4", "c5"} { // refused indeed, it costs that one trial
+		try(id, refuseTheClient(&asked))
+	}
+	if asked.Load() != 3 {
+		t.Errorf("asked %d times, want 1 and then 2", asked.Load())
+	}
+}
+
+// Accounts whose wrong secret is put right one by one go on, and those that
+// have the wrong one still are not asked again for each.
+func TestClient_putRightOneByOne(t *testing.T) {
+	s, _ := newStore(t)
+	ids := putNumbered(t, s, 12)
+	var asked atomic.Int64
+	for _, id := range ids {
+		if _, err := s.Refresh(ctx, asClient(id, "wrong", false), refuseTheClient(&asked)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i, id := range ids[:10] {
+		if res, err := s.Refresh(ctx, asClient(id, "right", false), renewTo("access-two", "")); err != nil || res.Outcome != OutcomeRenewed || i == 0 && !res.Freed {
+			t.Fatalf("%d: %+v, %v", i, res, err)
+		}
+		for _, wrong := range ids[10:] {
+			if _, err := s.Refresh(ctx, asClient(wrong, "wrong", false), refuseTheClient(&asked)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if asked.Load() != 1 {
+		t.Errorf("the wrong secret was tried %d times, want 1", asked.Load())
+	}
+}

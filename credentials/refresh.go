@@ -256,7 +256,7 @@ func (s *Store) save(ctx context.Context, r RefreshRequest, owner string, c *Cre
 		case VerdictRevoked:
 			state, res.Outcome = Revoked, OutcomeRevoked
 		case VerdictMisconfigured:
-			state, res.Outcome = Misconfigured, OutcomeMisconfigured
+			state, refused, res.Outcome = Misconfigured, r.Kind, OutcomeMisconfigured
 		default:
 			refused, res.Outcome, res.RetryAt = r.Kind, OutcomeTransient, now.Add(max(e.RetryAfter, s.firstWait))
 		}
@@ -466,7 +466,7 @@ func (s *Store) accepted(ctx context.Context, r RefreshRequest, t taken, yes boo
 	}
 	ctx = context.WithoutCancel(ctx)
 	if yes {
-		freed, _ = s.acceptClient(ctx, t.client.Key, r.ID, t.owner, t.letIn)
+		freed, _ = s.acceptClient(ctx, t.client.Key, r.ID, t.owner, t.digest, t.letIn)
 	}
 	if t.trial && !freed {
 		_ = s.endTrial(ctx, t.client.Key, t.owner)

@@ -34,6 +34,7 @@ func TestAhead_aFailureHarmsNobody(t *testing.T) {
 		settled func(*credentials.Status) bool
 	}{
 		"the client is refused": {401, `{"error":"invalid_client"}`, func(s *credentials.Status) bool { return s.State == credentials.Misconfigured }},
+		"the endpoint is gone":  {404, ``, func(s *credentials.Status) bool { return s.State == credentials.Misconfigured }},
 		"busy":                  {503, ``, func(s *credentials.Status) bool { return s.NextTry != nil }},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -216,8 +216,12 @@ func (a *attempt) admit(ctx context.Context, opened error) (*ResultError, func()
 	}
 	waited := a.countRefresh()
 	switch c.Meta.State {
-	case credentials.Revoked, credentials.Misconfigured:
+	case credentials.Revoked:
 		return nil, hold(heldText(c))
+	case credentials.Misconfigured:
+		if c.Meta.Refused || c.Meta.Token.Over(a.at) || c.Meta.Session.Over(a.at) {
+			return nil, hold(heldText(c))
+		} // a refresh ahead of expiry, or a person's, found that: what is stored is still good
 	}
 	oauth2, session := p.cfg.Caller.CanRefresh(def, c)
 	switch {
