@@ -205,15 +205,12 @@ func (p *Pool) Start() error {
 		started = append(started, lane)
 	}
 	p.lanes = started
-	p.loops.Add(3)
-	go p.every(2*time.Second, nil, p.keepQueuesKnown)
-	go p.every(sweepEvery, p.wake, p.resumer.sweep)
-	go p.every(2*time.Second, nil, p.confirm)
-	p.loops.Add(1)
-	go func() { defer p.loops.Done(); p.waker.run(p.base, p.stop) }()
+	p.loops.Go(func() { p.every(2*time.Second, nil, p.keepQueuesKnown) })
+	p.loops.Go(func() { p.every(sweepEvery, p.wake, p.resumer.sweep) })
+	p.loops.Go(func() { p.every(2*time.Second, nil, p.confirm) })
+	p.loops.Go(func() { p.waker.run(p.base, p.stop) })
 	if p.notifier != nil {
-		p.loops.Add(1)
-		go p.every(notifyEvery, nil, p.notifier.run)
+		p.loops.Go(func() { p.every(notifyEvery, nil, p.notifier.run) })
 	}
 	return nil
 }
@@ -241,7 +238,6 @@ func (p *Pool) wakeSweeper() {
 }
 
 func (p *Pool) every(d time.Duration, wake <-chan struct{}, do func(context.Context)) {
-	defer p.loops.Done()
 	t := time.NewTicker(d)
 	defer t.Stop()
 	for {
