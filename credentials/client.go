@@ -77,6 +77,19 @@ func (s *Store) ClientRefusal(ctx context.Context, key string) (*ClientRefusal, 
 	return c, nil
 }
 
+// WithClient is a credential's state, seen together with that of its client:
+// a refusal of that holds it too.
+func (s *Store) WithClient(ctx context.Context, m Meta) (Meta, *ClientRefusal, error) {
+	if m.Client == "" || m.State != Active {
+		return m, nil, nil
+	}
+	c, err := s.ClientRefusal(ctx, m.Client)
+	if c != nil {
+		m.State, m.Since, m.LastError, m.NextTry = Misconfigured, c.Since, c.Err, c.NextTry
+	}
+	return m, c, err
+}
+
 // gate is what a client's record says to one who wants to ask.
 type gate struct {
 	way  string // open, trial, wait or refused

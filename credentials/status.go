@@ -55,7 +55,10 @@ func (s *Store) Status(ctx context.Context, id string) (*Status, error) {
 	if f["v"] == "" || f["deleted"] != "" {
 		return nil, ErrNotFound
 	}
-	m := readMeta(f)
+	m, refused, err := s.WithClient(ctx, readMeta(f))
+	if err != nil {
+		return nil, err
+	}
 	st := &Status{
 		CredentialID: id, Connector: f["connector"], AccountID: f["account_id"], ExternalAccountID: f["external_account_id"],
 		State: m.State, Since: instant(m.Since), Version: num(f["v"]), Expiry: instant(m.expiry()), LastRefresh: m.LastRefresh,
@@ -63,16 +66,6 @@ func (s *Store) Status(ctx context.Context, id string) (*Status, error) {
 	}
 	if opening := st.State == Active && m.Refused && m.RefusedKind == Opening; opening || f["lease"] != "" && time.Now().Before(m.LeaseUntil) {
 		st.State = Refreshing
-	}
-	var refused *ClientRefusal
-	if m.Client != "" && st.State == Active {
-		c, err := s.ClientRefusal(ctx, m.Client)
-		if err != nil {
-			return nil, err
-		}
-		if refused = c; c != nil {
-			st.State, st.Since, st.LastError, st.NextTry = Misconfigured, instant(c.Since), c.Err, instant(c.NextTry)
-		}
 	}
 	if z := oldest.Val(); len(z) == 1 {
 		t := time.UnixMilli(int64(z[0].Score)).UTC()

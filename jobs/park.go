@@ -111,7 +111,7 @@ func (a *attempt) park(ctx context.Context, ref refusal) error {
 	if r.parkedAt != ref.version {
 		r.parkedAt, r.forRefusal = ref.version, ref.refused
 	}
-	meta, err := a.clientRefused(ctx, parked.Meta)
+	meta, _, err := p.cfg.Store.WithClient(ctx, parked.Meta)
 	switch {
 	case err != nil:
 		return p.workerFault("redis cannot be read")
@@ -127,18 +127,6 @@ func (a *attempt) park(ctx context.Context, ref refusal) error {
 	}
 	p.observe(Moment{What: "parked", Text: ref.text}, a)
 	return a.putBack(ctx, whyParked, ref.text, a.timer(parked.Meta.NextTry))
-}
-
-// clientRefused is a credential's state, seen together with that of its client.
-func (a *attempt) clientRefused(ctx context.Context, m credentials.Meta) (credentials.Meta, error) {
-	if m.Client == "" || m.State != credentials.Active {
-		return m, nil
-	}
-	c, err := a.p.cfg.Store.ClientRefusal(ctx, m.Client)
-	if c != nil {
-		m.State, m.LastError, m.NextTry = credentials.Misconfigured, c.Err, c.NextTry
-	}
-	return m, err
 }
 
 // hold waits for a person: a new put, or a credential refresh that succeeds.
