@@ -29,6 +29,14 @@ type Definition struct {
 	MethodNames  []string // in file order
 	SessionNames []string // names of parameters with property: session
 	RateLimits   []RateLimit
+	// MaxConcurrent is how many calls may be under way at once for one
+	// credential; 0: any number.
+	MaxConcurrent int
+	Paging        Paging
+	// Authentications are named alternatives of which a credential picks one;
+	// Auth is then the default one's.
+	Authentications []Authentication
+	Triggers        []Trigger
 
 	line, column int      // where its name stands
 	digest       [32]byte // SHA-256 of its file
@@ -39,15 +47,21 @@ type Definition struct {
 type DataType string
 
 const (
-	JSON      DataType = "json"
-	Form      DataType = "form"
-	PlainText DataType = "plain_text"
-	UnknownDT DataType = "unknown"
+	JSON             DataType = "json"
+	XML              DataType = "xml"
+	Form             DataType = "form"
+	File             DataType = "file" // multipart/form-data
+	PlainText        DataType = "plain_text"
+	SimpleFile       DataType = "simple_file"
+	MultipartRelated DataType = "multipart_related" // of a request
+	UnknownDT        DataType = "unknown"
 )
+
+var dataTypes = []string{string(JSON), string(XML), string(Form), string(File), string(PlainText), string(SimpleFile), string(MultipartRelated), string(UnknownDT)}
 
 // Auth is how a connector's requests are authenticated.
 type Auth struct {
-	Type         string // none api_key basic oauth1 oauth2
+	Type         string // none api_key basic oauth1 oauth2 auth_fields
 	Grant        string // authorization_code client_credentials password jwt_bearer
 	AuthorizeURL string
 	TokenURL     string
@@ -64,13 +78,15 @@ type Auth struct {
 	In           string // api_key: header (default), query or body
 	Name         string // api_key: default Authorization
 	Prefix       string
+	Fields       []AuthField // auth_fields
 }
 
 // Parameter of a connector or a method.
 type Parameter struct {
 	Name      string
-	Target    string // http_header merge_field query_string script
-	As        string // name on the wire; "" is Name
+	Target    string // http_header merge_field query_string filter_field response_field script index
+	As        string // name on the wire; "" is Name. Of a response_field: a location in the answer
+	Header    string // of a response_field: the answer's header that holds the value
 	Value     any    // fixed; nil without. JSON-like: string, float64/int64, bool, []any, map[string]any
 	HasValue  bool
 	Default   any
@@ -102,6 +118,9 @@ type Method struct {
 	Script      *hooks.Script // LevelMethod, nil without
 	IsLogin     bool
 	RateLimits  []RateLimit // its own, else the connector's
+	XMLRoot     string
+	Paging      Paging         // what it does not say itself is the connector's
+	Request     []RequestField // of a webhook: of what was sent to it
 
 	dropped []Parameter // the connector's that the method leaves out: templates may name them
 }
@@ -130,6 +149,11 @@ type ResponseField struct {
 	Field, Header, Cookie string // one of them
 	System                string
 	Type                  string
+	Format                string // of a datetime, in .NET's words
+	Title                 string
+	Optional              bool
+	Default               any
+	HasDef                bool
 }
 
 // PartnerSettings are what an operator supplies for one connector.

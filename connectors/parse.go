@@ -177,6 +177,18 @@ func (p *fileParser) enum(into *string, words []string, later ...string) func(*y
 	}
 }
 
+// number reads a whole number.
+func (p *fileParser) number(into *int, least, most int) func(*yaml.Node) {
+	return func(n *yaml.Node) {
+		i, err := strconv.Atoi(n.Value)
+		if err != nil || n.Kind != yaml.ScalarNode || i < least || i > most {
+			p.find(n, "a whole number of %d to %d is needed, not %q", least, most, n.Value)
+			return
+		}
+		*into = i
+	}
+}
+
 func (p *fileParser) sequence(n *yaml.Node, each func(*yaml.Node)) {
 	if n.Kind != yaml.SequenceNode {
 		p.find(n, "a list is needed here")
@@ -197,7 +209,7 @@ func (p *fileParser) template(into *string, where string, m *Method) func(*yaml.
 func (p *fileParser) dataType(into *DataType) func(*yaml.Node) {
 	return func(n *yaml.Node) {
 		s := ""
-		p.enum(&s, []string{"json", "form", "plain_text", "unknown"}, "xml", "file", "simple_file", "multipart_related")(n)
+		p.enum(&s, dataTypes)(n)
 		*into = DataType(s)
 	}
 }
@@ -269,17 +281,21 @@ func (p *fileParser) connector(n *yaml.Node) {
 		"content_type": p.text(&d.ContentType),
 		"headers":      p.headers(&d.Headers, nil),
 		"ignore_auth":  p.boolean(&d.IgnoreAuth),
-		"auth":         p.auth,
+		"auth":         p.auth(&d.Auth),
 		"post_install": func(n *yaml.Node) {
 			p.mapping(n, "post_install", keys{"property_lookup_method": p.text(&d.LoginMethod), "test_auth_method": p.text(&d.TestMethod),
 				"logout_method": p.text(&d.LogoutMethod)})
 		},
-		"parameters":  func(n *yaml.Node) { d.Parameters = p.parameters(n, nil) },
-		"rate_limits": p.rateLimits(&d.RateLimits),
-		"script":      func(n *yaml.Node) { script = p.inline(n, hooks.LevelConnector, script) },
-		"script_file": func(n *yaml.Node) { script = p.external(n, hooks.LevelConnector, script) },
-		"methods":     func(*yaml.Node) {},
-	}, "max_concurrent", "paging", "authentications", "triggers")
+		"parameters":      func(n *yaml.Node) { d.Parameters = p.parameters(n, nil) },
+		"rate_limits":     p.rateLimits(&d.RateLimits),
+		"max_concurrent":  p.number(&d.MaxConcurrent, 1, maxConcurrent),
+		"paging":          func(n *yaml.Node) { p.paging(n, &d.Paging, nil) },
+		"authentications": p.authentications,
+		"triggers":        p.triggers,
+		"script":          func(n *yaml.Node) { script = p.inline(n, hooks.LevelConnector, script) },
+		"script_file":     func(n *yaml.Node) { script = p.external(n, hooks.LevelConnector, script) },
+		"methods":         func(*yaml.Node) {},
+	})
 	d.Script = script
 	for _, k := range []string{"connector", "base_url", "methods"} {
 		if got[k] == nil && n.Kind == yaml.MappingNode {
@@ -301,11 +317,14 @@ func (p *fileParser) connector(n *yaml.Node) {
 	}
 }
 
-func (p *fileParser) auth(n *yaml.Node) {
-	a := &p.def.Auth
+func (p *fileParser) auth(a *Auth) func(*yaml.Node) {
+	return func(n *yaml.Node) { p.readAuth(n, a) }
+}
+
+func (p *fileParser) readAuth(n *yaml.Node, a *Auth) {
 	var in, style string
 	got := p.mapping(n, "auth", keys{
-		"type":          p.enum(&a.Type, []string{"none", "api_key", "basic", "oauth1", "oauth2"}, "auth_fields"),
+		"type":          p.enum(&a.Type, []string{"none", "api_key", "basic", "oauth1", "oauth2", authFields}),
 		"grant":         p.enum(&a.Grant, []string{"authorization_code", "client_credentials", "password", jwtBearer}),
 		"authorize_url": p.template(&a.AuthorizeURL, "url", nil),
 		"token_url":     p.template(&a.TokenURL, "url", nil),
@@ -317,7 +336,7 @@ func (p *fileParser) auth(n *yaml.Node) {
 		"subject":    p.template(&a.Subject, "value", nil),
 		"audience":   p.template(&a.Audience, "value", nil),
 		"key_id":     p.template(&a.KeyID, "value", nil),
-		"claims":     p.claims,
+		"claims":     func(n *yaml.Node) { p.claims(n, a) },
 		"signature":  p.enum(&a.Signature, oauth1Methods),
 		"refresh_on": func(n *yaml.Node) {
 			p.sequence(n, func(n *yaml.Node) {
@@ -340,7 +359,8 @@ func (p *fileParser) auth(n *yaml.Node) {
 		"in":     p.enum(&in, []string{"header", "query", "body"}),
 		"name":   p.text(&a.Name),
 		"prefix": p.text(&a.Prefix),
-	}, "fields")
+		"fields": func(n *yaml.Node) { p.authFields(n, a) },
+	})
 	a.In, a.AuthStyle = in, style
 	of := func(key string, types ...string) {
 		if k := got[key]; k != nil && !slices.Contains(types, a.Type) {
@@ -356,6 +376,10 @@ func (p *fileParser) auth(n *yaml.Node) {
 	}
 	for _, k := range []string{"in", "name", "prefix"} {
 		of(k, "api_key")
+	}
+	of("fields", authFields)
+	if a.Type == authFields && len(a.Fields) == 0 {
+		p.find(n, "auth: key \"fields\" is missing, or has no field")
 	}
 	if got["type"] == nil {
 		p.find(n, "auth: key \"type\" is missing")
@@ -397,7 +421,7 @@ func (p *fileParser) auth(n *yaml.Node) {
 }
 
 // claims reads what else an assertion says (RFC 7519 section 4.3).
-func (p *fileParser) claims(n *yaml.Node) {
+func (p *fileParser) claims(n *yaml.Node, a *Auth) {
 	if n.Kind != yaml.MappingNode {
 		p.find(n, "claims: a mapping is needed")
 		return
@@ -410,11 +434,11 @@ func (p *fileParser) claims(n *yaml.Node) {
 			p.find(k, "claim %q is made anew for each assertion", k.Value)
 		}
 	}
-	p.def.Auth.Claims, _ = p.free(n).(*OrderedMap)
+	a.Claims, _ = p.free(n).(*OrderedMap)
 	p.templatesIn(n, nil, "value")
 }
 
-var parameterTypes = []string{"text", "integer", "float", "decimal", "boolean", "datetime"}
+var fieldTypes = []string{"text", "integer", "float", "decimal", "boolean", "datetime", "file", "undefined"}
 
 func (p *fileParser) parameters(n *yaml.Node, m *Method) []Parameter {
 	var all []Parameter
@@ -433,11 +457,12 @@ func (p *fileParser) parameters(n *yaml.Node, m *Method) []Parameter {
 		}
 		got := p.mapping(n, "a parameter", keys{
 			"name":      p.text(&q.Name),
-			"target":    p.enum(&q.Target, []string{"http_header", "merge_field", "query_string", "script"}, "filter_field", "response_field", "index"),
+			"target":    p.enum(&q.Target, []string{"http_header", "merge_field", "query_string", "filter_field", "response_field", "script", "index"}),
 			"as":        p.text(&q.As),
+			"header":    p.text(&q.Header),
 			"value":     value(&q.Value, &q.HasValue),
 			"default":   value(&q.Default, &q.HasDef),
-			"type":      p.enum(&q.Type, parameterTypes, "file", "undefined"),
+			"type":      p.enum(&q.Type, fieldTypes),
 			"optional":  p.boolean(&q.Optional),
 			"sensitive": p.boolean(&q.Sensitive),
 			"property":  p.enum(&q.Property, []string{"account", "partner", "session"}),
@@ -509,9 +534,13 @@ func (p *fileParser) method(n *yaml.Node) {
 		"idempotency_header": func(n *yaml.Node) { p.text(&m.Idempotency)(n); p.headerName(n, m.Idempotency) },
 		"script":             func(n *yaml.Node) { script = p.inline(n, hooks.LevelMethod, script) },
 		"script_file":        func(n *yaml.Node) { script = p.external(n, hooks.LevelMethod, script) },
-	}, "paging", "xml_root", "request")
+		"paging":             func(n *yaml.Node) { p.paging(n, &m.Paging, m) },
+		"xml_root":           p.text(&m.XMLRoot),
+		"request":            func(n *yaml.Node) { p.request(n, m) },
+	})
 	m.Script = script
 	p.limitsOf(m)
+	p.pagingOf(m, own)
 	if m.Name == "" {
 		p.find(n, "a method needs a name: key \"method\"")
 		return
@@ -581,8 +610,9 @@ func (p *fileParser) response(n *yaml.Node, m *Method) {
 				f := ResponseField{}
 				got := p.mapping(n, "a response field", keys{
 					"field": p.text(&f.Field), "header": p.text(&f.Header), "cookie": p.text(&f.Cookie), "system": p.text(&f.System),
-					"type": p.enum(&f.Type, parameterTypes, "file", "undefined"),
-				}, "format", "title", "optional", "default")
+					"type": p.enum(&f.Type, fieldTypes), "format": p.text(&f.Format), "title": p.text(&f.Title), "optional": p.boolean(&f.Optional),
+					"default": func(n *yaml.Node) { f.Default, f.HasDef = p.free(n), true },
+				})
 				count := 0
 				for _, k := range []string{"field", "header", "cookie"} {
 					if got[k] != nil {
