@@ -53,48 +53,6 @@ func parsePath(s string) ([]pathStep, error) {
 	return steps, nil
 }
 
-// dig reads a location in a body: found is false where a member is missing.
-// Lists give a list, with null for items without the member.
-func dig(v any, steps []pathStep) (out any, found bool) {
-	for i, s := range steps {
-		if s.name != "" || !s.list {
-			m, ok := v.(*OrderedMap)
-			if !ok {
-				return nil, false
-			}
-			if v, ok = m.Values[s.name]; !ok {
-				return nil, false
-			}
-		}
-		if s.list {
-			list, ok := v.([]any)
-			if !ok {
-				return nil, false
-			}
-			all := make([]any, 0, len(list))
-			for _, item := range list {
-				value, _ := dig(item, steps[i+1:])
-				if inner, ok := value.([]any); ok && hasList(steps[i+1:]) {
-					all = append(all, inner...)
-				} else {
-					all = append(all, value)
-				}
-			}
-			return all, true
-		}
-	}
-	return v, true
-}
-
-func hasList(steps []pathStep) bool {
-	for _, s := range steps {
-		if s.list {
-			return true
-		}
-	}
-	return false
-}
-
 // convert turns a field's value into its declared type; what cannot be
 // converted stays as it is.
 func convert(v any, typ string) any {

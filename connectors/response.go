@@ -16,6 +16,7 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"github.com/tidwall/gjson"
 	"golang.org/x/text/encoding/charmap"
 	"golang.org/x/text/encoding/htmlindex"
 	"golang.org/x/text/encoding/unicode"
@@ -276,15 +277,10 @@ func (x *exchange) collect(a *Answer) error {
 	if len(x.m.Fields) == 0 && !x.m.IsLogin {
 		return nil
 	}
-	var tree any
-	if content != nil {
-		var err error
-		if tree, err = decodeJSON(content); errors.Is(err, errTooDeep) {
-			return &CallError{Kind: "limit", StatusCode: x.status, Message: "the answer: " + err.Error()}
-		} else if err != nil {
-			return &CallError{Kind: "http", StatusCode: x.status, Message: "the answer is no JSON", Detail: x.detail(string(content))}
-		}
+	if tooDeep(content) {
+		return &CallError{Kind: "limit", StatusCode: x.status, Message: "the answer: " + errTooDeep.Error()}
 	}
+	body := view(content)
 	if x.m.IsLogin {
 		a.Session = x.foundSession()
 	}
@@ -293,7 +289,7 @@ func (x *exchange) collect(a *Answer) error {
 		if x.m.IsLogin && x.sessionName(f.System) != "" {
 			continue
 		}
-		if v, found := x.fieldValue(f, tree); found {
+		if v, found := x.fieldValue(f, body); found {
 			fields.Set(f.System, convert(v, f.Type))
 		}
 	}
@@ -308,13 +304,10 @@ func (x *exchange) collect(a *Answer) error {
 // foundSession is the session that a login's answer and hooks brought.
 func (x *exchange) foundSession() map[string]string {
 	session := map[string]string{}
-	tree, err := decodeJSON(x.content)
-	if err != nil {
-		tree = nil
-	}
+	body := view(x.content)
 	for _, f := range x.m.Fields {
 		name := x.sessionName(f.System)
-		if v, found := x.fieldValue(f, tree); found && name != "" {
+		if v, found := x.fieldValue(f, body); found && name != "" {
 			if text, ok := scalar(convert(v, f.Type)); ok && text != "" {
 				session[name] = text
 			}
@@ -326,7 +319,7 @@ func (x *exchange) foundSession() map[string]string {
 	return session
 }
 
-func (x *exchange) fieldValue(f ResponseField, tree any) (any, bool) {
+func (x *exchange) fieldValue(f ResponseField, body gjson.Result) (any, bool) {
 	switch {
 	case f.Header != "":
 		v := x.resHead.Values(f.Header)
@@ -345,7 +338,7 @@ func (x *exchange) fieldValue(f ResponseField, tree any) (any, bool) {
 	if err != nil {
 		return nil, false
 	}
-	return dig(tree, steps)
+	return dig(body, steps)
 }
 
 func (x *exchange) sessionName(system string) string {
