@@ -81,22 +81,39 @@ type exchange struct {
 	m    *Method
 	cred *credentials.Credential
 
-	given   map[string]json.RawMessage // the step's parameters
-	mapped  []mapped                   // what its mappings make of its body
-	params  map[string]any             // resolved values by parameter name
-	step    map[string]bool            // of these, supplied by the step
-	wanted  *Parameter                 // a session property that a template needs, and that has no value
-	missing []missing                  // required ones without a value, which before_action may supply
+	given  map[string]json.RawMessage // the step's parameters
+	mapped []mapped                   // what its mappings make of its body
+	values map[*inline]any            // of inline script that no page changes
+	book   book
 
-	template   string          // of the URL, the connector's own
-	endpoint   string          // the same, hooks may change it
-	headers    json.RawMessage // method_request_headers
-	query      json.RawMessage
-	body       json.RawMessage // nil: none
-	merge      json.RawMessage // method_request_mergefields
+	page // that is asked for
+
 	actionData json.RawMessage
 	session    json.RawMessage // session_properties
-	scriptPar  json.RawMessage
+	ran        bool
+	skew       time.Duration // of a login's server
+	nextRun    time.Time     // as after_action_paging left it
+	logs       []string
+	found      []string // secrets beside the credential's: this call's sensitive values
+	newSession bool     // a hook wrote to session_properties
+	masks      *redactors
+}
+
+// page is one request of a call and its answer: what is made anew, from the
+// pristine input, for each.
+type page struct {
+	params  map[string]any  // resolved values by parameter name
+	step    map[string]bool // of these, supplied by the step
+	wanted  *Parameter      // a session property that a template needs, and that has no value
+	missing []missing       // required ones without a value, which before_action may supply
+
+	template  string          // of the URL, the connector's own
+	endpoint  string          // the same, hooks may change it
+	headers   json.RawMessage // method_request_headers
+	query     json.RawMessage
+	body      json.RawMessage // nil: none
+	merge     json.RawMessage // method_request_mergefields
+	scriptPar json.RawMessage
 
 	homes       []string // scheme://host of the URL and of base_url, as connector and credential alone name them
 	target      string   // scheme://host of the endpoint as filled
@@ -106,20 +123,17 @@ type exchange struct {
 	resBody     []byte
 	said        string          // the same as text
 	content     json.RawMessage // method_response
+	came        json.RawMessage // the same as it came, before hooks
 	binary      bool
 	unparsed    bool // content is text that came as another type than the method's
-	ran         bool
 	tooLarge    bool
-	faulted     bool          // the request got no answer
-	faultSent   bool          // though something was sent
-	skew        time.Duration // of a login's server
+	faulted     bool // the request got no answer
+	faultSent   bool // though something was sent
 	methodError json.RawMessage
-	nextRun     time.Time // as after_action_paging left it
-	logs        []string
-	found       []string // secrets beside the credential's: this call's sensitive values
-	newSession  bool     // a hook wrote to session_properties
-	masks       *redactors
 	timeout     time.Duration
+	sentURL     string // without what authenticates
+	fingerprint string
+	slices      int // outbound requests, in all
 }
 
 // Call makes one call of a method.
@@ -145,14 +159,34 @@ func (x *exchange) run(ctx context.Context) (*Answer, error) {
 	if err := x.suits(); err != nil {
 		return nil, err
 	}
-	if err := x.resolve(ctx); err != nil {
+	x.actionData = nextActionData(x.call.ActionData)
+	if err := x.openBook(ctx); err != nil {
 		return nil, err
 	}
-	err := x.prepare()
-	if x.wanted != nil { // whatever else went wrong without it
-		return nil, x.noSession(x.wanted)
+	for !x.book.Done {
+		answer, err := x.onePage(ctx)
+		if answer != nil || err != nil {
+			return answer, err
+		}
+		if err := x.turn(ctx); err != nil {
+			return nil, err
+		}
 	}
-	if err != nil {
+	if err := x.allPages(ctx); err != nil {
+		return nil, err
+	}
+	answer := &Answer{}
+	if err := x.condition(ctx, answer); err != nil {
+		return nil, err
+	}
+	return answer, x.collect(answer)
+}
+
+// onePage makes one request and runs the hooks around it. An Answer is there
+// where the call is at its end with it.
+func (x *exchange) onePage(ctx context.Context) (*Answer, error) {
+	x.page = page{}
+	if err := x.ready(ctx); err != nil {
 		return nil, err
 	}
 	if x.m.Type == TypeWebhook {
@@ -181,41 +215,43 @@ func (x *exchange) run(ctx context.Context) (*Answer, error) {
 	if err != nil {
 		return nil, err
 	}
+	if again, err := x.asked(req); again || err != nil {
+		return nil, err
+	}
 	if err := x.pace(ctx, PaceSend); err != nil {
 		return nil, err
 	}
 	callCtx, cancel := context.WithTimeout(req.Context(), x.timeout)
 	defer cancel()
-	answer := &Answer{}
 	fault := x.send(req.WithContext(callCtx))
 	if x.tooLarge {
 		return nil, &CallError{Kind: "limit", StatusCode: x.status, Message: fmt.Sprintf("the answer is larger than %d bytes (--max-response)", x.c.cfg.MaxResponse)}
 	}
+	x.came = x.content
 	if fault != nil || x.status < 200 || x.status > 299 {
-		done, err := x.failed(ctx, fault, answer)
-		if err != nil || done {
-			return answer, err
-		}
-	} else if err := x.hook(ctx, "after_action"); err != nil {
-		return nil, err
+		return x.failed(ctx, fault)
 	}
-	if err := x.paging(ctx); err != nil {
-		return nil, err
-	}
-	if x.unparsed {
-		x.content = parseLeft(x.content, x.m.ResponseDT)
-	}
-	if err := x.condition(ctx, answer); err != nil {
-		return nil, err
-	}
-	return answer, x.collect(answer)
+	return nil, x.hook(ctx, "after_action")
 }
 
-// failed runs after_error and decides what the error becomes: a success (the
-// call goes on), a warning (done), or an error.
-func (x *exchange) failed(ctx context.Context, f *fault, answer *Answer) (done bool, err error) {
+// ready makes a request's parts from the pristine input.
+func (x *exchange) ready(ctx context.Context) error {
+	if err := x.resolve(ctx); err != nil {
+		return err
+	}
+	err := x.prepare()
+	if x.wanted != nil { // whatever else went wrong without it
+		return x.noSession(x.wanted)
+	}
+	return err
+}
+
+// failed runs after_error and decides what the error becomes: a success or a
+// warning, with which the call is at its end, or an error. After the first page
+// a success is a page like the others.
+func (x *exchange) failed(ctx context.Context, f *fault) (*Answer, error) {
 	if f != nil && f.refused != nil {
-		return false, &CallError{Kind: "input", Message: f.text}
+		return nil, &CallError{Kind: "input", Message: f.text}
 	}
 	x.faulted, x.faultSent = f != nil, f != nil && f.sent
 	me, err := x.afterError(ctx, f)
@@ -223,35 +259,43 @@ func (x *exchange) failed(ctx context.Context, f *fault, answer *Answer) (done b
 	if f != nil && errors.As(err, &ce) && ce.script != nil && ce.script.Engine {
 		// Without an answer there is no status: a handler that reads
 		// statusCode.toString() stumbles, which must not hide the fault.
-		return false, x.apiError(f)
+		return nil, x.apiError(f)
 	}
 	if err != nil {
-		return false, err
+		return nil, err
 	}
 	switch {
 	case me.IsSuccess || !me.IsError && !me.IsWarning:
 		x.content, x.binary = parseText(me.Content, x.m.ResponseDT), false
-		answer.StatusCode = x.status
-		if err := x.condition(ctx, answer); err != nil {
-			return false, err
+		if x.came = x.content; x.book.Page > 1 {
+			return nil, nil
 		}
-		return true, x.collect(answer)
+		x.book.answered(x)
+		answer := &Answer{}
+		if err := x.condition(ctx, answer); err != nil {
+			return nil, err
+		}
+		return answer, x.collect(answer)
 	case me.IsWarning:
-		answer.StatusCode, answer.Warning = x.status, fmt.Sprintf("the API answered %s, which the connector takes as a warning", x.statusText())
+		answer := &Answer{StatusCode: x.status, Warning: fmt.Sprintf("the API answered %s, which the connector takes as a warning", x.statusText())}
 		if f != nil {
 			answer.Warning = f.text
 		}
 		answer.Warning = x.mask().String(answer.Warning)
-		return true, nil
+		answer.Pages = x.book.Pages
+		if x.status != 0 {
+			answer.Pages++
+		}
+		return answer, nil
 	}
 	if !x.call.Urgent && slices.Contains(x.d.Auth.RefreshOn, x.status) { // a login or a test can cause no refresh
 		kind := hooks.AuthSession
 		if x.d.Auth.Type == "oauth2" {
 			kind = hooks.AuthRefresh
 		}
-		return false, x.authError(&hooks.Exception{Kind: kind, Level: hooks.LevelConnector, Text: fmt.Sprintf("the API answered %s", x.statusText())})
+		return nil, x.authError(&hooks.Exception{Kind: kind, Level: hooks.LevelConnector, Text: fmt.Sprintf("the API answered %s", x.statusText())})
 	}
-	return false, x.apiError(f)
+	return nil, x.apiError(f)
 }
 
 // apiError is an unresolved error of the API or the network.
@@ -467,7 +511,7 @@ func (x *exchange) authError(e *hooks.Exception) error {
 	if scopes, missing := missingScope(x.resHead); missing && !x.call.Urgent {
 		return &CallError{Kind: "auth", At: e.At, StatusCode: x.status, Detail: x.detail(x.said), Message: x.scopeText(scopes)}
 	}
-	a := &AuthError{Kind: credentials.OAuth2, Version: x.cred.Version, At: e.At, Status: x.status, Detail: x.detail(x.said), Text: e.Text}
+	a := &AuthError{Restart: e.Event == "after_action_paging" && !x.m.Paging.Outbound, Kind: credentials.OAuth2, Version: x.cred.Version, At: e.At, Status: x.status, Detail: x.detail(x.said), Text: e.Text}
 	if e.Kind == hooks.AuthSession {
 		a.Kind = credentials.Session
 		a.Session = x.changedSession()
@@ -520,6 +564,7 @@ func (x *exchange) finish(ctx context.Context, err error) error {
 	var exp *expandError
 	var host *HostError
 	var pacer *PacerError
+	var pages *PagesError
 	var pace *PaceError
 	r := x.mask()
 	switch {
@@ -530,7 +575,7 @@ func (x *exchange) finish(ctx context.Context, err error) error {
 	case errors.As(err, &ce):
 	case errors.As(err, &exp):
 		ce = &CallError{Kind: "input", Message: exp.text}
-	case errors.As(err, &host), errors.As(err, &pacer), ofContext(err):
+	case errors.As(err, &host), errors.As(err, &pacer), errors.As(err, &pages), ofContext(err):
 		return err
 	case errors.As(err, &pace):
 		ce = &CallError{Kind: "rate", Message: pace.Error(), Defer: true, RetryAfter: max(time.Until(pace.At), time.Millisecond), TurnAt: pace.At}

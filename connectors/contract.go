@@ -39,6 +39,9 @@ type Call struct {
 	Timeout    time.Duration
 	// Pacer, if set, is asked where the method has rate limits.
 	Pacer Pacer
+	// Pages keeps the pages of a paged call over its attempts; nil: each
+	// attempt begins at the first.
+	Pages Pages
 	// Urgent calls (a login, a test) have hook hosts reserved.
 	Urgent bool
 }
@@ -58,7 +61,9 @@ type Answer struct {
 	ContentEncoding string          // "base64" for binary content
 	Fields          json.RawMessage // object, nil without response fields
 	Exit            *bool
-	Warning         string // set: status "warning"
+	Warning         string    // set: status "warning"
+	Pages           int       // answered page requests
+	Began           time.Time // the call, in the first of its attempts
 	Webhook         *WebhookAnswer
 	Session         map[string]string
 	// NextRun is what a script wants for the step's next last successful run
@@ -86,6 +91,8 @@ type AuthError struct {
 	// setting; if the connector has a test method the caller tries it once.
 	NoRenewal bool
 	Missing   string
+	// Restart: the call is made again from its first page.
+	Restart bool
 	// Unsent: no request was sent (a session was needed first).
 	Unsent bool
 	Ran    bool // a script ran or a request was sent
@@ -123,8 +130,8 @@ func (e *CallError) Error() string { return e.Message }
 // HostError is this worker's own fault: its hook hosts cannot run an event. It
 // tells nothing about the call, so the execution is to be put back.
 //
-// Call returns an AuthError, a CallError, a HostError, a PacerError, or an
-// error of its context, and nothing else.
+// Call returns an AuthError, a CallError, a HostError, a PacerError, a
+// PagesError, or an error of its context, and nothing else.
 type HostError struct{ Err error }
 
 func (e *HostError) Error() string { return "a hook cannot be run: " + e.Err.Error() }

@@ -177,9 +177,18 @@ func (x *exchange) declares(name string) error {
 	return &CallError{Kind: "input", Message: fmt.Sprintf("method %q has no parameter %q%s", x.m.Name, name, didYouMean(name, declared))}
 }
 
-// pristineBody is the body before any script: the step's, else the method's
-// own, filled; and what is mapped laid over it.
+// pristineBody is the body before any script, of an outbound request its part of it.
 func (x *exchange) pristineBody(look lookup) (json.RawMessage, error) {
+	body, err := x.wholeBody(look)
+	if err != nil {
+		return nil, err
+	}
+	return x.slice(body)
+}
+
+// wholeBody is the body before any script: the step's, else the method's
+// own, filled; and what is mapped laid over it.
+func (x *exchange) wholeBody(look lookup) (json.RawMessage, error) {
 	body := x.call.Body
 	replaced := slices.ContainsFunc(x.mapped, func(m mapped) bool { return len(m.steps) == 0 })
 	if body == nil && !replaced {

@@ -17,10 +17,6 @@ var (
 var credentialFields = []string{"username", "password", "api_key", "client_id", "client_secret", "access_token",
 	"Cyclr_Auth_ApiKey", "Cyclr_Auth_Username", "Cyclr_Auth_Password"}
 
-// isLater says that a merge field belongs to a part of the reference that does
-// not work yet.
-func isLater(name string) bool { return strings.HasPrefix(name, "CYCLR_PAGE_") }
-
 // part is a piece of a template: text, or a merge field.
 type part struct {
 	text string

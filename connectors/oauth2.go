@@ -437,7 +437,7 @@ func (t *tokenRequest) hook(ctx context.Context, event string, globals ...hooks.
 	if s == nil || !strings.Contains(s.Source, event) {
 		return nil, nil
 	}
-	x := &exchange{c: t.c, d: t.d, m: &Method{IgnoreAuth: true, Type: TypeAction}, cred: t.cred, call: &Call{Urgent: true}, params: map[string]any{}}
+	x := &exchange{c: t.c, d: t.d, m: &Method{IgnoreAuth: true, Type: TypeAction}, cred: t.cred, call: &Call{Urgent: true}, page: page{params: map[string]any{}}}
 	parameters, err := t.scriptParameters(ctx, x)
 	if err != nil {
 		return nil, inlineVerdict(x.finish(ctx, err))

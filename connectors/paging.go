@@ -1,21 +1,669 @@
 package connectors
 
-import "go.yaml.in/yaml/v4"
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"io"
+	"mime"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
 
-// Paging is how a method's pages are asked for.
-type Paging struct {
-	Inbound  bool
-	PageSize int
+	"github.com/tidwall/gjson"
+)
+
+// Pages keeps of a paged call what outlives an attempt: the pages that are in,
+// and where it goes on. So a call that was put off, or whose worker died, asks
+// for no page twice.
+type Pages interface {
+	// Load returns what was kept; a nil bookmark is a call at its beginning.
+	Load(ctx context.Context) (bookmark json.RawMessage, pages []json.RawMessage, err error)
+	// Keep adds a page, the n-th from 1, in the same go as the bookmark behind
+	// it and action_data as it is then.
+	Keep(ctx context.Context, bookmark json.RawMessage, n int, page, actionData json.RawMessage) error
 }
 
-func (p *fileParser) paging(n *yaml.Node, into *Paging, _ *Method) {
-	p.mapping(n, "paging", keys{"inbound": p.boolean(&into.Inbound), "page_size": p.number(&into.PageSize, 1, 1_000_000)})
+// PagesError is this worker's own fault: the pages of a call cannot be read or
+// kept. It tells nothing about the call, so the execution is to be put back.
+type PagesError struct{ Err error }
+
+func (e *PagesError) Error() string {
+	return "the pages of a call cannot be kept: " + e.Err.Error()
 }
 
-func (p *fileParser) pagingOf(m *Method, _ []Parameter) {
-	if m.Paging.PageSize == 0 {
-		m.Paging.PageSize = p.def.Paging.PageSize
+func (e *PagesError) Unwrap() error { return e.Err }
+
+const (
+	// mostPages ends a call that would go on for ever.
+	mostPages = 10_000
+	// pagesFactor times --max-response is how large all pages together may be.
+	pagesFactor = 10
+)
+
+// bookmark is how far a paged call has come.
+type bookmark struct {
+	Page   int               `json:"page"`             // that comes next, from 1
+	Pages  int               `json:"pages"`            // that were answered
+	Began  time.Time         `json:"began"`            // the call, in its first attempt
+	Next   string            `json:"next,omitempty"`   // URL of the next page
+	Tokens map[string]string `json:"tokens,omitempty"` // by name: CYCLR_PAGE_TOKEN_X
+	Last   string            `json:"last,omitempty"`   // fingerprint of the last request
+	Done   bool              `json:"done,omitempty"`   // all are in
+	// Of the last page, for the hooks that come after all.
+	Status int             `json:"status,omitempty"`
+	Reason string          `json:"reason,omitempty"`
+	Header http.Header     `json:"header,omitempty"`
+	Merge  json.RawMessage `json:"merge,omitempty"`
+}
+
+// book is a bookmark with the pages before it.
+type book struct {
+	bookmark
+	in      []json.RawMessage // contents, as after_action left them
+	size    int64
+	resumed bool
+}
+
+// paged says that a call may have several requests. A login and a test have one.
+func (x *exchange) paged() bool {
+	return x.m.Type == TypeAction && !x.call.Urgent && (x.m.Paging.Inbound || x.m.Paging.Outbound)
+}
+
+// openBook goes on where an earlier attempt ended.
+func (x *exchange) openBook(ctx context.Context) error {
+	x.book = book{bookmark: bookmark{Page: 1, Began: time.Now()}}
+	if !x.paged() || x.call.Pages == nil {
+		return nil
 	}
+	mark, pages, err := x.call.Pages.Load(ctx)
+	if err == nil && mark != nil {
+		err = json.Unmarshal(mark, &x.book.bookmark)
+	}
+	switch {
+	case ofContext(err):
+		return err
+	case err != nil:
+		return &PagesError{err}
+	}
+	for _, p := range pages {
+		x.book.add(p)
+		x.book.resumed = true
+	}
+	return nil
 }
 
-const maxConcurrent = 100_000
+func (b *book) add(content json.RawMessage) {
+	b.in = append(b.in, content)
+	b.size += int64(len(content))
+}
+
+// answered notes the last page for the hooks that come after all.
+func (b *book) answered(x *exchange) {
+	b.Pages++
+	b.Status, b.Reason, b.Header, b.Merge = x.status, x.reason, x.resHead, x.merge
+}
+
+// turn puts the page that came to the others and turns to the next.
+func (x *exchange) turn(ctx context.Context) error {
+	b := &x.book
+	if b.Done { // the next request would have been the last once more
+		return nil
+	}
+	b.answered(x)
+	if !x.paged() {
+		b.Done = true
+		return nil
+	}
+	if x.m.Paging.Outbound { // each request is a call of its own
+		if err := x.paging(ctx); err != nil {
+			return err
+		}
+	}
+	if x.unparsed {
+		x.content, x.unparsed = parseLeft(x.content, x.m.ResponseDT), false
+	}
+	b.add(x.content)
+	if most := pagesFactor * x.c.cfg.MaxResponse; b.size > most {
+		return &CallError{Kind: "limit", StatusCode: x.status, Message: fmt.Sprintf("the pages together are larger than %d bytes (%d times --max-response)", most, pagesFactor)}
+	}
+	more, err := x.more()
+	if err != nil {
+		return err
+	}
+	b.Last = x.fingerprint
+	if b.Done = !more; more {
+		b.Page++
+	}
+	if err := x.keep(ctx); err != nil || !more {
+		return err
+	}
+	if deadline, ok := ctx.Deadline(); ok && x.call.Pages != nil && time.Until(deadline) < x.timeout {
+		return &CallError{Kind: "rate", Defer: true, RetryAfter: time.Millisecond,
+			Message: fmt.Sprintf("the time of this attempt is nearly over; the next goes on with page %d", b.Page)}
+	}
+	return nil
+}
+
+// keep has the page outlive this attempt. Of one page alone nothing is kept: it
+// is a call like those without pages.
+func (x *exchange) keep(ctx context.Context) error {
+	b := &x.book
+	if x.call.Pages == nil || b.Done && len(b.in) == 1 {
+		return nil
+	}
+	mark, err := marshal(&b.bookmark)
+	if err != nil {
+		return &PagesError{err}
+	}
+	err = x.call.Pages.Keep(ctx, mark, len(b.in), b.in[len(b.in)-1], x.actionData)
+	if err == nil || ofContext(err) {
+		return err
+	}
+	return &PagesError{err}
+}
+
+// asked says that the request is the same as that for the last page: nothing in
+// it turns the page, so there is no further one.
+func (x *exchange) asked(req *http.Request) (again bool, err error) {
+	if !x.paged() || x.m.Paging.Outbound {
+		return false, nil
+	}
+	h := sha256.New()
+	fmt.Fprintf(h, "%s %s\n%s\n", req.Method, req.URL, x.headers)
+	if req.GetBody != nil {
+		body, err := req.GetBody()
+		if err != nil {
+			return false, err
+		}
+		if _, err := io.Copy(h, body); err != nil {
+			return false, err
+		}
+	}
+	x.fingerprint = base64.RawStdEncoding.EncodeToString(h.Sum(nil)[:12])
+	b := &x.book
+	if b.Page == 1 || x.fingerprint != b.Last {
+		return false, nil
+	}
+	if b.Next != "" || len(b.Tokens) > 0 {
+		return false, &CallError{Kind: "http", StatusCode: b.Status, Message: fmt.Sprintf("after page %d the API names that page as the next once more", b.Page-1)}
+	}
+	b.Done = true
+	return true, nil
+}
+
+// allPages puts the pages together and runs what comes after them.
+func (x *exchange) allPages(ctx context.Context) error {
+	b := &x.book
+	if x.paged() {
+		if x.params == nil { // all were in before this attempt
+			if err := x.ready(ctx); err != nil {
+				return err
+			}
+		}
+		x.status, x.reason, x.resHead, x.merge = b.Status, b.Reason, b.Header, b.Merge
+		if len(b.in) > 1 {
+			x.binary = false
+		}
+		content, err := x.together()
+		if err != nil {
+			return err
+		}
+		x.content, b.in = content, nil
+	}
+	if !x.m.Paging.Outbound || !x.paged() {
+		if err := x.paging(ctx); err != nil {
+			return err
+		}
+	}
+	if x.unparsed {
+		x.content = parseLeft(x.content, x.m.ResponseDT)
+	}
+	return nil
+}
+
+// more finds out whether there is another page, and what leads to it.
+func (x *exchange) more() (bool, error) {
+	p, b := &x.m.Paging, &x.book
+	if p.Outbound {
+		return b.Page < x.slices, nil
+	}
+	leads, err := x.pointers()
+	if err != nil {
+		return false, err
+	}
+	if leads && b.Next == "" && len(b.Tokens) == 0 || p.MaxPages > 0 && b.Page >= p.MaxPages {
+		return false, nil
+	}
+	if p.More != "" {
+		if v, _ := x.inAnswer(p.more); !truthy(v) {
+			return false, nil
+		}
+	}
+	if p.LastPage != "" {
+		v, _ := x.inAnswer(p.lastPage)
+		n, ok := coerce(v, "integer")
+		last, err := json.Number(fmt.Sprint(n)).Int64()
+		if !ok || err != nil || int64(b.Page) >= last {
+			return false, nil
+		}
+	}
+	if !leads {
+		n := x.items()
+		if n == 0 || p.More == "" && p.LastPage == "" && p.End != endEmpty && p.PageSize > 0 && n < p.PageSize {
+			return false, nil
+		}
+	}
+	if b.Page >= mostPages {
+		return false, &CallError{Kind: "limit", StatusCode: x.status, Message: fmt.Sprintf("the API has more than %d pages; paging.max_pages says how many are wanted", mostPages)}
+	}
+	return true, nil
+}
+
+// pointers reads what leads to the next page out of the answer: a URL, tokens.
+// It is false where the method has no such parameter.
+func (x *exchange) pointers() (leads bool, err error) {
+	b := &x.book
+	b.Next, b.Tokens = "", nil
+	for i := range x.m.Parameters {
+		q := &x.m.Parameters[i]
+		name := q.pointer()
+		if name == "" {
+			continue
+		}
+		leads = true
+		var v any
+		switch {
+		case strings.EqualFold(q.Header, "Link") && name == pageNextURL:
+			v = nextLink(x.resHead.Values("Link"))
+		case q.Header != "":
+			v = strings.TrimSpace(x.resHead.Get(q.Header))
+		default:
+			steps, err := parsePath(q.wire())
+			if err != nil {
+				return true, &CallError{Kind: "input", Message: fmt.Sprintf("parameter %q: %v", q.Name, err)}
+			}
+			v, _ = x.inAnswer(steps)
+		}
+		text, _ := scalar(v)
+		if !truthy(v) {
+			continue
+		}
+		if name != pageNextURL {
+			if b.Tokens == nil {
+				b.Tokens = map[string]string{}
+			}
+			b.Tokens[name] = text
+			continue
+		}
+		if b.Next, err = x.nextURL(text); err != nil {
+			return true, err
+		}
+	}
+	return leads, nil
+}
+
+// nextURL is the next page's URL, seen from that of this page (RFC 3986
+// section 5). Where an API behind a proxy names its own host with http, https
+// stays https.
+func (x *exchange) nextURL(text string) (string, error) {
+	base, err := url.Parse(x.sentURL)
+	if err != nil {
+		return "", err
+	}
+	u, err := base.Parse(strings.TrimSpace(text))
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.User != nil {
+		return "", &CallError{Kind: "http", StatusCode: x.status, Message: "what should be the next page's URL is none", Detail: x.detail(text)}
+	}
+	if base.Scheme == "https" && u.Scheme == "http" && strings.EqualFold(u.Hostname(), base.Hostname()) && (u.Port() == "" || u.Port() == base.Port()) {
+		u.Scheme = "https"
+	}
+	u.Fragment, u.RawFragment = "", ""
+	return u.String(), nil
+}
+
+// inAnswer is a value of the page: as hooks left it, else as it came. Of a list
+// it is the last.
+func (x *exchange) inAnswer(steps []pathStep) (v any, found bool) {
+	for _, content := range []json.RawMessage{x.content, x.came} {
+		if v, found = dig(view(content), steps); found {
+			break
+		}
+	}
+	if list, ok := v.([]any); ok {
+		v = nil
+		for _, item := range slices.Backward(list) {
+			if item != nil {
+				return item, true
+			}
+		}
+	}
+	return v, found
+}
+
+// truthy says that a value leads on: null, false, 0 and "" do not.
+func truthy(v any) bool {
+	text, ok := scalar(v)
+	return ok && text != "" && text != "false" && text != "0"
+}
+
+// items counts what is on the page, as the API sent it.
+func (x *exchange) items() int {
+	for _, content := range []json.RawMessage{x.came, x.content} {
+		for _, at := range x.lists([]json.RawMessage{content}) {
+			if list, ok := listAt(view(content), at, x.lone()); ok {
+				return list.n
+			}
+		}
+	}
+	return 0
+}
+
+// lists are the locations of the lists that make up a page: what paging.list
+// says, else those that response fields go through, else the answer itself,
+// else its only member that is a list.
+func (x *exchange) lists(pages []json.RawMessage) [][]pathStep {
+	if len(x.m.Paging.list) > 0 {
+		return [][]pathStep{x.m.Paging.list}
+	}
+	var all [][]pathStep
+	for _, f := range x.m.Fields {
+		steps, err := parsePath(f.Field)
+		i := slices.IndexFunc(steps, func(s pathStep) bool { return s.list })
+		if err != nil || i < 0 {
+			continue
+		}
+		at := steps[:i+1]
+		if !slices.ContainsFunc(all, func(other []pathStep) bool { return slices.Equal(other, at) }) {
+			all = append(all, at)
+		}
+	}
+	for _, at := range all {
+		for _, p := range pages {
+			if _, ok := listAt(view(p), at, x.lone()); ok {
+				return all
+			}
+		}
+	}
+	for _, p := range pages {
+		v := view(p)
+		if v.IsArray() {
+			return [][]pathStep{{{list: true}}}
+		}
+		var found []pathStep
+		n := 0
+		if v.IsObject() {
+			v.ForEach(func(k, member gjson.Result) bool {
+				if member.IsArray() {
+					found, n = []pathStep{{name: k.Str, list: true}}, n+1
+				}
+				return true
+			})
+		}
+		if n == 1 {
+			return [][]pathStep{found}
+		}
+	}
+	return nil
+}
+
+// lone says that a list of one may stand there without being one: XML knows no
+// lists.
+func (x *exchange) lone() bool { return x.m.ResponseDT == XML }
+
+// together merges the pages: lists are joined, other members are those of the
+// last page.
+func (x *exchange) together() (json.RawMessage, error) {
+	in := x.book.in
+	switch len(in) {
+	case 0:
+		return nil, nil
+	case 1:
+		return in[0], nil
+	}
+	lists := x.lists(in)
+	if len(lists) == 0 {
+		return in[len(in)-1], nil
+	}
+	whole := in[len(in)-1]
+	for _, p := range slices.Backward(in) { // the last may be nothing but an empty answer
+		if _, ok := listAt(view(p), lists[0], x.lone()); ok {
+			whole = p
+			break
+		}
+	}
+	var err error
+	for _, at := range lists {
+		var joined strings.Builder
+		joined.Grow(int(x.book.size))
+		joined.WriteByte('[')
+		found := false
+		for _, p := range in {
+			list, ok := listAt(view(p), at, x.lone())
+			if found = found || ok; !ok || list.n == 0 {
+				continue
+			}
+			if joined.Len() > 1 {
+				joined.WriteByte(',')
+			}
+			joined.WriteString(list.inner)
+		}
+		if !found {
+			continue
+		}
+		joined.WriteByte(']')
+		if whole, err = replaceAt(whole, at, joined.String()); err != nil {
+			return nil, err
+		}
+	}
+	return whole, nil
+}
+
+// slice cuts out of a body the part of its list that an outbound request sends.
+func (x *exchange) slice(body json.RawMessage) (json.RawMessage, error) {
+	p := &x.m.Paging
+	x.slices = 1
+	if !p.Outbound || x.call.Urgent {
+		return body, nil
+	}
+	list, ok := listAt(view(body), p.outbound, false)
+	if !ok || list.n <= p.OutboundPageSize {
+		return body, nil
+	}
+	x.slices = (list.n + p.OutboundPageSize - 1) / p.OutboundPageSize
+	first := (x.book.Page - 1) * p.OutboundPageSize
+	var part strings.Builder
+	i := 0
+	list.value.ForEach(func(_, item gjson.Result) bool {
+		if i >= first && i < first+p.OutboundPageSize {
+			if part.Len() > 0 {
+				part.WriteByte(',')
+			}
+			part.WriteString(item.Raw)
+		}
+		i++
+		return i < first+p.OutboundPageSize
+	})
+	return replaceAt(body, p.outbound, "["+part.String()+"]")
+}
+
+// list is a list within JSON text.
+type list struct {
+	value gjson.Result
+	inner string // its items' text, without the brackets
+	n     int
+}
+
+// listAt finds a list. Where lone is set something that is no list is a list of
+// one.
+func listAt(v gjson.Result, at []pathStep, lone bool) (list, bool) {
+	v, ok := valueAt(v, at)
+	switch {
+	case !ok:
+		return list{}, false
+	case v.IsArray():
+		l := list{value: v, inner: strings.TrimSpace(v.Raw)}
+		l.inner = l.inner[1 : len(l.inner)-1]
+		v.ForEach(func(_, _ gjson.Result) bool { l.n++; return true })
+		return l, true
+	case lone && v.Type != gjson.Null:
+		return list{value: v, inner: v.Raw, n: 1}, true
+	}
+	return list{}, false
+}
+
+// valueAt follows members alone: the last step's list itself is what it finds.
+func valueAt(v gjson.Result, at []pathStep) (gjson.Result, bool) {
+	for _, s := range at {
+		if s.name == "" && s.list {
+			continue
+		}
+		var ok bool
+		if v, ok = memberOf(v, s.name); !ok {
+			return v, false
+		}
+	}
+	return v, v.Exists()
+}
+
+// replaceAt puts a value in place of the one at a location, or adds it.
+func replaceAt(raw json.RawMessage, at []pathStep, value string) (json.RawMessage, error) {
+	v, ok := valueAt(view(raw), at)
+	if ok {
+		return slices.Concat(raw[:v.Index], json.RawMessage(value), raw[v.Index+len(v.Raw):]), nil
+	}
+	tree, err := decodeJSON(raw)
+	if err != nil {
+		return nil, err
+	}
+	m, ok := tree.(*OrderedMap)
+	for i, s := range at {
+		if !ok {
+			return raw, nil // there is no place for it
+		}
+		if i == len(at)-1 {
+			m.Set(s.name, json.RawMessage(value))
+			break
+		}
+		below, there := m.Values[s.name]
+		if !there || below == nil {
+			below = &OrderedMap{}
+			m.Set(s.name, below)
+		}
+		m, ok = below.(*OrderedMap)
+	}
+	return marshal(tree)
+}
+
+// nextLink is the target of the link whose relation is next, "" without (RFC
+// 8288 section 3). Targets and quoted texts may hold commas and semicolons.
+func nextLink(headers []string) string {
+	for _, h := range headers {
+		for h != "" {
+			begin := strings.IndexByte(h, '<')
+			if begin < 0 {
+				break
+			}
+			end := strings.IndexByte(h[begin:], '>')
+			if end < 0 {
+				break
+			}
+			target := h[begin+1 : begin+end]
+			var params string
+			params, h = untilComma(h[begin+end+1:])
+			if slices.Contains(relations(params), "next") {
+				return target
+			}
+		}
+	}
+	return ""
+}
+
+// untilComma cuts a link's parameters off the links that follow.
+func untilComma(s string) (params, rest string) {
+	quoted := false
+	for i := 0; i < len(s); i++ {
+		switch {
+		case quoted && s[i] == '\\':
+			i++
+		case s[i] == '"':
+			quoted = !quoted
+		case s[i] == ',' && !quoted:
+			return s[:i], s[i+1:]
+		}
+	}
+	return s, ""
+}
+
+// relations are the relation types of a link's first rel parameter.
+func relations(params string) []string {
+	if _, all, err := mime.ParseMediaType("a/b" + params); err == nil {
+		return strings.Fields(strings.ToLower(all["rel"]))
+	}
+	for p := range strings.SplitSeq(params, ";") {
+		k, v, ok := strings.Cut(p, "=")
+		if ok && strings.EqualFold(strings.TrimSpace(k), "rel") {
+			return strings.Fields(strings.ToLower(strings.Trim(strings.TrimSpace(v), `"`)))
+		}
+	}
+	return nil
+}
+
+// The page variables, as the reference names them.
+const (
+	pagePrefix  = "CYCLR_PAGE_"
+	pageNumber  = "CYCLR_PAGE_NUMBER"
+	pageOffset  = "CYCLR_PAGE_OFFSET"
+	pageSize    = "CYCLR_PAGE_SIZE"
+	pageNextURL = "CYCLR_PAGE_NEXT_URL"
+	pageToken   = "CYCLR_PAGE_TOKEN"
+)
+
+// isPageField says that a merge field is one that a request may hold.
+func isPageField(name string) bool {
+	return name == pageNumber || name == pageOffset || name == pageSize || isToken(name)
+}
+
+func isToken(name string) bool {
+	return name == pageToken || strings.HasPrefix(name, pageToken+"_") && len(name) > len(pageToken)+1
+}
+
+// pageField is a page variable's value; nil where there is none yet.
+func (x *exchange) pageField(name string) (v any, known, foreign bool) {
+	p, b := &x.m.Paging, &x.book
+	number := func(n int) (any, bool, bool) { return json.Number(fmt.Sprint(n)), true, false }
+	page := max(b.Page, 1)
+	switch {
+	case name == pageNumber:
+		return number(page)
+	case name == pageOffset:
+		return number((page - 1) * p.PageSize)
+	case name == pageSize && p.PageSize > 0:
+		return number(p.PageSize)
+	case name == pageSize:
+		return nil, true, false
+	case isToken(name):
+		if t, ok := b.Tokens[name]; ok {
+			return t, true, true
+		}
+		return nil, true, false
+	}
+	return nil, false, false
+}
+
+// pointer is the page variable that a response_field parameter fills.
+func (q *Parameter) pointer() string {
+	if q.Target != "response_field" {
+		return ""
+	}
+	text, _ := q.Value.(string)
+	name := strings.TrimSpace(strings.TrimSuffix(strings.TrimPrefix(text, "{{"), "}}"))
+	if name == pageNextURL || isToken(name) {
+		return name
+	}
+	return ""
+}

@@ -289,7 +289,7 @@ func (p *fileParser) connector(n *yaml.Node) {
 		"parameters":      func(n *yaml.Node) { d.Parameters = p.parameters(n, nil) },
 		"rate_limits":     p.rateLimits(&d.RateLimits),
 		"max_concurrent":  p.number(&d.MaxConcurrent, 1, maxConcurrent),
-		"paging":          func(n *yaml.Node) { p.paging(n, &d.Paging, nil) },
+		"paging":          func(n *yaml.Node) { p.paging(n, &d.Paging) },
 		"authentications": p.authentications,
 		"triggers":        p.triggers,
 		"script":          func(n *yaml.Node) { script = p.inline(n, hooks.LevelConnector, script) },
@@ -474,6 +474,7 @@ func (p *fileParser) parameters(n *yaml.Node, m *Method) []Parameter {
 		if q.Target == "" && !leftOut && n.Kind == yaml.MappingNode && got["target"] == nil {
 			p.find(n, "parameter %q: key \"target\" is missing", q.Name)
 		}
+		p.pageVariable(n, &q)
 		if q.Target == "http_header" && q.Name != "" {
 			p.headerName(n, q.wire())
 		}
@@ -502,7 +503,7 @@ func (q *Parameter) wire() string {
 }
 
 func (p *fileParser) method(n *yaml.Node) {
-	m := &Method{Type: TypeAction, Verb: "GET", Retry: "safe", IgnoreAuth: p.def.IgnoreAuth}
+	m := &Method{Type: TypeAction, Verb: "GET", Retry: "safe", IgnoreAuth: p.def.IgnoreAuth, Paging: p.def.Paging}
 	var script *hooks.Script
 	var own []Parameter
 	var nameNode *yaml.Node
@@ -534,13 +535,12 @@ func (p *fileParser) method(n *yaml.Node) {
 		"idempotency_header": func(n *yaml.Node) { p.text(&m.Idempotency)(n); p.headerName(n, m.Idempotency) },
 		"script":             func(n *yaml.Node) { script = p.inline(n, hooks.LevelMethod, script) },
 		"script_file":        func(n *yaml.Node) { script = p.external(n, hooks.LevelMethod, script) },
-		"paging":             func(n *yaml.Node) { p.paging(n, &m.Paging, m) },
+		"paging":             func(n *yaml.Node) { p.methodPaging(n, m) },
 		"xml_root":           p.text(&m.XMLRoot),
 		"request":            func(n *yaml.Node) { p.request(n, m) },
 	})
 	m.Script = script
 	p.limitsOf(m)
-	p.pagingOf(m, own)
 	if m.Name == "" {
 		p.find(n, "a method needs a name: key \"method\"")
 		return
@@ -830,8 +830,7 @@ func (p *fileParser) checkTemplate(t template) {
 		if f.name == "" {
 			continue
 		}
-		if isLater(f.name) {
-			p.find(t.node, "merge field {{%s}} is not supported yet", f.name)
+		if f.name == pageNextURL && t.where == "value" || isPageField(f.name) {
 			continue
 		}
 		if slices.Contains(known, f.name) || strings.HasPrefix(f.name, lastRunForm) {

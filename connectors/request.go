@@ -33,7 +33,7 @@ func (x *exchange) resolve(ctx context.Context) error {
 		var v any
 		given := false
 		switch raw, fromStep := x.given[q.Name]; {
-		case q.Value == ignored:
+		case q.Value == ignored, q.Target == "response_field":
 			continue
 		case q.HasValue:
 			v, given, written[q.Name] = q.Value, true, true
@@ -177,7 +177,11 @@ func (x *exchange) set(q *Parameter, v any) error {
 	}
 	x.params[q.Name] = v
 	if q.Sensitive && q.Property == "" { // a property's is masked with the credential
-		x.found = append(x.found, leaves(v)...)
+		for _, text := range leaves(v) {
+			if !slices.Contains(x.found, text) {
+				x.found, x.masks = append(x.found, text), nil
+			}
+		}
 		x.c.cfg.Trace.secret(q.Name, leaves(v)...)
 	}
 	return nil
@@ -260,8 +264,20 @@ func (x *exchange) expand(ctx context.Context, v any, look lookup) (any, bool, e
 	if !ok {
 		return expandTree(v, look)
 	}
+	if v, ok := x.values[in]; ok { // the next page's is the same
+		return v, v != nil, nil
+	}
 	v, ok, err := x.evaluate(ctx, in, look)
-	return v, ok && v != nil, err
+	if !ok || err != nil {
+		v = nil
+	}
+	if err == nil && x.paged() && len(in.fields) == 0 {
+		if x.values == nil {
+			x.values = map[*inline]any{}
+		}
+		x.values[in] = v
+	}
+	return v, v != nil, err
 }
 
 // stepGlobals are what inline script sees that the step supplied.
@@ -332,6 +348,9 @@ func (c *Caller) property(d *Definition, cred *credentials.Credential, kind, nam
 
 // look resolves merge fields from parameters, the credential and the system.
 func (x *exchange) look(name string) (v any, known, foreign bool) {
+	if v, known, foreign := x.pageField(name); known {
+		return v, known, foreign
+	}
 	if q := x.parameter(name); q != nil {
 		v, ok := x.params[q.Name]
 		if !ok && q.Property == "session" && x.wanted == nil && x.needs(q) {
@@ -437,10 +456,8 @@ func (x *exchange) mergeFields() *OrderedMap {
 
 // prepare makes what before_action sees, from the pristine input.
 func (x *exchange) prepare() error {
-	x.actionData = nextActionData(x.call.ActionData)
 	if x.m.Type == TypeAction {
 		x.template = joinURL(x.d.BaseURL, x.m.Endpoint, x.look)
-		x.endpoint = x.template
 		home, err := x.originOf(x.template)
 		if err != nil {
 			if len(x.missing) > 0 { // which no script can put into a host
@@ -449,6 +466,10 @@ func (x *exchange) prepare() error {
 			return err
 		}
 		x.homes = []string{home}
+		if x.book.Next != "" { // it is the API's, so it is data: it names no merge field
+			x.template = x.book.Next
+		}
+		x.endpoint = x.template
 	}
 	wanted := x.wanted
 	if base, err := x.originOf(x.d.BaseURL); err == nil {
@@ -476,7 +497,9 @@ func (x *exchange) prepare() error {
 		case "http_header":
 			headers.Set(q.wire(), v)
 		case "query_string":
-			query.Set(q.wire(), v)
+			if x.book.Next == "" { // it is complete
+				query.Set(q.wire(), v)
+			}
 		case "script":
 			script.Set(q.wire(), v)
 		}
@@ -613,6 +636,9 @@ func (x *exchange) mayReceive(u *url.URL) bool {
 // or an API brought: there no text can name a secret, only merge-field
 // parameters that are not sensitive count.
 func (x *exchange) urlParts() ([]part, error) {
+	if x.book.Next != "" {
+		return []part{{text: x.endpoint}}, nil
+	}
 	if x.endpoint == x.template {
 		return splitTemplate(x.template)
 	}
@@ -715,6 +741,7 @@ func (x *exchange) request(ctx context.Context) (*http.Request, error) {
 	if err := x.keyInBody(); err != nil {
 		return nil, err
 	}
+	x.sentURL = u.String()
 	body, contentType, err := x.encodeBody()
 	if err != nil {
 		return nil, err
@@ -742,7 +769,7 @@ func (x *exchange) request(ctx context.Context) (*http.Request, error) {
 		header.Set("User-Agent", "stepworker")
 	}
 	if x.m.Idempotency != "" && x.call.ExecutionID != "" && header.Get(x.m.Idempotency) == "" {
-		header.Set(x.m.Idempotency, x.call.ExecutionID)
+		header.Set(x.m.Idempotency, x.idempotencyKey())
 	}
 	if host := header.Get("Host"); host != "" {
 		return nil, &CallError{Kind: "input", Message: "a Host header cannot be set: the URL says the host"}
@@ -753,6 +780,15 @@ func (x *exchange) request(ctx context.Context) (*http.Request, error) {
 		}
 	}
 	return req, nil
+}
+
+// idempotencyKey names the request to an API that ignores a repeated one: the
+// execution, and the page if it is not the first.
+func (x *exchange) idempotencyKey() string {
+	if x.book.Page > 1 {
+		return fmt.Sprintf("%s.%d", x.call.ExecutionID, x.book.Page)
+	}
+	return x.call.ExecutionID
 }
 
 // authenticate adds the connector's authentication, unless a script set it.

@@ -259,7 +259,7 @@ func (me *methodError) take(raw json.RawMessage) error {
 
 // collect makes the Answer of a call that ran to its end.
 func (x *exchange) collect(a *Answer) error {
-	a.StatusCode = x.status
+	a.StatusCode, a.Pages, a.Began = x.status, x.book.Pages, x.book.Began
 	content := x.content
 	if string(content) == `""` {
 		content = nil
