@@ -12,6 +12,7 @@ require (
 	github.com/google/go-cmp v0.7.0
 	github.com/hibiken/asynq v0.26.0
 	github.com/hibiken/asynqmon v0.7.2
+	github.com/klauspost/compress v1.20.4
 	github.com/mrjones/oauth v0.0.0-20190623134757-126b35219450
 	github.com/oklog/ulid/v2 v2.1.2
 	github.com/ory/fosite v0.49.0

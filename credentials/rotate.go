@@ -45,6 +45,8 @@ var sealedPlaces = []sealedPlace{
 		}},
 	{"action_data of waiting executions", regexp.MustCompile(`^stepworker:x:\{([^}]*)\}$`), "ad", nil,
 		func(key, _ []string, _ string) string { return ActionDataPurpose(key[1]) }},
+	{"pages of calls under way", regexp.MustCompile(`^stepworker:pages:\{([^}]*)\}$`), every, nil,
+		func(key, _ []string, field string) string { return PagesPurpose(key[1], field) }},
 	{"keys and values that scripts stored", regexp.MustCompile(`(?s)^stepworker:data:\{([^}]*)\}:(keys|values)(?::(.*))?$`), every, nil,
 		func(key, _ []string, field string) string {
 			return (&scriptData{id: key[1], cycle: key[3]}).purpose(key[2], field)
@@ -53,6 +55,10 @@ var sealedPlaces = []sealedPlace{
 
 // ActionDataPurpose binds an execution's action_data to it.
 func ActionDataPurpose(execution string) string { return "action_data:" + execution }
+
+// PagesPurpose binds a page of an execution's call, or the bookmark behind them,
+// to it and to its place.
+func PagesPurpose(execution, field string) string { return "pages:" + execution + ":" + field }
 
 const (
 	rotatePage = 200 // records read, and written, at once

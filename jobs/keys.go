@@ -13,6 +13,8 @@ import (
 //	                    end status and by the token of the attempt that ended
 //	                    it; and what outlives an attempt, see record
 //	stepworker:r:{ID}   string: the result's JSON, for the retention
+//
+// and stepworker:pages:{ID}, see pagesKey.
 func execKey(id string) string   { return "stepworker:x:{" + id + "}" }
 func resultKey(id string) string { return "stepworker:r:{" + id + "}" }
 
@@ -51,7 +53,7 @@ return {1, q}
 
 // finishScript ends an execution: its result is kept, its budgets are gone.
 //
-//	KEYS  execution hash, result
+//	KEYS  execution hash, result, pages
 //	ARGV  queue, enqueued at (ms), status, result, retention (ms), attempt's token ('': whoever)
 //	returns 1, or 0 if another attempt has begun
 var finishScript = redis.NewScript(`
@@ -60,7 +62,7 @@ if ARGV[6] ~= '' then
   if h[2] == ARGV[6] then return 1 end -- our own, whose answer was lost
   if h[1] ~= ARGV[6] then return 0 end
 end
-redis.call('DEL', KEYS[1])
+redis.call('DEL', KEYS[1], KEYS[3])
 redis.call('HSET', KEYS[1], 'q', ARGV[1], 'at', ARGV[2], 'end', ARGV[3], 'by', ARGV[6])
 redis.call('PEXPIRE', KEYS[1], ARGV[5])
 redis.call('SET', KEYS[2], ARGV[4], 'PX', ARGV[5])

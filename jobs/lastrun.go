@@ -74,14 +74,18 @@ func (a *attempt) seeLastRun(ctx context.Context) (time.Time, error) {
 }
 
 // moveLastRun sets the date for the step's next run: what its script wants, or
-// when this attempt began.
-func (a *attempt) moveLastRun(ctx context.Context, next time.Time) error {
+// when this attempt began; of a call whose pages came in several the first.
+func (a *attempt) moveLastRun(ctx context.Context, ans *connectors.Answer) error {
 	id := a.cycleStep()
 	if id == "" {
 		return nil
 	}
+	next := ans.NextRun
 	if next.IsZero() {
 		next = a.at
+		if !ans.Began.IsZero() && ans.Began.Before(next) { // its first page came in an earlier one
+			next = ans.Began
+		}
 	}
 	owner, err := a.p.rdb.HGet(ctx, execKey(a.id), "run").Result()
 	switch {

@@ -101,6 +101,8 @@ func (a *attempt) outcome(ctx context.Context, err error) error {
 	case errors.Is(err, context.DeadlineExceeded):
 		a.ran(true, nil)
 		return a.fail(detached(ctx), &ResultError{Kind: KindLimit, Message: fmt.Sprintf("the attempt took longer than the step's timeout, %s", a.step.timeout())})
+	case errors.Is(err, errOvertaken): // told by what keeps its pages
+		return a.overtaken()
 	case errors.Is(err, context.Canceled):
 		return err // the worker drains: asynq puts the task back
 	default:
@@ -145,18 +147,11 @@ func (a *attempt) ran(ran bool, logs []string) {
 
 func (a *attempt) succeed(ctx context.Context, ans *connectors.Answer) error {
 	a.ran(ans.Ran, ans.Logs)
-	if _, unhelped := a.cred.Meta.Unhelped[a.meth.Name]; unhelped || a.rec.refusals > 0 || a.cred.Meta.MadeFor == a.meth.Name {
-		if err := a.p.cfg.Store.Helped(ctx, a.cred.ID, a.meth.Name); err != nil {
-			return a.p.workerFault("redis cannot be written")
-		}
-	}
-	if a.cred.Meta.Proving {
-		if err := a.p.cfg.Store.NoteUsed(ctx, a.cred.ID, a.cred.Version); err != nil {
-			return a.p.workerFault("redis cannot be written")
-		}
+	if err := a.worked(ctx); err != nil {
+		return a.p.workerFault("redis cannot be written")
 	}
 	if ans.Warning == "" { // a warning fetched nothing: the next run asks again
-		switch err := a.moveLastRun(detached(ctx), ans.NextRun); {
+		switch err := a.moveLastRun(detached(ctx), ans); {
 		case errors.Is(err, errOvertaken):
 			return a.overtaken()
 		case err != nil:
@@ -171,7 +166,7 @@ func (a *attempt) succeed(ctx context.Context, ans *connectors.Answer) error {
 	res.StatusCode, res.Exit = ans.StatusCode, ans.Exit
 	res.Content, res.ContentEncoding, res.Fields = ans.Content, ans.ContentEncoding, ans.Fields
 	res.Webhook = NewWebhookResult(ans.Webhook)
-	if ans.StatusCode != 0 {
+	if res.Pages = ans.Pages; res.Pages == 0 && ans.StatusCode != 0 {
 		res.Pages = 1
 	}
 	if err := a.finish(ctx, res); err != nil {
@@ -181,11 +176,31 @@ func (a *attempt) succeed(ctx context.Context, ans *connectors.Answer) error {
 	return nil
 }
 
+// worked notes that the API took the credential, and that a refresh made for
+// this method helped.
+func (a *attempt) worked(ctx context.Context) error {
+	if a.noted {
+		return nil
+	}
+	if _, unhelped := a.cred.Meta.Unhelped[a.meth.Name]; unhelped || a.rec.refusals > 0 || a.cred.Meta.MadeFor == a.meth.Name {
+		if err := a.p.cfg.Store.Helped(ctx, a.cred.ID, a.meth.Name); err != nil {
+			return err
+		}
+	}
+	if a.cred.Meta.Proving {
+		if err := a.p.cfg.Store.NoteUsed(ctx, a.cred.ID, a.cred.Version); err != nil {
+			return err
+		}
+	}
+	a.noted = true
+	return nil
+}
+
 func (a *attempt) fail(ctx context.Context, e *ResultError) error { return a.failCode(ctx, e, 0) }
 
 func (a *attempt) failCode(ctx context.Context, e *ResultError, status int) error {
 	res := a.result(Failed)
-	res.Error, res.StatusCode = e, status
+	res.Error, res.StatusCode, res.Pages = e, status, a.rec.pages
 	if err := a.finish(ctx, res); err != nil {
 		return err
 	}
@@ -268,7 +283,7 @@ func (p *Pool) storeResult(ctx context.Context, rec *record, res *Result, reply 
 			return err
 		}
 	}
-	n, err := finishScript.Run(ctx, p.rdb, []string{execKey(res.ExecutionID), resultKey(res.ExecutionID)},
+	n, err := finishScript.Run(ctx, p.rdb, []string{execKey(res.ExecutionID), resultKey(res.ExecutionID), pagesKey(res.ExecutionID)},
 		rec.queue, rec.enqueuedAt, string(res.Status), raw, retention.Milliseconds(), rec.attempt).Int()
 	if err == nil && n == 0 {
 		return errOvertaken

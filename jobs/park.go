@@ -42,6 +42,9 @@ func (a *attempt) refused(ctx context.Context, e *connectors.AuthError) error {
 	if err := p.keepActionData(a.id, r, e.ActionData); err != nil {
 		return p.workerFault("action_data cannot be sealed")
 	}
+	if e.Restart {
+		r.pages = 0
+	}
 	if e.Unsent {
 		return a.park(ctx, refusal{kind: e.Kind, version: e.Version, text: e.Text})
 	}

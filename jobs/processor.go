@@ -31,6 +31,8 @@ type attempt struct {
 	at   time.Time
 	logs []string
 	put  bool // off, by a rate limit: its place is kept
+
+	noted bool // that its credential works
 }
 
 func decodePayload(raw []byte) (*payload, error) {
@@ -293,6 +295,9 @@ func (a *attempt) call(ctx context.Context) error {
 	}
 	if len(a.meth.RateLimits) > 0 {
 		call.Pacer = a.pace
+	}
+	if a.meth.Paging.Inbound || a.meth.Paging.Outbound {
+		call.Pages = pages{a}
 	}
 	if w := a.step.Webhook; w != nil {
 		call.Webhook = (*connectors.Webhook)(w)

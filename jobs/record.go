@@ -44,6 +44,7 @@ type record struct {
 	actionData []byte // sealed
 	newData    bool   // actionData is of this attempt: as it was read it is not written back, it may have been sealed anew meanwhile
 	inSet      bool   // it may stand in its credential's waiting set
+	pages      int    // of its call that are kept
 	turn       int64  // ms: of its place in its method's rate limits; 0: it has none
 
 	attempt string // this attempt's token, see beginScript
@@ -57,7 +58,7 @@ func readRecord(m map[string]string) *record {
 		queue: m["q"], enqueuedAt: n64("at"), end: Status(m["end"]), why: m["why"], since: n64("since"), parkedAt: n64("pv"),
 		forRefusal: m["pr"] == "1", attempts: n("att"), refusals: n("ref"), refreshes: n("rfr"), unhelpful: n("ror"),
 		faults: n("flt"), limited: n("d4"), waits: n("wts"), retried: n("asq"), unknown: n64("unk"), inSet: m["set"] == "1",
-		lastRun: m["lrd"], turn: n64("turn"),
+		lastRun: m["lrd"], turn: n64("turn"), pages: n("pg"),
 	}
 	if ad := m["ad"]; ad != "" {
 		r.actionData = []byte(ad)
@@ -74,7 +75,7 @@ func (r *record) fields() []any {
 	}
 	all := []any{"q", r.queue, "at", r.enqueuedAt, "why", r.why, "since", r.since, "pv", r.parkedAt, "pr", flag(r.forRefusal),
 		"att", r.attempts, "ref", r.refusals, "rfr", r.refreshes, "ror", r.unhelpful, "flt", r.faults, "d4", r.limited,
-		"wts", r.waits, "asq", r.retried, "unk", r.unknown, "set", flag(r.inSet), "lrd", r.lastRun, "turn", r.turn}
+		"wts", r.waits, "asq", r.retried, "unk", r.unknown, "set", flag(r.inSet), "lrd", r.lastRun, "turn", r.turn, "pg", r.pages}
 	if r.newData {
 		all = append(all, "ad", string(r.actionData))
 	}

@@ -58,6 +58,7 @@ type outcome struct {
 	Content         json.RawMessage     `json:"content,omitempty"`
 	ContentEncoding string              `json:"content_encoding,omitempty"`
 	Fields          json.RawMessage     `json:"fields,omitempty"`
+	Pages           int                 `json:"pages,omitempty"`
 	Webhook         *jobs.WebhookResult `json:"webhook,omitempty"`
 	Attempts        int                 `json:"attempts"`
 	Refreshes       int                 `json:"refreshes"`

@@ -169,6 +169,8 @@ func (t *try) attempts(ctx context.Context) (*outcome, error) {
 	if c := t.input.Cycle; c != nil {
 		call.Cycle = connectors.Cycle(*c)
 	}
+	var in fetched
+	call.Pages = &in
 	for {
 		if ctx.Err() != nil { // during a refresh, which goes to its end
 			return nil, cli.Failed("interrupted after a refresh: its outcome is kept")
@@ -186,6 +188,9 @@ func (t *try) attempts(ctx context.Context) (*outcome, error) {
 				out.Attempts++
 			}
 			out.StatusCode, out.Exit, out.Content, out.ContentEncoding, out.Fields = ans.StatusCode, ans.Exit, ans.Content, ans.ContentEncoding, ans.Fields
+			if ans.Pages > 1 {
+				out.Pages = ans.Pages
+			}
 			out.Webhook = jobs.NewWebhookResult(ans.Webhook)
 			return out, nil
 		case ctx.Err() != nil:
@@ -214,7 +219,9 @@ func (t *try) attempts(ctx context.Context) (*outcome, error) {
 		if auth.Ran {
 			out.Attempts++
 		}
-		out.StatusCode, call.ActionData = auth.Status, auth.ActionData
+		if out.StatusCode, call.ActionData = auth.Status, auth.ActionData; auth.Restart {
+			in = fetched{}
+		}
 		t.screen.refused(auth)
 		switch {
 		case auth.NoRenewal:
@@ -232,6 +239,23 @@ func (t *try) attempts(ctx context.Context) (*outcome, error) {
 		}
 		out.Refreshes++
 	}
+}
+
+// fetched are the pages of a call, from one attempt to the next.
+type fetched struct {
+	bookmark json.RawMessage
+	pages    []json.RawMessage
+}
+
+// Load implements connectors.Pages.
+func (f *fetched) Load(context.Context) (json.RawMessage, []json.RawMessage, error) {
+	return f.bookmark, f.pages, nil
+}
+
+// Keep implements connectors.Pages.
+func (f *fetched) Keep(_ context.Context, bookmark json.RawMessage, _ int, page, _ json.RawMessage) error {
+	f.bookmark, f.pages = bookmark, append(f.pages, page)
+	return nil
 }
 
 // wouldRenew is what the pool does about a dead credential.
