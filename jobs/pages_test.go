@@ -1,0 +1,191 @@
+package jobs_test
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/stepworker/stepworker/connectors"
+	"github.com/stepworker/stepworker/internal/sampleapi"
+	"github.com/stepworker/stepworker/jobs"
+)
+
+// pagedAPI serves the numbers 1 to 12, one on a page, to who has a live token.
+type pagedAPI struct {
+	h   *house
+	url string
+
+	mu      sync.Mutex
+	pages   []string // that were answered
+	asked   map[string]int
+	refuses func(page, asked int, w http.ResponseWriter) bool
+}
+
+const pagedFile = `connector: paged
+base_url: "{{base}}"
+auth: {type: oauth2, token_url: "{{tokens}}/oauth/token", refresh_on: [401], hosts: [127.0.0.1]}
+parameters:
+  - {name: base, target: merge_field, property: account}
+  - {name: tokens, target: merge_field, property: account}
+methods:
+  - method: list
+    endpoint: "{{api}}/numbers"
+    paging: {inbound: true, page_size: 1}
+    parameters:
+      - {name: api, target: merge_field, property: account}
+      - {name: page, target: query_string, value: "{{CYCLR_PAGE_NUMBER}}"}
+    response: {fields: [{field: "[rows].n", system: N}]}
+    script: |
+      function after_action() { action_data.sum = (action_data.sum || 0) + (method_response.rows[0] || {n: 0}).n; }
+      function after_action_paging() { method_response.sum = action_data.sum; }
+`
+
+func newPagedAPI(t *testing.T) *pagedAPI {
+	t.Helper()
+	p := &pagedAPI{asked: map[string]int{}}
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "paged.yaml"), []byte(pagedFile), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	catalog, findings, err := connectors.Load(dir)
+	if err != nil || len(findings) > 0 {
+		t.Fatal(err, findings)
+	}
+	p.h = newHouse(t, func(c *jobs.PoolConfig) { c.Catalog = catalog })
+	server := httptest.NewServer(p)
+	t.Cleanup(server.Close)
+	p.url = server.URL
+	return p
+}
+
+func (p *pagedAPI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	page, _ := strconv.Atoi(r.URL.Query().Get("page"))
+	alive := httptest.NewRecorder() // the sample provider knows which token lives
+	check := r.Clone(r.Context())
+	check.URL.Path = "/orders"
+	p.h.api.ServeHTTP(alive, check)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.asked[strconv.Itoa(page)]++
+	w.Header().Set("Content-Type", "application/json")
+	if strings.Contains(alive.Body.String(), "invalid_grant") {
+		w.WriteHeader(http.StatusUnauthorized)
+		return
+	}
+	if p.refuses != nil && p.refuses(page, p.asked[strconv.Itoa(page)], w) {
+		return
+	}
+	p.pages = append(p.pages, strconv.Itoa(page))
+	if page > 12 {
+		fmt.Fprint(w, `{"rows":[]}`)
+		return
+	}
+	fmt.Fprintf(w, `{"rows":[{"n":%d,"text":"plain-text-of-a-page"}]}`, page)
+}
+
+func (p *pagedAPI) put(id string) {
+	access, refresh := p.h.api.Issue(id)
+	p.h.put(map[string]any{"credential_id": id, "connector": "paged", "client_id": sampleapi.ClientID, "client_secret": sampleapi.ClientSecret,
+		"properties": map[string]any{"tokens": p.h.url, "api": p.url},
+		"oauth2":     map[string]any{"access_token": access, "refresh_token": refresh, "expires_in": 3600}})
+}
+
+// TestPages_eachIsAskedForOnce has a call of thirteen pages parked four times,
+// put off, and met by server errors more often than its budget of retries has:
+// each page is answered once, and what is kept meanwhile is sealed.
+func TestPages_eachIsAskedForOnce(t *testing.T) {
+	p := newPagedAPI(t)
+	h := p.h
+	p.put("c")
+	seen := ""
+	p.refuses = func(page, asked int, w http.ResponseWriter) bool {
+		if page == 6 && seen == "" {
+			for _, v := range h.rdb.HGetAll(context.Background(), "stepworker:pages:{paged-1}").Val() {
+				seen += v
+			}
+		}
+		switch {
+		case page%3 == 0 && asked == 1:
+			h.api.KillToken("c") // the answer is a 401 without a body
+			w.WriteHeader(http.StatusUnauthorized)
+		case page == 5 && asked == 1:
+			w.Header().Set("Retry-After", "1")
+			w.WriteHeader(http.StatusTooManyRequests)
+		case page >= 7 && page%3 == 1 && asked <= 2:
+			w.WriteHeader(http.StatusInternalServerError)
+		default:
+			return false
+		}
+		return true
+	}
+	none := 2
+	ids := h.enqueue(1, jobs.Step{ExecutionID: "paged-1", CredentialID: "c", Method: "list", MaxRetries: &none})
+	r := h.results(ids)["paged-1"]
+	want := strings.Split("1 2 3 4 5 6 7 8 9 10 11 12 13", " ")
+	if diff := cmp.Diff(want, p.pages); diff != "" {
+		t.Errorf("answered pages (-want +got):\n%s", diff)
+	}
+	if r.Status != jobs.Succeeded || r.Pages != 13 || string(r.Fields) != `{"N":[1,2,3,4,5,6,7,8,9,10,11,12]}` || !strings.Contains(string(r.Content), `"sum":78`) {
+		t.Errorf("got %s, %d pages, fields %s, content %s, error %+v", r.Status, r.Pages, r.Fields, r.Content, r.Error)
+	}
+	if r.Refreshes != 4 {
+		t.Errorf("%d refreshes, want 4", r.Refreshes)
+	}
+	if seen == "" || strings.Contains(seen, "plain-text") || strings.Contains(seen, "rows") {
+		t.Errorf("what is kept is %d bytes, and must be sealed", len(seen))
+	}
+	if n := h.rdb.Exists(context.Background(), "stepworker:pages:{paged-1}").Val(); n != 0 {
+		t.Error("the pages are still there after the end")
+	}
+}
+
+// TestPages_lost: where somebody deleted what was kept the call begins anew.
+func TestPages_lost(t *testing.T) {
+	p := newPagedAPI(t)
+	p.put("c")
+	p.refuses = func(page, asked int, w http.ResponseWriter) bool {
+		if page == 4 && asked == 1 {
+			p.h.rdb.Del(context.Background(), "stepworker:pages:{lost}")
+			w.WriteHeader(http.StatusInternalServerError)
+			return true
+		}
+		return false
+	}
+	ids := p.h.enqueue(1, jobs.Step{ExecutionID: "lost", CredentialID: "c", Method: "list"})
+	r := p.h.results(ids)["lost"]
+	if r.Status != jobs.Succeeded || string(r.Fields) != `{"N":[1,2,3,4,5,6,7,8,9,10,11,12]}` {
+		t.Errorf("got %s, fields %s, error %+v", r.Status, r.Fields, r.Error)
+	}
+	if got := strings.Join(p.pages[:5], " "); got != "1 2 3 1 2" {
+		t.Errorf("answered pages begin %s", got)
+	}
+}
+
+// TestPages_failedTellsHowFarItCame: and run again by a person it begins anew.
+func TestPages_failedTellsHowFarItCame(t *testing.T) {
+	p := newPagedAPI(t)
+	p.put("c")
+	p.refuses = func(page, _ int, w http.ResponseWriter) bool {
+		if page == 3 {
+			w.WriteHeader(http.StatusBadRequest)
+		}
+		return page == 3
+	}
+	ids := p.h.enqueue(1, jobs.Step{ExecutionID: "failed", CredentialID: "c", Method: "list"})
+	r := p.h.results(ids)["failed"]
+	if r.Status != jobs.Failed || r.Pages != 2 || r.StatusCode != 400 {
+		t.Errorf("got %s, %d pages, status code %d", r.Status, r.Pages, r.StatusCode)
+	}
+	if n := p.h.rdb.Exists(context.Background(), "stepworker:pages:{failed}").Val(); n != 0 {
+		t.Error("the pages are still there after the end")
+	}
+}
