@@ -2,10 +2,12 @@ package connectors
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -31,6 +33,8 @@ type fileParser struct {
 	findings     []Finding
 	templates    []template             // checked once all names are known
 	places       map[*string]*yaml.Node // of texts that are checked at the end
+	// knows is told what each mapping and each of a few words may be; nil: nobody asks.
+	knows func(n *yaml.Node, words []string)
 }
 
 // template is a text that may hold merge fields.
@@ -40,10 +44,14 @@ type template struct {
 	where  string  // url body header value
 }
 
+func newFileParser(file, folder string) *fileParser {
+	return &fileParser{file: file, folder: folder, places: map[*string]*yaml.Node{}, def: &Definition{File: file, Methods: map[string]*Method{}}}
+}
+
 // parseFile reads a connector file. The Definition is nil if nothing could be
 // read of it.
 func parseFile(file, folder string) (*Definition, []Finding) {
-	p := &fileParser{file: file, folder: folder, places: map[*string]*yaml.Node{}, def: &Definition{File: file, Methods: map[string]*Method{}}}
+	p := newFileParser(file, folder)
 	if info, err := os.Stat(file); err == nil && !info.Mode().IsRegular() {
 		return nil, []Finding{{File: file, Line: 1, Column: 1, Text: "it is not a regular file"}} // to open it might never end
 	}
@@ -119,6 +127,9 @@ func (p *fileParser) mapping(n *yaml.Node, what string, known keys, later ...str
 		p.find(n, "%s: a mapping is needed", what)
 		return got
 	}
+	if p.knows != nil {
+		p.knows(n, slices.Sorted(maps.Keys(known)))
+	}
 	for i := 0; i+1 < len(n.Content); i += 2 {
 		k, v := n.Content[i], n.Content[i+1]
 		if _, twice := got[k.Value]; twice {
@@ -134,11 +145,8 @@ func (p *fileParser) mapping(n *yaml.Node, what string, known keys, later ...str
 		case slices.Contains(later, k.Value):
 			p.find(k, "%s is not supported yet", k.Value)
 		default:
-			names := make([]string, 0, len(known))
-			for name := range known {
-				names = append(names, name)
-			}
-			p.find(k, "unknown key %q%s", k.Value, didYouMean(k.Value, names))
+			near := didYouMean(k.Value, slices.Sorted(maps.Keys(known)))
+			p.find(k, "unknown key %q%s", k.Value, cmp.Or(near, belongs(k.Value, what)))
 		}
 	}
 	return got
@@ -167,6 +175,9 @@ func (p *fileParser) boolean(into *bool) func(*yaml.Node) {
 func (p *fileParser) enum(into *string, words []string, later ...string) func(*yaml.Node) {
 	return func(n *yaml.Node) {
 		p.text(into)(n)
+		if p.knows != nil && n.Kind == yaml.ScalarNode {
+			p.knows(n, words)
+		}
 		switch {
 		case slices.Contains(words, *into):
 		case slices.Contains(later, *into):

@@ -22,10 +22,19 @@ import (
 
 func newCheck(log *cli.Log) *cobra.Command {
 	var folder string
+	var schema bool
 	cmd := &cobra.Command{Use: "check [PATH…]", Short: "Read connector files and scripts (*.js and *.json: of steps), and print every finding"}
 	cmd.Flags().StringVar(&folder, "connectors", "", "what to read if no PATH is given; default .")
+	cmd.Flags().BoolVar(&schema, "schema", false, "print the JSON Schema of connector files, for editors, and read nothing")
 	cmd.RunE = func(cmd *cobra.Command, paths []string) error {
 		if err := plain(cmd, log); err != nil {
+			return err
+		}
+		if schema {
+			if len(paths) > 0 {
+				return cli.Usage("--schema reads no files: leave out %s", paths[0])
+			}
+			_, err := io.WriteString(cmd.OutOrStdout(), connectors.Schema())
 			return err
 		}
 		if len(paths) == 0 {

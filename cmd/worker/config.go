@@ -123,7 +123,7 @@ func (c *config) addCall(fs *pflag.FlagSet) {
 func (c *config) addRun(fs *pflag.FlagSet) {
 	c.redis.Add(fs)
 	fs.StringVar(&c.keysFile, "keys-file", "", "file of sealing keys (or STEPWORKER_KEYS)")
-	fs.StringVar(&c.http, "http", "127.0.0.1:8080", "address of /monitoring, /healthz, /readyz and /metrics; empty: off")
+	fs.StringVar(&c.http, "http", "127.0.0.1:8080", "address of /monitoring, /healthz, /readyz, /metrics and /schema/connector.json; empty: off")
 	cli.Bool(fs, &c.private, "allow-private-network", "let APIs be on loopback and private addresses")
 	fs.StringVar(&c.notifyURL, "notify-url", "", "address that is told, signed, of credentials that fail, are revoked, recover")
 	fs.StringVar(&c.notifyFile, "notify-secret-file", "", "file that holds the secret which signs them (or STEPWORKER_NOTIFY_SECRET)")
