@@ -65,7 +65,9 @@ func parseFile(file, folder string) (*Definition, []Finding) {
 		return nil, []Finding{{File: file, Line: 1, Column: 1, Text: fmt.Sprintf("the file cannot be read, or has more than %d bytes", maxFile)}}
 	}
 	p.def.digest, p.def.text = sha256.Sum256(raw), string(raw)
-	p.parse(raw)
+	if root := p.parse(raw); root != nil && !slices.ContainsFunc(p.findings, func(f Finding) bool { return !f.Hint }) {
+		p.deadEnds(root) // what it would say of a file half read might be wrong
+	}
 	slices.SortStableFunc(p.findings, func(a, b Finding) int {
 		if a.File != b.File {
 			return strings.Compare(a.File, b.File)
@@ -78,7 +80,8 @@ func parseFile(file, folder string) (*Definition, []Finding) {
 
 var yamlLine = regexp.MustCompile(`line (\d+)(?:, column (\d+))?:? ?(.*)`)
 
-func (p *fileParser) parse(raw []byte) {
+// parse reads a file; it returns its mapping, nil if there is none.
+func (p *fileParser) parse(raw []byte) *yaml.Node {
 	p.lines = strings.Split(string(raw), "\n")
 	var doc, second yaml.Node
 	docs := yaml.NewDecoder(bytes.NewReader(raw))
@@ -98,14 +101,15 @@ func (p *fileParser) parse(raw []byte) {
 			text = m[3]
 		}
 		p.findings = append(p.findings, Finding{File: p.file, Line: line, Column: col, Text: "malformed YAML: " + text})
-		return
+		return nil
 	}
 	if len(doc.Content) == 0 {
 		p.findings = append(p.findings, Finding{File: p.file, Line: 1, Column: 1, Text: "the file is empty"})
-		return
+		return nil
 	}
 	p.connector(doc.Content[0])
 	p.finish(doc.Content[0])
+	return doc.Content[0]
 }
 
 func (p *fileParser) find(n *yaml.Node, format string, args ...any) {

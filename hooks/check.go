@@ -522,6 +522,36 @@ func (in *Inspection) Foreign(event string) (all []Mention) {
 	return all
 }
 
+// Members are the members of a global object that a script reads, calls or
+// writes by their plain names.
+func (in *Inspection) Members(object string) (reads, writes []Mention) {
+	if in.declared[object] > 0 || in.dynamic {
+		return nil, nil
+	}
+	written := map[file.Idx]bool{}
+	walk(in.tree.Body, func(n any) bool {
+		if a, ok := n.(*ast.AssignExpression); ok {
+			if d, ok := a.Left.(*ast.DotExpression); ok {
+				written[d.Identifier.Idx] = true
+			}
+		}
+		d, ok := n.(*ast.DotExpression)
+		if !ok {
+			return true
+		}
+		if id, ok := d.Left.(*ast.Identifier); ok && id.Name.String() == object {
+			m := in.at(d.Identifier.Idx, d.Identifier.Name.String())
+			if written[d.Identifier.Idx] {
+				writes = append(writes, m)
+			} else {
+				reads = append(reads, m)
+			}
+		}
+		return true
+	})
+	return reads, writes
+}
+
 // Exceptions are the places where a script makes, or compares with, one of the
 // exception classes.
 func (in *Inspection) Exceptions() []Mention {
