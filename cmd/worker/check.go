@@ -86,7 +86,7 @@ func checkAll(ctx context.Context, paths []string) ([]connectors.Finding, error)
 	if len(others) == 0 {
 		return all, nil
 	}
-	found, err := connectors.Check(others)
+	found, err := connectors.CheckBeside(others, recordingsIn)
 	return append(found, all...), err
 }
 
