@@ -41,15 +41,14 @@ func (e *deadEnds) locations() {
 				e.p.hint(field, "field %q: an answer of response.data_type %s is a file, which has no members", field.Value, m.ResponseDT)
 			}
 			now := located{field, shape(steps), textOfNode(valueOf(f, "type"))}
-			if m.ResponseDT != XML { // one element and several look alike there
-				for _, before := range seen {
-					if why := before.contradicts(now); why != "" {
-						e.p.hint(field, "field %q: %s, by field %q at line %d: only one of them can match", field.Value, why, before.node.Value, before.node.Line)
-						break
-					}
-				}
+			if m.ResponseDT == XML { // one element and several look alike there
+				continue
 			}
-			seen = append(seen, now)
+			if before, why := now.against(seen); why != "" {
+				e.p.hint(field, "field %q: %s, by field %q at line %d: only one of them can match", field.Value, why, before.node.Value, before.node.Line)
+			} else {
+				seen = append(seen, now)
+			}
 		}
 	})
 }
@@ -107,6 +106,16 @@ func shape(steps []pathStep) (out []pathStep) {
 		out = append(out, s)
 	}
 	return out
+}
+
+// against is the first of other locations that contradicts this one, and how.
+func (l located) against(others []located) (before located, why string) {
+	for _, before := range others {
+		if why := before.contradicts(l); why != "" {
+			return before, why
+		}
+	}
+	return located{}, ""
 }
 
 var scalarTypes = []string{"integer", "float", "decimal", "boolean", "datetime"}

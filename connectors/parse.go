@@ -149,8 +149,11 @@ func (p *fileParser) mapping(n *yaml.Node, what string, known keys, later ...str
 		case slices.Contains(later, k.Value):
 			p.find(k, "%s is not supported yet", k.Value)
 		default:
-			near := didYouMean(k.Value, slices.Sorted(maps.Keys(known)))
-			p.find(k, "unknown key %q%s", k.Value, cmp.Or(near, belongs(k.Value, what)))
+			names, place := slices.Sorted(maps.Keys(known)), belongs(k.Value, what)
+			if alike(k.Value, nearest(k.Value, names)) {
+				place = ""
+			}
+			p.find(k, "unknown key %q%s", k.Value, cmp.Or(place, didYouMean(k.Value, names)))
 		}
 	}
 	return got
