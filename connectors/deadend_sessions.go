@@ -51,7 +51,7 @@ func (e *deadEnds) filled(login *Method, at *yaml.Node) {
 	switch {
 	case len(empty) == len(e.d.SessionNames) && !sets:
 		e.p.hint(at, "login method %q fills none of the session properties (%s): %s", login.Name, quotedList(empty), how)
-	case len(empty) > 0 && !(sets && e.computedMembers(scripts)):
+	case len(empty) > 0 && (!sets || !e.computedMembers(scripts)):
 		e.p.hint(at, "login method %q does not fill session property %s, and without it each login fails: %s", login.Name, quotedList(empty), how)
 	}
 }

@@ -32,31 +32,26 @@ func (p *fileParser) deadEnds(root *yaml.Node) {
 	e.members()
 }
 
-// valueOf is a mapping's value of a key, nil without; keyOf is the key itself.
+// valueOf is what stands below a node at the end of these keys, nil if nothing.
 func valueOf(n *yaml.Node, path ...string) *yaml.Node {
 	for _, key := range path {
-		if _, n = entry(n, key); n == nil {
+		if n = entry(n, key); n == nil {
 			return nil
 		}
 	}
 	return n
 }
 
-func keyOf(n *yaml.Node, key string) *yaml.Node {
-	k, _ := entry(n, key)
-	return k
-}
-
-func entry(n *yaml.Node, key string) (k, v *yaml.Node) {
+func entry(n *yaml.Node, key string) *yaml.Node {
 	if n == nil || n.Kind != yaml.MappingNode {
-		return nil, nil
+		return nil
 	}
 	for i := 0; i+1 < len(n.Content); i += 2 {
 		if n.Content[i].Value == key {
-			return n.Content[i], n.Content[i+1]
+			return n.Content[i+1]
 		}
 	}
-	return nil, nil
+	return nil
 }
 
 func items(n *yaml.Node) []*yaml.Node {

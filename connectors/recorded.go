@@ -75,9 +75,9 @@ func (d *Definition) recorded(recordings []Recording) (all []Finding) {
 	return all
 }
 
-// rewrites says that hooks may make another answer of the one that came.
 var rewritten = regexp.MustCompile(`method_response(\.\w+|\[[^\]]*\])*\s*=[^=]|\b(method_response|parse)\s*\(`)
 
+// rewrites says that hooks may make another answer of the one that came.
 func (d *Definition) rewrites(m *Method) bool {
 	return d.Script != nil && rewritten.MatchString(d.Script.Source) || m.Script != nil && rewritten.MatchString(m.Script.Source)
 }
@@ -91,7 +91,8 @@ func (d *Definition) unmatched(m *Method, f *ResponseField, n *yaml.Node, record
 			if d.methodOf(a) != m {
 				continue
 			}
-			why, ok := "", false
+			var why string
+			var ok bool
 			switch {
 			case f.Header != "":
 				at = valueOf(n, "header")
