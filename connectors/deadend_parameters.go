@@ -77,7 +77,7 @@ func (e *deadEnds) apart(m *Method, n *yaml.Node) {
 
 var placeNames = map[string]string{"http_header": "header", "query_string": "query parameter"}
 
-var pageToken = regexp.MustCompile(`CYCLR_PAGE_TOKEN\w*`)
+var tokenText = regexp.MustCompile(`CYCLR_PAGE_TOKEN\w*`)
 
 // pages finds paging that cannot go on, and what is there for pages that
 // nobody asks for.
@@ -116,6 +116,9 @@ func (e *deadEnds) goesOn(m *Method, n, inbound *yaml.Node) {
 			return
 		}
 	}
+	if valueOf(n, "paging", "inbound") == nil && strings.Contains(strings.ReplaceAll(e.p.def.text, "CYCLR_PAGE_SIZE", ""), "CYCLR_PAGE_") {
+		return // the connector's, and meant for other methods
+	}
 	scripts := e.scripts(m)
 	if named(scripts, "before_action") || named(scripts, "after_action_paging") || slices.ContainsFunc(scripts, func(s *hooks.Script) bool { return strings.Contains(s.Source, "CYCLR_PAGE_") }) {
 		return
@@ -130,7 +133,7 @@ func (e *deadEnds) tokens(m *Method, n *yaml.Node) {
 	reading := func(list []*yaml.Node) {
 		for _, q := range list {
 			if v := valueOf(q, "value"); v != nil && textOfNode(valueOf(q, "target")) == "response_field" {
-				for _, token := range pageToken.FindAllString(v.Value, -1) {
+				for _, token := range tokenText.FindAllString(v.Value, -1) {
 					read[token] = v
 				}
 			}
@@ -150,7 +153,7 @@ func (e *deadEnds) tokens(m *Method, n *yaml.Node) {
 		if isRead(t) {
 			continue
 		}
-		for _, token := range pageToken.FindAllString(t.Value, -1) {
+		for _, token := range tokenText.FindAllString(t.Value, -1) {
 			sent[token] = t
 		}
 	}

@@ -491,8 +491,8 @@ func (x *exchange) slice(body json.RawMessage) (json.RawMessage, error) {
 	return replaceAt(body, p.outbound, "["+part.String()+"]")
 }
 
-// list is a list within JSON text.
-type list struct {
+// rawList is a list within JSON text.
+type rawList struct {
 	value gjson.Result
 	inner string // its items' text, without the brackets
 	n     int
@@ -500,20 +500,20 @@ type list struct {
 
 // listAt finds a list. Where lone is set something that is no list is a list of
 // one.
-func listAt(v gjson.Result, at []pathStep, lone bool) (list, bool) {
+func listAt(v gjson.Result, at []pathStep, lone bool) (rawList, bool) {
 	v, ok := valueAt(v, at)
 	switch {
 	case !ok:
-		return list{}, false
+		return rawList{}, false
 	case v.IsArray():
-		l := list{value: v, inner: strings.TrimSpace(v.Raw)}
+		l := rawList{value: v, inner: strings.TrimSpace(v.Raw)}
 		l.inner = l.inner[1 : len(l.inner)-1]
 		v.ForEach(func(_, _ gjson.Result) bool { l.n++; return true })
 		return l, true
 	case lone && v.Type != gjson.Null:
-		return list{value: v, inner: v.Raw, n: 1}, true
+		return rawList{value: v, inner: v.Raw, n: 1}, true
 	}
-	return list{}, false
+	return rawList{}, false
 }
 
 // valueAt follows members alone: the last step's list itself is what it finds.
