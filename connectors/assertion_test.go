@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -388,12 +389,12 @@ func TestRefresh_keyAndAssertionsAreMasked(t *testing.T) {
 func TestParsePartnerSettings_privateKey(t *testing.T) {
 	_, keyText := newECKey(t)
 	quoted := strings.ReplaceAll(keyText.Reveal(), "\n", `\n`)
-	p, err := connectors.ParsePartnerSettings([]byte(`{"acme":{"client_id":"c","private_key":"` + quoted + `"}}`))
-	if err != nil || p["acme"].PrivateKey.Reveal() != keyText.Reveal() {
-		t.Errorf("%v", err)
+	p := connectors.ParsePartnerSettings([]byte(`{"acme":{"client_id":"c","private_key":"`+quoted+`"}}`), nil)
+	if len(p.Mistakes) > 0 || p.Settings["acme"].PrivateKey.Reveal() != keyText.Reveal() {
+		t.Errorf("%v", p.Mistakes)
 	}
-	_, err = connectors.ParsePartnerSettings([]byte(`{"acme":{"private_key":"hunter2"}}`))
-	if err == nil || err.Error() != "acme.private_key: a key in PEM is needed, which begins with -----BEGIN PRIVATE KEY-----" {
-		t.Errorf("%v", err)
+	p = connectors.ParsePartnerSettings([]byte(`{"acme":{"private_key":"hunter2"}}`), nil)
+	if want := []string{"acme.private_key: a key in PEM is needed, which begins with -----BEGIN PRIVATE KEY-----"}; !slices.Equal(p.Mistakes, want) {
+		t.Errorf("%v", p.Mistakes)
 	}
 }

@@ -1,6 +1,14 @@
 package connectors
 
-import "go.yaml.in/yaml/v4"
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+
+	"go.yaml.in/yaml/v4"
+
+	"github.com/stepworker/stepworker/credentials"
+)
 
 // authFields is the auth type that puts what the account gave into bodies.
 const authFields = "auth_fields"
@@ -10,6 +18,8 @@ type AuthField struct {
 	Name string // for people, and in the credential's fields
 	Key  string // its location in the body; default Name
 	Type string
+
+	steps []pathStep // Key, read
 }
 
 // Authentication is a named alternative; a credential names the one it has.
@@ -19,24 +29,229 @@ type Authentication struct {
 	Auth    Auth
 }
 
+// For is the definition with the authentication that a credential has: what is
+// done with a credential is done by this one. ok is false for a name that the
+// connector does not have.
+func (d *Definition) For(cred *credentials.Credential) (v *Definition, ok bool) {
+	if cred.Authentication == "" {
+		return d, true
+	}
+	v, ok = d.variants[cred.Authentication]
+	return v, ok
+}
+
+// NearestAuthentication is the alternative that a name was perhaps meant to be.
+func (d *Definition) NearestAuthentication(name string) string {
+	names := make([]string, len(d.Authentications))
+	for i := range d.Authentications {
+		names[i] = d.Authentications[i].Name
+	}
+	return nearest(name, names)
+}
+
+// LacksAuthentication says that a credential names an alternative that there is none of.
+func (d *Definition) LacksAuthentication(cred *credentials.Credential) string {
+	text := fmt.Sprintf("connector %q has no authentication %q, which the credential names", d.Name, cred.Authentication)
+	if near := d.NearestAuthentication(cred.Authentication); near != "" {
+		text += fmt.Sprintf("; did you mean %q?", near)
+	}
+	return text
+}
+
+// styleName is under what the connector's way of client authentication is
+// kept: each alternative has one of its own.
+func (d *Definition) styleName() string {
+	if d.alternative == "" {
+		return d.Name
+	}
+	return d.Name + "/" + d.alternative // no connector's name has a slash
+}
+
+// authFieldNames are the fields that credentials may have, of any alternative.
+func (d *Definition) authFieldNames() (all []string) {
+	for _, f := range d.Auth.Fields {
+		all = append(all, f.Name)
+	}
+	for _, a := range d.Authentications {
+		for _, f := range a.Auth.Fields {
+			all = append(all, f.Name)
+		}
+	}
+	return all
+}
+
+var authFieldTypes = slices.DeleteFunc(slices.Clone(fieldTypes), func(t string) bool { return t == "file" })
+
 func (p *fileParser) authFields(n *yaml.Node, a *Auth) {
 	p.sequence(n, func(n *yaml.Node) {
 		f := AuthField{}
-		p.mapping(n, "an auth field", keys{"name": p.text(&f.Name), "key": p.text(&f.Key), "type": p.enum(&f.Type, fieldTypes)})
+		p.mapping(n, "an auth field", keys{"name": p.text(&f.Name), "key": p.text(&f.Key), "type": p.enum(&f.Type, authFieldTypes)})
 		if f.Name == "" {
 			p.find(n, "an auth field needs a name")
+			return
+		}
+		if slices.ContainsFunc(a.Fields, func(other AuthField) bool { return other.Name == f.Name }) {
+			p.find(n, "auth field %q is declared twice", f.Name)
 		}
 		if f.Key == "" {
 			f.Key = f.Name
+		}
+		var err error
+		if f.steps, err = parsePath(f.Key); err != nil {
+			p.find(n, "auth field %q: key %q: %v", f.Name, f.Key, err)
+		} else if hasList(f.steps) {
+			p.find(n, "auth field %q: key %q leads through a list, and a field stands in an object", f.Name, f.Key)
 		}
 		a.Fields = append(a.Fields, f)
 	})
 }
 
 func (p *fileParser) authentications(n *yaml.Node) {
+	chosen := ""
 	p.sequence(n, func(n *yaml.Node) {
 		a := Authentication{}
-		p.mapping(n, "an authentication", keys{"name": p.text(&a.Name), "default": p.boolean(&a.Default), "auth": p.auth(&a.Auth)})
+		got := p.mapping(n, "an authentication", keys{"name": p.text(&a.Name), "default": p.boolean(&a.Default), "auth": p.auth(&a.Auth)})
+		switch {
+		case a.Name == "":
+			p.find(n, "an authentication needs a name")
+		case slices.ContainsFunc(p.def.Authentications, func(other Authentication) bool { return other.Name == a.Name }):
+			p.find(n, "authentication %q is declared twice", a.Name)
+		}
+		if got["auth"] == nil {
+			p.find(n, "authentication %q: key \"auth\" is missing", a.Name)
+		}
+		if a.Default && chosen != "" {
+			p.find(got["default"], "authentication %q is a default too: %q is it already, and there is one", a.Name, chosen)
+		} else if a.Default {
+			chosen = a.Name
+		}
 		p.def.Authentications = append(p.def.Authentications, a)
 	})
+	if len(p.def.Authentications) == 0 {
+		if n.Kind == yaml.SequenceNode {
+			p.find(n, "authentications: there is none")
+		}
+		return
+	}
+	if chosen == "" {
+		p.def.Authentications[0].Default = true
+	}
+	for _, a := range p.def.Authentications {
+		if a.Default {
+			p.def.Auth = a.Auth
+			break
+		}
+	}
+}
+
+// bodiesOf finds methods whose bodies have no members that a field could be.
+func (p *fileParser) bodiesOf(a *Auth) {
+	if a.Type != authFields {
+		return
+	}
+	for _, name := range p.def.MethodNames {
+		m := p.def.Methods[name]
+		if m.Type == TypeAction && !m.IgnoreAuth && (m.HasBody || makesBody(m.Verb)) && !slices.Contains(memberTypes, m.DataType) {
+			p.find(p.places[&m.Name], "method %q: auth type %s puts fields into bodies, which one of data_type %s has no place for; ignore_auth: true sends it without", name, authFields, m.DataType)
+		}
+	}
+}
+
+// memberTypes are the data types whose bodies have members.
+var memberTypes = []DataType{JSON, Form, XML, File}
+
+// makesBody says that a request of this verb has a body for auth fields to
+// stand in, whether or not anything else does.
+func makesBody(verb string) bool { return verb == "POST" || verb == "PUT" || verb == "PATCH" }
+
+// alternatives makes a definition for each named authentication. They share
+// all else, so it comes after everything that is read or checked.
+func (p *fileParser) alternatives() {
+	d := p.def
+	if len(d.Authentications) == 0 {
+		p.bodiesOf(&d.Auth)
+		return
+	}
+	d.variants = map[string]*Definition{}
+	for i := range d.Authentications {
+		a := &d.Authentications[i]
+		p.bodiesOf(&a.Auth)
+		v := *d
+		v.Auth = a.Auth
+		if !a.Default {
+			v.alternative = a.Name
+		}
+		d.variants[a.Name] = &v
+	}
+}
+
+// authenticatedBody is what is sent: the body as the hooks left it and what the
+// connector's authentication adds to it, which no later hook sees.
+func (x *exchange) authenticatedBody() (body []byte, contentType string, err error) {
+	given := x.body
+	defer func() { x.body = given }()
+	if err := x.keyInBody(); err != nil {
+		return nil, "", err
+	}
+	if err := x.fieldsInBody(); err != nil {
+		return nil, "", err
+	}
+	return x.encodeBody()
+}
+
+// fieldsInBody puts the credential's fields into the body, where nobody else
+// put something. A request without a body has one for them if its verb takes one.
+func (x *exchange) fieldsInBody() error {
+	a := &x.d.Auth
+	none := len(x.body) == 0 || string(x.body) == "null"
+	if a.Type != authFields || x.m.IgnoreAuth || none && !makesBody(x.m.Verb) {
+		return nil
+	}
+	bad := func(text string) error {
+		return &CallError{Kind: "input", Message: "the authentication's fields stand in the body (auth_fields), " + text}
+	}
+	var tree any
+	if !none {
+		var err error
+		if tree, err = decodeJSON(x.body); err != nil {
+			return bad("so the body must be an object")
+		}
+	}
+	if _, object := tree.(*OrderedMap); !none && !object || !slices.Contains(memberTypes, x.m.DataType) {
+		return bad("so the body must be an object")
+	}
+	for _, f := range a.Fields {
+		if _, there := dig(tree, f.steps); there {
+			continue
+		}
+		secret := x.cred.Secrets.Fields[f.Name]
+		if secret.Empty() {
+			return lacks(x.d, fmt.Sprintf("field %q (fields)", f.Name))
+		}
+		var v any = secret.Reveal()
+		ok := true
+		if f.Type != "" {
+			if v, ok = coerce(v, f.Type); !ok {
+				return bad(fmt.Sprintf("and field %q of the credential is not of type %s", f.Name, f.Type))
+			}
+		}
+		if tree, ok = lay(tree, f.steps, v); !ok {
+			return bad(fmt.Sprintf("and the body has something else than an object on the way to %q", f.Key))
+		}
+	}
+	var err error
+	x.body, err = marshal(tree)
+	return err
+}
+
+// fieldsValue is method_auth_value of auth_fields: the fields as JSON text.
+func (d *Definition) fieldsValue(cred *credentials.Credential) json.RawMessage {
+	all := &OrderedMap{}
+	for _, f := range d.Auth.Fields {
+		if v, ok := cred.Secrets.Fields[f.Name]; ok {
+			all.Set(f.Name, v.Reveal())
+		}
+	}
+	text, _ := marshal(all) // texts alone
+	return quote(string(text))
 }

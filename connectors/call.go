@@ -465,6 +465,9 @@ func (x *exchange) take(out *hooks.Outcome) {
 // successful run date is to be.
 func (x *exchange) paging(ctx context.Context) error {
 	out, err := x.event(ctx, "after_action_paging")
+	if err == nil {
+		x.content, err = x.filtered(x.content)
+	}
 	if err != nil || out == nil {
 		return err
 	}
@@ -681,6 +684,12 @@ func (c *Caller) Secrets(d *Definition, cred *credentials.Credential) []string {
 	p := c.cfg.Partner[d.Name]
 	if p.ClientSecret != "" {
 		secrets = append(secrets, p.ClientSecret)
+	}
+	if v, _ := c.property(d, cred, "account", clientSecretProperty); v != nil {
+		secrets = append(secrets, leaves(v)...)
+	}
+	for _, s := range p.sealed() {
+		secrets = append(secrets, s.Value)
 	}
 	if !p.PrivateKey.Empty() {
 		secrets = append(secrets, credentials.KeyParts(p.PrivateKey)...)

@@ -1,18 +1,13 @@
 package connectors
 
 import (
-	"encoding/json"
-	"errors"
 	"fmt"
 	"io/fs"
-	"maps"
 	"os"
 	"path/filepath"
-	"slices"
 	"sort"
 	"strings"
 
-	"github.com/stepworker/stepworker/credentials"
 	"github.com/stepworker/stepworker/internal/strictjson"
 )
 
@@ -136,62 +131,6 @@ func yamlFiles(folder string) ([]string, error) {
 		return err
 	})
 	return files, err
-}
-
-// ParsePartnerSettings reads what an operator supplies for connectors. No
-// error holds a value.
-func ParsePartnerSettings(raw []byte) (map[string]PartnerSettings, error) {
-	var all map[string]map[string]json.RawMessage
-	if err := json.Unmarshal(raw, &all); err != nil {
-		var syntax *json.SyntaxError
-		if errors.As(err, &syntax) {
-			line := 1 + strings.Count(string(raw[:min(int(syntax.Offset), len(raw))]), "\n")
-			return nil, fmt.Errorf("malformed JSON at line %d", line)
-		}
-		return nil, errors.New(`an object of objects is needed: {"acme": {"client_id": "…", "client_secret": "…", "properties": {}}}`)
-	}
-	out := map[string]PartnerSettings{}
-	for name, members := range all {
-		var p PartnerSettings
-		for k, v := range members {
-			var err error
-			switch k {
-			case "client_id":
-				err = json.Unmarshal(v, &p.ClientID)
-			case "client_secret":
-				err = json.Unmarshal(v, &p.ClientSecret)
-			case "private_key":
-				var key string
-				if err = json.Unmarshal(v, &key); err == nil && key != "" {
-					p.PrivateKey = credentials.NewSecret(key)
-					if _, err := credentials.ParsePrivateKey(p.PrivateKey); err != nil {
-						return nil, fmt.Errorf("%s.private_key: %w", name, err)
-					}
-				}
-			case "properties":
-				err = json.Unmarshal(v, &p.Properties)
-			default:
-				return nil, fmt.Errorf("%s: unknown member %q%s", name, k, didYouMean(k, []string{"client_id", "client_secret", "private_key", "properties"}))
-			}
-			if err != nil {
-				return nil, fmt.Errorf("%s.%s has the wrong type", name, k)
-			}
-		}
-		out[name] = p
-	}
-	return out, nil
-}
-
-// UnknownPartners says of partner settings which connectors they name that
-// there are none of: settings that nobody will ever use.
-func UnknownPartners(settings map[string]PartnerSettings, c *Catalog) []string {
-	var all []string
-	for _, name := range slices.Sorted(maps.Keys(settings)) {
-		if _, ok := c.Get(name); !ok {
-			all = append(all, fmt.Sprintf("the partner settings name connector %q, which does not exist%s", name, didYouMean(name, c.Names())))
-		}
-	}
-	return all
 }
 
 func didYouMean(name string, known []string) string {

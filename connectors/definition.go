@@ -1,11 +1,9 @@
 package connectors
 
 import (
-	"encoding/json"
 	"slices"
 	"time"
 
-	"github.com/stepworker/stepworker/credentials"
 	"github.com/stepworker/stepworker/hooks"
 )
 
@@ -37,6 +35,9 @@ type Definition struct {
 	// Auth is then the default one's.
 	Authentications []Authentication
 	Triggers        []Trigger
+
+	variants    map[string]*Definition // by the names of Authentications
+	alternative string                 // which of them this is; "" the default one
 
 	line, column int      // where its name stands
 	digest       [32]byte // SHA-256 of its file
@@ -95,6 +96,10 @@ type Parameter struct {
 	Optional  bool
 	Sensitive bool
 	Property  string // "", account, partner, session
+
+	Title, Description string // for people
+	Trigger            string // the lookup that offers values; "" without
+	Values             []any  // that can be chosen, told where one is missing
 }
 
 // Method is one callable operation.
@@ -154,14 +159,6 @@ type ResponseField struct {
 	Optional              bool
 	Default               any
 	HasDef                bool
-}
-
-// PartnerSettings are what an operator supplies for one connector.
-type PartnerSettings struct {
-	ClientID     string
-	ClientSecret string
-	PrivateKey   credentials.Secret
-	Properties   map[string]json.RawMessage
 }
 
 // Finding is one mistake (or hint) in a connector file.

@@ -32,8 +32,8 @@ const fieldVariable = "__field"
 // inlineField is a merge field and the variable that stands for it. In a
 // string or template literal it is the value's text.
 type inlineField struct {
-	name, variable string
-	text           bool
+	name, format, variable string
+	text                   bool
 }
 
 // mark says that source, from a byte on, stands in text from another byte on;
@@ -55,7 +55,7 @@ func newInline(level hooks.Level, file, text string, place func(line, column int
 	for _, p := range parts {
 		if p.name == "" {
 			l.read(p.text)
-		} else if err := l.field(p.name); err != nil {
+		} else if err := l.field(&p); err != nil {
 			return nil, err
 		}
 		l.at += p.length
@@ -258,7 +258,8 @@ func (l *inlineReader) beginsRegExp() bool {
 }
 
 // field puts a variable in a merge field's place.
-func (l *inlineReader) field(name string) error {
+func (l *inlineReader) field(p *part) error {
+	name := p.name
 	switch {
 	case l.escaped:
 		return &expandError{fmt.Sprintf("a backslash stands before {{%s}}", name)}
@@ -267,7 +268,7 @@ func (l *inlineReader) field(name string) error {
 	case l.where == inComment || l.where == inLineComment:
 		return nil
 	}
-	f := inlineField{name: name, text: l.where != inCode, variable: fmt.Sprintf("%s%d", fieldVariable, len(l.in.fields))}
+	f := inlineField{name: name, format: p.format, text: l.where != inCode, variable: fmt.Sprintf("%s%d", fieldVariable, len(l.in.fields))}
 	l.in.fields = append(l.in.fields, f)
 	switch l.where {
 	case inString:
@@ -327,7 +328,10 @@ var numeric = regexp.MustCompile(`^-?(0|[1-9][0-9]*)(\.[0-9]+)?$`)
 func (x *exchange) evaluate(ctx context.Context, in *inline, look lookup) (v any, ok bool, err error) {
 	globals := x.inlineGlobals()
 	for _, f := range in.fields {
-		v, known, _ := look(f.name)
+		v, known, _, err := formatted(f.name, f.format, look)
+		if err != nil {
+			return nil, false, err
+		}
 		if !known {
 			return nil, false, &expandError{fmt.Sprintf("unknown merge field {{%s}}", f.name)}
 		}

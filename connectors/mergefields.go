@@ -19,9 +19,10 @@ var credentialFields = []string{"username", "password", "api_key", "client_id", 
 
 // part is a piece of a template: text, or a merge field.
 type part struct {
-	text string
-	name string // of the merge field, "" for text
-	raw  bool   // {{+name}}: slashes stay
+	text   string
+	name   string // of the merge field, "" for text
+	format string // of its date; "" as it is
+	raw    bool   // {{+name}}: slashes stay
 	// length is how much of the template it takes, in bytes.
 	length int
 }
@@ -47,11 +48,14 @@ func splitTemplate(s string) ([]part, error) {
 		if head != "" {
 			parts = append(parts, part{text: head, length: len(head)})
 		}
-		name := s[loc[4]:loc[5]]
-		if !mergeFieldName.MatchString(name) && !strings.HasPrefix(name, lastRunForm) {
+		name, format := cutFormat(s[loc[4]:loc[5]])
+		if !mergeFieldName.MatchString(name) {
 			return nil, &expandError{fmt.Sprintf("{{%s}} is no merge field: a name of A-Z a-z 0-9 _ . - is needed", name)}
 		}
-		parts = append(parts, part{name: name, raw: loc[2] != loc[3], length: loc[1] - loc[0]})
+		if format == "" && name != s[loc[4]:loc[5]] {
+			return nil, &expandError{fmt.Sprintf("{{%s}} says no format, such as yyyy-MM-dd", s[loc[4]:loc[5]])}
+		}
+		parts = append(parts, part{name: name, format: format, raw: loc[2] != loc[3], length: loc[1] - loc[0]})
 		s = s[loc[1]:]
 	}
 	return parts, nil
@@ -63,14 +67,14 @@ func splitNamed(s string, named map[string]bool) []part {
 	var parts []part
 	begin := 0
 	for _, loc := range mergeField.FindAllStringSubmatchIndex(s, -1) {
-		name := s[loc[4]:loc[5]]
+		name, format := cutFormat(s[loc[4]:loc[5]])
 		if !named[name] {
 			continue
 		}
 		if loc[0] > begin {
 			parts = append(parts, part{text: s[begin:loc[0]]})
 		}
-		parts = append(parts, part{name: name, raw: loc[2] != loc[3]})
+		parts = append(parts, part{name: name, format: format, raw: loc[2] != loc[3]})
 		begin = loc[1]
 	}
 	if begin < len(s) {
@@ -104,7 +108,10 @@ func expandText(s string, look lookup) (out string, ok bool, err error) {
 			b.WriteString(p.text)
 			continue
 		}
-		v, known, _ := look(p.name)
+		v, known, _, err := p.value(look)
+		if err != nil {
+			return "", false, err
+		}
 		if !known {
 			return "", false, &expandError{fmt.Sprintf("unknown merge field {{%s}}", p.name)}
 		}
@@ -123,7 +130,10 @@ func expandTree(v any, look lookup) (out any, ok bool, err error) {
 	switch x := v.(type) {
 	case string:
 		if parts, err := splitTemplate(x); err == nil && len(parts) == 1 && parts[0].name != "" {
-			value, known, _ := look(parts[0].name)
+			value, known, _, err := parts[0].value(look)
+			if err != nil {
+				return nil, false, err
+			}
 			if !known {
 				return nil, false, &expandError{fmt.Sprintf("unknown merge field {{%s}}", parts[0].name)}
 			}
@@ -181,7 +191,10 @@ func fillURL(parts []part, look lookup) (string, error) {
 			b.WriteString(p.text)
 			continue
 		}
-		v, known, foreign := look(p.name)
+		v, known, foreign, err := p.value(look)
+		if err != nil {
+			return "", err
+		}
 		if !known {
 			return "", &expandError{fmt.Sprintf("unknown merge field {{%s}} in the URL", p.name)}
 		}

@@ -73,7 +73,7 @@ func (c *Caller) obtainToken(ctx context.Context, d *Definition, cred *credentia
 	}
 	style := d.Auth.AuthStyle
 	if style == "auto" {
-		style = c.knownStyle(ctx, d.Name)
+		style = c.knownStyle(ctx, d.styleName())
 	}
 	try := style
 	_, secret := c.clientOf(d, cred)
@@ -92,23 +92,23 @@ func (c *Caller) obtainToken(ctx context.Context, d *Definition, cred *credentia
 		style = "" // a person waits for it, and a server that refuses the client has not spent the code
 	}
 	switch {
-	case other && grant == nil && (style == credentials.StyleTrying || style == "" && !c.firstToTry(ctx, d.Name)):
+	case other && grant == nil && (style == credentials.StyleTrying || style == "" && !c.firstToTry(ctx, d.styleName())):
 		return nil, &credentials.RefreshError{Verdict: credentials.Transient, Status: t.status, RetryAfter: 2 * time.Second,
 			Text: "the token endpoint refused the client in the header; another request finds out whether it takes it in the body"}
 	case other && style == "":
 		t2, err2 := c.requestToken(ctx, d, cred, grant, "params")
 		switch {
 		case t2.token != nil:
-			c.learnStyle(ctx, d.Name, "params")
+			c.learnStyle(ctx, d.styleName(), "params")
 		case t2.clientRefused() && t2.fault == nil:
-			c.learnStyle(ctx, d.Name, credentials.StyleTried)
+			c.learnStyle(ctx, d.styleName(), credentials.StyleTried)
 			t2, err2 = t, err
 		default:
-			c.learnStyle(ctx, d.Name, "") // it told nothing about the client
+			c.learnStyle(ctx, d.styleName(), "") // it told nothing about the client
 		}
 		t, err = t2, err2
 	case style != try && t.token != nil && secret != "":
-		c.learnStyle(ctx, d.Name, try)
+		c.learnStyle(ctx, d.styleName(), try)
 	}
 	var re *credentials.RefreshError
 	if errors.As(err, &re) {

@@ -35,6 +35,7 @@ type fileParser struct {
 	places       map[*string]*yaml.Node // of texts that are checked at the end
 	// knows is told what each mapping and each of a few words may be; nil: nobody asks.
 	knows func(n *yaml.Node, words []string)
+	lookups      []lookupUse            // checked then as well
 }
 
 // template is a text that may hold merge fields.
@@ -315,6 +316,9 @@ func (p *fileParser) connector(n *yaml.Node) {
 		"methods":         func(*yaml.Node) {},
 	})
 	d.Script = script
+	if k := got["authentications"]; k != nil && got["auth"] != nil {
+		p.find(k, "auth and authentications exclude each other: name each way to authenticate in authentications")
+	}
 	for _, k := range []string{"connector", "base_url", "methods"} {
 		if got[k] == nil && n.Kind == yaml.MappingNode {
 			p.find(n, "key %q is missing", k)
@@ -402,6 +406,9 @@ func (p *fileParser) readAuth(n *yaml.Node, a *Auth) {
 	if got["type"] == nil {
 		p.find(n, "auth: key \"type\" is missing")
 	}
+	if t := a.TokenURL; t != "" && !strings.HasPrefix(t, "{{") {
+		p.checkURL(p.places[&a.TokenURL], "auth.token_url", t)
+	}
 	if a.Type == "oauth2" {
 		if a.TokenURL == "" {
 			p.find(n, "auth: key \"token_url\" is missing")
@@ -475,7 +482,7 @@ func (p *fileParser) parameters(n *yaml.Node, m *Method) []Parameter {
 		}
 		got := p.mapping(n, "a parameter", keys{
 			"name":      p.text(&q.Name),
-			"target":    p.enum(&q.Target, []string{"http_header", "merge_field", "query_string", "filter_field", "response_field", "script", "index"}),
+			"target":    p.enum(&q.Target, []string{"http_header", "merge_field", "query_string", filterField, "response_field", "script", "index"}),
 			"as":        p.text(&q.As),
 			"header":    p.text(&q.Header),
 			"value":     value(&q.Value, &q.HasValue),
@@ -484,7 +491,12 @@ func (p *fileParser) parameters(n *yaml.Node, m *Method) []Parameter {
 			"optional":  p.boolean(&q.Optional),
 			"sensitive": p.boolean(&q.Sensitive),
 			"property":  p.enum(&q.Property, []string{"account", "partner", "session"}),
+			"title":     p.text(&q.Title), "description": p.text(&q.Description), "trigger": p.lookup(&q.Trigger),
+			"values": func(n *yaml.Node) { p.sequence(n, func(n *yaml.Node) { q.Values = append(q.Values, p.free(n)) }) },
 		})
+		if q.Target == filterField {
+			p.filterLocation(n, &q)
+		}
 		if q.Name == "" {
 			p.find(n, "a parameter needs a name")
 		}
@@ -807,9 +819,8 @@ func (p *fileParser) finish(n *yaml.Node) {
 	if base := d.BaseURL; base != "" && !strings.HasPrefix(base, "{{") {
 		p.checkURL(p.places[&d.BaseURL], "base_url", base)
 	}
-	if t := d.Auth.TokenURL; t != "" && !strings.HasPrefix(t, "{{") {
-		p.checkURL(p.places[&d.Auth.TokenURL], "auth.token_url", t)
-	}
+	p.checkTriggers()
+	p.alternatives()
 }
 
 // fillsSession says that hooks may find the session, in a refusal perhaps.
@@ -840,7 +851,7 @@ func (p *fileParser) checkTemplate(t template) {
 			params = append(slices.Clone(params), m.Parameters...)
 		}
 	}
-	known := slices.Concat(credentialFields, accountFields, callFields, suppliedFields)
+	known := slices.Concat(credentialFields, accountFields, callFields, suppliedFields, p.def.authFieldNames())
 	for _, q := range params {
 		known = append(known, q.Name, q.wire())
 	}
@@ -851,7 +862,7 @@ func (p *fileParser) checkTemplate(t template) {
 		if f.name == pageNextURL && t.where == "value" || isPageField(f.name) {
 			continue
 		}
-		if slices.Contains(known, f.name) || strings.HasPrefix(f.name, lastRunForm) {
+		if slices.Contains(known, f.name) {
 			continue
 		}
 		if near := didYouMean(f.name, known); near != "" {

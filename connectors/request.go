@@ -2,6 +2,7 @@ package connectors
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -58,13 +59,13 @@ func (x *exchange) resolve(ctx context.Context) error {
 				if q.Target != "merge_field" && x.needs(q) {
 					return x.noSession(q)
 				}
-			case x.m.Type == TypeWebhook && q.Target != "script": // nothing is sent
+			case x.m.Type == TypeWebhook && !q.forScripts(): // nothing is sent
 			case !q.Optional:
-				gap := missing{q, fmt.Sprintf("parameter %q is missing", q.Name)}
+				gap := missing{q, fmt.Sprintf("parameter %q is missing%s", q.Name, q.choices())}
 				if q.Property != "" {
 					gap.text = fmt.Sprintf("the credential has no property %q", q.Name)
 				}
-				if q.Target == "script" || !handled(x.scripts("before_action"), "before_action") {
+				if q.forScripts() || !handled(x.scripts("before_action"), "before_action") {
 					return gap.error()
 				}
 				x.missing = append(x.missing, gap)
@@ -83,6 +84,18 @@ func (x *exchange) resolve(ctx context.Context) error {
 		}
 	}
 	return x.fill(ctx, written)
+}
+
+// forScripts says that a parameter is sent nowhere: scripts see it.
+func (q *Parameter) forScripts() bool { return q.Target == "script" || q.Target == "index" }
+
+// choices tells, in an error, what can be given.
+func (q *Parameter) choices() string {
+	if len(q.Values) == 0 {
+		return ""
+	}
+	raw, _ := marshal(q.Values)
+	return ": one of " + clip(string(raw), 200)
 }
 
 // missing is a required parameter that has no value.
@@ -393,6 +406,9 @@ func (c *Caller) systemField(d *Definition, cred *credentials.Credential, name s
 			text = s.OAuth2.AccessToken.Reveal()
 		}
 	}
+	if text == "" && slices.ContainsFunc(d.Auth.Fields, func(f AuthField) bool { return f.Name == name }) {
+		text, known = s.Fields[name].Reveal(), true
+	}
 	if text != "" {
 		return text, true, false
 	}
@@ -402,16 +418,23 @@ func (c *Caller) systemField(d *Definition, cred *credentials.Credential, name s
 	return nil, known, false
 }
 
-// clientOf is the client id and secret: the credential's, else the partner's.
+// Account properties that are a client of the account's own.
+const (
+	clientIDProperty     = "ClientId"
+	clientSecretProperty = "ClientSecret"
+)
+
+// clientOf is the client id and secret: the credential's, be they among its
+// properties, else the partner's.
 func (c *Caller) clientOf(d *Definition, cred *credentials.Credential) (id, secret string) {
 	p := c.cfg.Partner[d.Name]
-	id, secret = cred.Secrets.ClientID, cred.Secrets.ClientSecret.Reveal()
-	if id == "" {
-		id = p.ClientID
+	own := func(name string) string {
+		v, _ := c.property(d, cred, "account", name)
+		text, _ := scalar(v)
+		return text
 	}
-	if secret == "" {
-		secret = p.ClientSecret
-	}
+	id = cmp.Or(cred.Secrets.ClientID, own(clientIDProperty), p.ClientID)
+	secret = cmp.Or(cred.Secrets.ClientSecret.Reveal(), own(clientSecretProperty), p.ClientSecret)
 	return id, secret
 }
 
@@ -500,7 +523,7 @@ func (x *exchange) prepare() error {
 			if x.book.Next == "" { // it is complete
 				query.Set(q.wire(), v)
 			}
-		case "script":
+		case "script", "index":
 			script.Set(q.wire(), v)
 		}
 	}
@@ -562,7 +585,7 @@ func (x *exchange) originOf(template string) (string, error) {
 	raw, err := expandURL(template, func(name string) (any, bool, bool) {
 		v, known, foreign := x.look(name)
 		if foreign || known && v == nil { // only scheme and host count here
-			return "x", known, foreign
+			return "2000-01-01", known, foreign // that fits everywhere, as a date too
 		}
 		return v, known, foreign
 	})
@@ -738,11 +761,8 @@ func (x *exchange) request(ctx context.Context) (*http.Request, error) {
 	if err := setHeaders(header, x.headers); err != nil {
 		return nil, err
 	}
-	if err := x.keyInBody(); err != nil {
-		return nil, err
-	}
 	x.sentURL = u.String()
-	body, contentType, err := x.encodeBody()
+	body, contentType, err := x.authenticatedBody()
 	if err != nil {
 		return nil, err
 	}
@@ -1095,7 +1115,7 @@ func (x *exchange) placeGlobals() []hooks.Global {
 const executionContext = "RUNNING_TRANSACTION"
 
 // authValue is method_auth_value: the key, the Basic text, the access token, of
-// OAuth 1.0a the token.
+// OAuth 1.0a the token; of auth_fields the fields as JSON text.
 func (c *Caller) authValue(d *Definition, cred *credentials.Credential) json.RawMessage {
 	s := &cred.Secrets
 	switch {
@@ -1105,6 +1125,8 @@ func (c *Caller) authValue(d *Definition, cred *credentials.Credential) json.Raw
 		r := http.Request{Header: http.Header{}}
 		r.SetBasicAuth(s.Username, s.Password.Reveal())
 		return quote(strings.TrimPrefix(r.Header.Get("Authorization"), "Basic "))
+	case d.Auth.Type == authFields:
+		return d.fieldsValue(cred)
 	case d.Auth.Type == "oauth1" && s.OAuth1 != nil:
 		return quote(s.OAuth1.Token.Reveal())
 	case d.Auth.Type == "oauth2" && s.OAuth2 != nil:

@@ -3,6 +3,7 @@ package connectors
 import (
 	"context"
 	"encoding/json"
+	"maps"
 	"slices"
 	"sort"
 
@@ -129,6 +130,12 @@ func (c *Caller) NamedSecrets(d *Definition, cred *credentials.Credential) []Nam
 	}
 	for k, v := range s.Session {
 		name(k, v)
+	}
+	for _, k := range slices.Sorted(maps.Keys(s.Fields)) {
+		name(k, s.Fields[k].Reveal())
+	}
+	for _, sealed := range c.cfg.Partner[d.Name].sealed() {
+		name(sealed.Name, sealed.Value)
 	}
 	params := slices.Clone(d.Parameters)
 	for _, m := range d.MethodNames {

@@ -35,9 +35,12 @@ type Credential struct {
 	Connector         string
 	AccountID         string
 	ExternalAccountID string
-	Version           int64
-	Secrets           Secrets
-	Meta              Meta
+	// Authentication is which of the connector's named alternatives it has; "" is
+	// the default one. It stands in clear.
+	Authentication string
+	Version        int64
+	Secrets        Secrets
+	Meta           Meta
 	// Answer is what a token endpoint said to an earlier request of this version,
 	// which had no token that could be read: what was sent for it may be spent.
 	// Only a RefreshFunc sees it.

@@ -29,10 +29,12 @@ type Input struct {
 		Username string `json:"username"`
 		Password string `json:"password"`
 	} `json:"basic"`
-	OAuth1     *OAuth1Input      `json:"oauth1"`
-	PrivateKey *string           `json:"private_key"`
-	Fields     map[string]string `json:"fields"`
-	IfVersion  *int64            `json:"if_version"`
+	OAuth1     *OAuth1Input       `json:"oauth1"`
+	PrivateKey *string            `json:"private_key"`
+	Fields     map[string]*string `json:"fields"` // null takes one away
+	// Authentication is the connector's named alternative; "" is the default one.
+	Authentication *string `json:"authentication"`
+	IfVersion      *int64  `json:"if_version"`
 	// Unopened says that the token is the account's first: the pool is to call
 	// the login and the test method before anybody else calls with it.
 	Unopened bool `json:"-"`
@@ -147,8 +149,6 @@ func DecodeInput(raw []byte) (*Input, error) {
 		return nil, errors.New("credential_id: 1 to 128 of A-Z a-z 0-9 _ . : @ - are allowed")
 	case in.Connector != "" && !connectorPattern.MatchString(in.Connector):
 		return nil, errors.New("connector: a name like acme-crm is needed (a-z, 0-9, -)")
-	case in.Fields != nil:
-		return nil, errors.New("fields (auth_fields) is not supported yet")
 	}
 	ways := []string{}
 	if in.OAuth2 != nil {
@@ -221,6 +221,19 @@ func (in *Input) apply(c *Credential, merge bool, now time.Time) error {
 			s.OAuth1 = &OAuth1{}
 		}
 		in.OAuth1.over(s.OAuth1)
+	}
+	if in.Authentication != nil {
+		c.Authentication = *in.Authentication
+	}
+	for k, v := range in.Fields {
+		if v == nil {
+			delete(s.Fields, k)
+			continue
+		}
+		if s.Fields == nil {
+			s.Fields = map[string]Secret{}
+		}
+		s.Fields[k] = Secret{*v}
 	}
 	if t := in.OAuth2; t != nil {
 		tok := &Token{AccessToken: Secret{t.AccessToken}, RefreshToken: Secret{t.RefreshToken}, TokenType: t.TokenType, Expiry: t.Expiry}

@@ -22,7 +22,7 @@ func TestDecodeInput_namesTheMemberAndNoValue(t *testing.T) {
 		"malformed":             {`"api_key":hunter2`, "malformed JSON at line 1, column 51"},
 		"a key of another kind": {`"private_key":["hunter2"]`, "private_key: a list is not allowed here"},
 		"an OAuth 1.0a member":  {`"oauth1":{"token":"hunter2","secret":"hunter3"}`, `oauth1: unknown member "secret"`},
-		"of a later version":    {`"fields":{"a":"hunter2"}`, "fields (auth_fields) is not supported yet"},
+		"a field, no text":      {`"fields":{"a":["hunter2"]}`, "fields.a: a list is not allowed here"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := credentials.DecodeInput([]byte(`{"credential_id":"c","connector":"acme",` + c.members + `}`))

@@ -46,7 +46,8 @@ end
 //
 //	KEYS  credential, its version
 //	ARGV  version read, connector, account, external account, sealed, expiry
-//	      of the token, of the session, now (ms), refused kind ('' : it may be used)
+//	      of the token, of the session, now (ms), refused kind ('' : it may be used),
+//	      named authentication ('' : the default one)
 //	returns 1, or 0 if the version moved
 var putScript = redis.NewScript(`
 local v = redis.call('HGET', KEYS[1], 'v') or '0'
@@ -65,6 +66,7 @@ if ep == 1 then redis.call('HSET', KEYS[1], 'ep', 'put') end
 redis.call('HSET', KEYS[1], 'v', n, 'connector', ARGV[2], 'account_id', ARGV[3], 'external_account_id', ARGV[4], 'sealed', ARGV[5],
   'expiry', ARGV[6], 'issued', ARGV[8], 's_expiry', ARGV[7], 's_issued', ARGV[8], 'state', 'active', 'since', ARGV[8])
 if ARGV[9] ~= '' then redis.call('HSET', KEYS[1], 'refused', n, 'refused_kind', ARGV[9]) end
+if ARGV[10] ~= '' then redis.call('HSET', KEYS[1], 'authentication', ARGV[10]) end
 redis.call('SET', KEYS[2], n)
 return 1
 `)

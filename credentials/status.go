@@ -13,20 +13,22 @@ import (
 
 // Status is a credential's state, without a secret.
 type Status struct {
-	CredentialID      string       `json:"credential_id"`
-	Connector         string       `json:"connector"`
-	AccountID         string       `json:"account_id"`
-	ExternalAccountID string       `json:"external_account_id"`
-	State             State        `json:"state"`
-	Since             *time.Time   `json:"since"`
-	Version           int64        `json:"version"`
-	Expiry            *time.Time   `json:"expiry"`
-	LastRefresh       *LastRefresh `json:"last_refresh"`
-	LastError         string       `json:"last_error"`
-	NextTry           *time.Time   `json:"next_try"`
-	Waiting           int64        `json:"waiting"`
-	OldestWaiting     *time.Time   `json:"oldest_waiting"`
-	HeldUntil         *time.Time   `json:"held_until"`
+	CredentialID      string `json:"credential_id"`
+	Connector         string `json:"connector"`
+	AccountID         string `json:"account_id"`
+	ExternalAccountID string `json:"external_account_id"`
+	// Authentication is the connector's named alternative; "" is the default one.
+	Authentication string       `json:"authentication,omitempty"`
+	State          State        `json:"state"`
+	Since          *time.Time   `json:"since"`
+	Version        int64        `json:"version"`
+	Expiry         *time.Time   `json:"expiry"`
+	LastRefresh    *LastRefresh `json:"last_refresh"`
+	LastError      string       `json:"last_error"`
+	NextTry        *time.Time   `json:"next_try"`
+	Waiting        int64        `json:"waiting"`
+	OldestWaiting  *time.Time   `json:"oldest_waiting"`
+	HeldUntil      *time.Time   `json:"held_until"`
 	// WaitsFor is what would have its waiting executions run, in a sentence; ""
 	// where nothing keeps them.
 	WaitsFor string `json:"waits_for,omitempty"`
@@ -61,7 +63,7 @@ func (s *Store) Status(ctx context.Context, id string) (*Status, error) {
 	}
 	st := &Status{
 		CredentialID: id, Connector: f["connector"], AccountID: f["account_id"], ExternalAccountID: f["external_account_id"],
-		State: m.State, Since: instant(m.Since), Version: num(f["v"]), Expiry: instant(m.expiry()), LastRefresh: m.LastRefresh,
+		Authentication: f["authentication"], State: m.State, Since: instant(m.Since), Version: num(f["v"]), Expiry: instant(m.expiry()), LastRefresh: m.LastRefresh,
 		LastError: m.LastError, NextTry: instant(m.NextTry), Waiting: n.Val(),
 	}
 	if opening := st.State == Active && m.Refused && m.RefusedKind == Opening; opening || f["lease"] != "" && time.Now().Before(m.LeaseUntil) {

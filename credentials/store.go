@@ -161,7 +161,7 @@ func (s *Store) Put(ctx context.Context, in *Input, merge bool) (version, waitin
 			refused = Opening
 		}
 		done, err := putScript.Run(ctx, s.rdb, []string{credKey(c.ID), versionKey(c.ID)}, stored, c.Connector, c.AccountID, c.ExternalAccountID,
-			sealed, millis(c.Secrets.tokenExpiry()), millis(c.Secrets.sessionExpiry(0)), millis(now), string(refused)).Int()
+			sealed, millis(c.Secrets.tokenExpiry()), millis(c.Secrets.sessionExpiry(0)), millis(now), string(refused), c.Authentication).Int()
 		if err != nil {
 			return 0, 0, err
 		}
@@ -200,7 +200,7 @@ func (s *Store) open(id string, h map[string]string, newest int64) (*Credential,
 	}
 	c := &Credential{
 		ID: id, Connector: h["connector"], AccountID: h["account_id"], ExternalAccountID: h["external_account_id"],
-		Version: num(h["v"]), Meta: readMeta(h),
+		Authentication: h["authentication"], Version: num(h["v"]), Meta: readMeta(h),
 	}
 	if s.keys == nil {
 		return c, errNoKeys

@@ -191,7 +191,9 @@ func (a *attempt) admit(ctx context.Context, opened error) (*ResultError, func()
 	if !ok {
 		return a.unknownHere(ctx, fmt.Sprintf("connector %q", c.Connector), p.cfg.Catalog.Nearest(c.Connector))
 	}
-	a.def = def
+	if a.def, ok = def.For(c); !ok {
+		return a.unknownHere(ctx, fmt.Sprintf("authentication %q of connector %q", c.Authentication, c.Connector), def.NearestAuthentication(c.Authentication))
+	}
 	if a.meth, ok = def.Method(s.Method); !ok {
 		return a.unknownHere(ctx, fmt.Sprintf("method %q of connector %q", s.Method, c.Connector), def.NearestMethod(s.Method))
 	}

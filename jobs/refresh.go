@@ -114,6 +114,11 @@ func (p *Pool) processRefresh(ctx context.Context, t *asynq.Task) error {
 		}
 		return putOff(fmt.Sprintf("this worker does not know connector %q", cred.Connector), 5*time.Second)
 	}
+	own, ok := def.For(cred)
+	if !ok {
+		return p.noAuthentication(ctx, def, cred, force)
+	}
+	def = own
 	// Somebody else's question may have been answered meanwhile, and it is the same.
 	answered := func(c *credentials.Credential) bool {
 		lr := c.Meta.LastRefresh
@@ -193,6 +198,18 @@ func (p *Pool) processRefresh(ctx context.Context, t *asynq.Task) error {
 	ended := p.refreshed(ctx, cred, kind, r.Kind == kindForced)(res, err)
 	p.logout(ctx, def, before, res)
 	return ended
+}
+
+// noAuthentication ends a refresh of a credential whose authentication the
+// connector does not have: those who wait fail, and say so, and who asked is told.
+func (p *Pool) noAuthentication(ctx context.Context, def *connectors.Definition, cred *credentials.Credential, force bool) error {
+	if force {
+		note := &credentials.RefreshError{Verdict: credentials.VerdictMisconfigured, Text: def.LacksAuthentication(cred)}
+		if err := p.cfg.Store.Note(ctx, cred.ID, cred.Version, credentials.Session, note); err != nil {
+			return putOff("redis cannot be used", 5*time.Second)
+		}
+	}
+	return p.resume(ctx, cred.ID)
 }
 
 // kindTest is a forced refresh where nothing can be renewed: the test method's

@@ -33,6 +33,7 @@ type authorization struct {
 	redirect   string
 	file       string
 	account    string
+	chosen     string // the named authentication
 	external   string
 	properties []string
 	timeout    time.Duration
@@ -67,6 +68,7 @@ func credentialAuthorize(log *cli.Log) *cobra.Command {
 	fs.StringVar(&a.file, "credential-file", "", "file (or -) of a credential without a token, as `put` reads it: the base of a new one")
 	fs.StringVar(&a.account, "account-id", "", "the credential's account_id")
 	fs.StringVar(&a.external, "external-account-id", "", "the credential's external_account_id")
+	fs.StringVar(&a.chosen, "authentication", "", "which of the connector's named authentications (default: the stored credential's, else the default one)")
 	fs.StringArrayVar(&a.properties, "property", nil, "an account property: name=value")
 	cli.Duration(fs, &a.timeout, "timeout", 5*time.Minute, "how long to wait for the person")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
@@ -117,6 +119,25 @@ func (a *authorization) resolve(cmd *cobra.Command, connector, id string) error 
 		return cli.Usage("unknown connector %q; did you mean %q?", connector, catalog.Nearest(connector))
 	case !ok:
 		return cli.Usage("unknown connector %q", connector)
+	}
+	a.def = def
+	if a.input.Authentication == nil && len(def.Authentications) > 0 {
+		return nil // a stored credential may name one
+	}
+	laid, err := a.input.Over(&credentials.Credential{})
+	if err != nil {
+		return cli.Usage("%v", err)
+	}
+	return a.choose(laid)
+}
+
+// choose takes the authentication that a credential has, which must be one that
+// a person is sent to a browser for.
+func (a *authorization) choose(cred *credentials.Credential) error {
+	def, ok := a.def.For(cred)
+	switch {
+	case !ok:
+		return cli.Usage("%s", a.def.LacksAuthentication(cred))
 	case def.Auth.Type != "oauth2":
 		return cli.Usage("connector %q has auth type %s: nobody is sent to a browser for it; use `credential put`", def.Name, def.Auth.Type)
 	case def.Auth.Grant != "authorization_code":
@@ -163,6 +184,9 @@ func (a *authorization) readInput(stdin io.Reader, connector, id string) (*crede
 	if a.account != "" {
 		in.AccountID = &a.account
 	}
+	if a.chosen != "" {
+		in.Authentication = &a.chosen
+	}
 	if a.external != "" {
 		in.ExternalAccountID = &a.external
 	}
@@ -205,6 +229,9 @@ func (a *authorization) open(ctx context.Context, stderr io.Writer) error {
 	}
 	if a.cred, err = a.input.Over(stored); err != nil {
 		return cli.Usage("%v", err)
+	}
+	if err := a.choose(a.cred); err != nil {
+		return err
 	}
 	if a.back, err = listen(a.address, a.log); err != nil {
 		return cli.Usage("--redirect-url: %v", err)

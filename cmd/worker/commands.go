@@ -161,7 +161,7 @@ func newKey(log *cli.Log) *cobra.Command {
 		}
 		return say(cmd, credentials.NewKey())
 	}}
-	return group("key", "Sealing keys", fresh, keyRotate(log))
+	return group("key", "Sealing keys", fresh, keyRotate(log), keySeal(log))
 }
 
 // say prints what a command is asked for: if it cannot be written, it failed.

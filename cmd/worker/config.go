@@ -51,6 +51,7 @@ type config struct {
 	redisOptions *redis.Options
 	keys         *credentials.Keyring
 	partner      map[string]connectors.PartnerSettings
+	partnerAged  []string // sealed settings whose key cannot go yet, in words
 	queueWeights map[string]int
 	allowed      []string
 	password     string
@@ -168,11 +169,8 @@ func (c *config) resolve(fs *pflag.FlagSet, needKeys, needConnectors bool) []str
 		}
 	}
 	if c.partnerFile != "" {
-		raw, err := os.ReadFile(c.partnerFile)
-		if err != nil {
-			wrong("--partner-settings: %s cannot be read", c.partnerFile)
-		} else if c.partner, err = connectors.ParsePartnerSettings(raw); err != nil {
-			wrong("--partner-settings: %s: %v", c.partnerFile, err)
+		for _, text := range c.readPartner(needKeys) {
+			wrong("--partner-settings: %s", text)
 		}
 	}
 	if c.concurrency < 1 || c.concurrency > 10_000 {
@@ -217,6 +215,30 @@ func (c *config) resolve(fs *pflag.FlagSet, needKeys, needConnectors bool) []str
 		wrong("--http: %v", err)
 	}
 	return append(mistakes, c.resolveNotify(fs)...)
+}
+
+// readPartner reads the partner settings, sealed ones too: of a command that
+// needs no keys for itself with those that are there.
+func (c *config) readPartner(haveKeys bool) (mistakes []string) {
+	raw, err := os.ReadFile(c.partnerFile)
+	if err != nil {
+		return []string{c.partnerFile + " cannot be read"}
+	}
+	keys := c.keys
+	if !haveKeys {
+		if keys, err = givenKeys(c.keysFile); err != nil {
+			return []string{err.Error()}
+		}
+	}
+	p := connectors.ParsePartnerSettings(raw, keys)
+	for _, text := range p.Mistakes {
+		mistakes = append(mistakes, c.partnerFile+": "+text)
+	}
+	for _, place := range p.Aged {
+		c.partnerAged = append(c.partnerAged, fmt.Sprintf("%s is not sealed with the first key: seal it again (`worker key seal %s`) before the key goes that opens it", strings.Replace(place, " ", ".", 1), place))
+	}
+	c.partner = p.Settings
+	return mistakes
 }
 
 // resolveNotify reads who is told of credentials, and what signs it.
@@ -286,6 +308,15 @@ func parseQueues(s string) (map[string]int, error) {
 }
 
 func readKeys(file string) (*credentials.Keyring, error) {
+	k, err := givenKeys(file)
+	if err == nil && k == nil {
+		err = errors.New("STEPWORKER_KEYS or --keys-file: sealing keys are needed; `worker key new` makes one")
+	}
+	return k, err
+}
+
+// givenKeys are the keys, nil if none are given.
+func givenKeys(file string) (*credentials.Keyring, error) {
 	text := os.Getenv("STEPWORKER_KEYS")
 	if file != "" {
 		raw, err := os.ReadFile(file)
@@ -295,7 +326,7 @@ func readKeys(file string) (*credentials.Keyring, error) {
 		text = string(raw)
 	}
 	if strings.TrimSpace(text) == "" {
-		return nil, fmt.Errorf("STEPWORKER_KEYS or --keys-file: sealing keys are needed; `worker key new` makes one")
+		return nil, nil
 	}
 	k, err := credentials.ParseKeys(text)
 	if err != nil {

@@ -216,7 +216,7 @@ func parseMessage(text string) (h http.Header, body string, hasBody bool, err er
 func asPut(c *credentials.Credential) map[string]any {
 	s := &c.Secrets
 	in := map[string]any{"credential_id": c.ID, "connector": c.Connector}
-	for name, value := range map[string]string{"account_id": c.AccountID, "external_account_id": c.ExternalAccountID,
+	for name, value := range map[string]string{"account_id": c.AccountID, "external_account_id": c.ExternalAccountID, "authentication": c.Authentication,
 		"client_id": s.ClientID, "client_secret": s.ClientSecret.Reveal(), "api_key": s.APIKey.Reveal(), "private_key": s.PrivateKey.Reveal()} {
 		if value != "" {
 			in[name] = value
@@ -224,6 +224,13 @@ func asPut(c *credentials.Credential) map[string]any {
 	}
 	if s.HasBasic {
 		in["basic"] = map[string]string{"username": s.Username, "password": s.Password.Reveal()}
+	}
+	if len(s.Fields) > 0 {
+		fields := map[string]string{}
+		for k, v := range s.Fields {
+			fields[k] = v.Reveal()
+		}
+		in["fields"] = fields
 	}
 	if o := s.OAuth1; o != nil {
 		in["oauth1"] = map[string]string{"consumer_key": o.ConsumerKey, "consumer_secret": o.ConsumerSecret.Reveal(),

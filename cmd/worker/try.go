@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -37,9 +38,12 @@ type try struct {
 	scriptFile string
 	recordFile string
 	replayFile string
+	lookup     string // the name of a trigger
 
 	def     *connectors.Definition
 	method  *connectors.Method
+	trigger *connectors.Trigger // nil without
+	choices io.Writer           // where what it offers is written
 	input   recordedTry
 	script  string // the step's
 	account account
@@ -74,6 +78,7 @@ func newTry(log *cli.Log) *cobra.Command {
 	fs.StringVar(&t.scriptFile, "script", "", "file of a step's script")
 	fs.StringVar(&t.recordFile, "record", "", "write requests, answers and the result to this file, secrets as placeholders")
 	fs.StringVar(&t.replayFile, "replay", "", "take the answers from this file, without a network, and compare requests and the result")
+	fs.StringVar(&t.lookup, "trigger", "", "in place of METHOD, a trigger: call its method, and print what it offers on stdout, all else on stderr")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		defer func() {
 			for i := len(t.close) - 1; i >= 0; i-- {
@@ -105,6 +110,11 @@ func (t *try) run(ctx context.Context) error {
 			return cli.Failed("--record: %s cannot be written: %v", t.recordFile, err)
 		}
 	}
+	if t.trigger != nil && !failed {
+		if err := t.offer(out.Content); err != nil {
+			return err
+		}
+	}
 	if t.replay != nil {
 		if err := t.replay.rest(); err != nil {
 			return cli.Failed("%s: %v", t.replayFile, err)
@@ -120,6 +130,21 @@ func (t *try) run(ctx context.Context) error {
 	}
 	if failed {
 		return &cli.Error{Code: cli.ExitFailed}
+	}
+	return nil
+}
+
+// offer prints what the trigger offers, a line of JSON for each.
+func (t *try) offer(content json.RawMessage) error {
+	all, err := t.trigger.Choices(content)
+	if err != nil {
+		return cli.Failed("trigger %q: %v", t.trigger.Name, err)
+	}
+	r := t.names.redactor()
+	for _, c := range all {
+		if _, err := fmt.Fprintf(t.choices, "%s\n", r.JSON(compact(c))); err != nil {
+			return cli.Failed("it cannot be written: %v", err)
+		}
 	}
 	return nil
 }

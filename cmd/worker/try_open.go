@@ -50,9 +50,16 @@ func (t *try) open(cmd *cobra.Command, args []string) error {
 			wrong("--replay: %s: section try: %v", t.replayFile, err)
 		}
 	}
-	if len(args) == 2 {
+	switch {
+	case t.lookup != "" && len(args) == 2:
+		wrong("--trigger says which method is called: leave METHOD out")
+	case len(args) == 2:
 		t.input.Connector, t.input.Method = args[0], args[1]
-	} else if len(args) == 1 || t.input.Connector == "" || t.input.Method == "" {
+	case t.lookup != "" && len(args) == 1:
+		t.input.Connector = args[0]
+	case t.lookup != "" && t.input.Connector == "":
+		wrong("CONNECTOR is needed")
+	case t.lookup == "" && (len(args) == 1 || t.input.Connector == "" || t.input.Method == ""):
 		wrong("CONNECTOR and METHOD are needed")
 	}
 	if p, err := cli.Parameters(t.parameters); err != nil {
@@ -110,9 +117,11 @@ func (t *try) open(cmd *cobra.Command, args []string) error {
 	}
 	if recorded.partner != "" && len(mistakes) == 0 {
 		one := fmt.Sprintf("{%s: %s}", compact(t.input.Connector), t.names.fill(recorded.partner, jsonEscape))
-		if t.cfg.partner, err = connectors.ParsePartnerSettings([]byte(one)); err != nil {
-			wrong("--replay: %s: section partner: %v", t.replayFile, err)
+		p := connectors.ParsePartnerSettings([]byte(one), nil)
+		for _, text := range p.Mistakes {
+			wrong("--replay: %s: section partner: %s", t.replayFile, text)
 		}
+		t.cfg.partner = p.Settings
 	}
 	if t.recordFile != "" && len(mistakes) == 0 {
 		// What cannot be kept is not worth a call.
@@ -157,6 +166,12 @@ func (t *try) definition(cmd *cobra.Command) error {
 	var ok bool
 	if t.def, ok = catalog.Get(t.input.Connector); !ok {
 		return cli.Usage("unknown connector %q%s", t.input.Connector, meant(catalog.Nearest(t.input.Connector)))
+	}
+	if t.lookup != "" {
+		if t.trigger, ok = t.def.Trigger(t.lookup); !ok {
+			return cli.Usage("--trigger: unknown trigger %q of connector %q%s", t.lookup, t.def.Name, meant(t.def.NearestTrigger(t.lookup)))
+		}
+		t.input.Method = t.trigger.Method
 	}
 	if t.method, ok = t.def.Method(t.input.Method); !ok {
 		return cli.Usage("unknown method %q of connector %q%s", t.input.Method, t.def.Name, meant(t.def.NearestMethod(t.input.Method)))
@@ -205,12 +220,22 @@ func (t *try) connect(cmd *cobra.Command, fromRedis bool, recorded *recording) e
 	if got := t.account.cred.Connector; got != t.def.Name {
 		return cli.Usage("the credential is one of connector %q, not of %q", got, t.def.Name)
 	}
+	own, ok := t.def.For(t.account.cred)
+	if !ok {
+		return cli.Usage("%s", t.def.LacksAuthentication(t.account.cred))
+	}
+	t.def = own
 	var err error
 	if t.engine, err = hooks.New(hooks.Config{Hosts: 1, Timeout: c.timeout, Memory: c.memory}); err != nil {
 		return cli.Failed("%v", err)
 	}
 	t.close = append(t.close, func() { _ = t.engine.Close() })
-	t.screen = &screen{out: cmd.OutOrStdout(), names: t.names, step: t.script, scriptFile: t.scriptFile}
+	t.choices = cmd.OutOrStdout()
+	shown := cmd.OutOrStdout()
+	if t.trigger != nil { // what it offers is the output
+		shown = cmd.ErrOrStderr()
+	}
+	t.screen = &screen{out: shown, names: t.names, step: t.script, scriptFile: t.scriptFile}
 	cc.Engine = t.engine
 	cc.Trace = &connectors.Trace{Event: t.screen.event, Secret: func(n connectors.NamedSecret) { t.names.add(n) }}
 	cc.Transport = func(guarded http.RoundTripper) http.RoundTripper {

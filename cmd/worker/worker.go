@@ -64,7 +64,7 @@ func (w *Worker) Open(ctx context.Context) error {
 		return &cli.Error{Code: cli.ExitUsage}
 	}
 	w.catalog = catalog
-	for _, text := range connectors.UnknownPartners(c.partner, catalog) {
+	for _, text := range append(connectors.UnknownPartners(c.partner, catalog), c.partnerAged...) {
 		w.log.Warn("partner settings", "text", text)
 	}
 	var listener net.Listener
