@@ -1,0 +1,57 @@
+package jobs_test
+
+import (
+	"context"
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/stepworker/stepworker/credentials"
+	"github.com/stepworker/stepworker/jobs"
+)
+
+const withAlternatives = `connector: own
+base_url: "{{base}}"
+authentications:
+  - {name: Key, auth: {type: api_key, name: X-Key}}
+  - {name: App, auth: {type: oauth2, token_url: "{{base}}/token", auth_style: params, refresh_on: [401]}}
+parameters: [{name: base, target: merge_field, property: account}]
+methods: [{method: m, endpoint: /m}]
+`
+
+// Each credential is called, refused and refreshed by the authentication that it names.
+func TestAuthentications_eachCredentialByItsOwn(t *testing.T) {
+	h := newHouse(t, withConnector(t, withAlternatives))
+	h.url = serve(t, func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case r.URL.Path == "/token":
+			_, _ = w.Write([]byte(`{"access_token":"new-access-token","expires_in":3600}`))
+		case r.Header.Get("X-Key") != "the-api-key" && r.Header.Get("Authorization") != "Bearer new-access-token":
+			w.WriteHeader(401)
+		default:
+			_, _ = w.Write([]byte(`{}`))
+		}
+	})
+	h.put(map[string]any{"credential_id": "k", "connector": "own", "api_key": "the-api-key"})
+	h.put(map[string]any{"credential_id": "a", "connector": "own", "authentication": "App", "client_id": "c", "client_secret": "one-secret",
+		"oauth2": map[string]any{"access_token": "old-access-token", "refresh_token": "refresh-token"}})
+	h.put(map[string]any{"credential_id": "u", "connector": "own", "authentication": "Ap", "api_key": "the-api-key"})
+	h.succeed(append(h.enqueue(3, jobs.Step{CredentialID: "k", Method: "m"}), h.enqueue(3, jobs.Step{CredentialID: "a", Method: "m"})...))
+
+	// One that the connector does not have: another worker may know it.
+	ids := h.enqueue(1, jobs.Step{CredentialID: "u", Method: "m"})
+	h.until("the step is put back", func() bool {
+		return strings.Contains(h.story(ids[0]), `deferred this worker does not know authentication "Ap" of connector "own"; did you mean "App"?`)
+	})
+	if err := h.client.RequestRefresh(context.Background(), "u"); err != nil {
+		t.Fatal(err)
+	}
+	h.until("who asked for a refresh is told", func() bool {
+		st, err := h.store.Status(context.Background(), "u")
+		return err == nil && st.LastRefresh != nil && st.LastRefresh.Verdict == credentials.VerdictMisconfigured && st.State == credentials.Active &&
+			st.LastError == `connector "own" has no authentication "Ap", which the credential names; did you mean "App"?`
+	})
+	// Put right, it goes on by itself.
+	h.put(map[string]any{"credential_id": "u", "connector": "own", "authentication": "Key", "api_key": "the-api-key"})
+	h.succeed(ids)
+}
