@@ -221,7 +221,7 @@ func (x *exchange) fieldsInBody() error {
 		return bad("so the body must be an object")
 	}
 	for _, f := range a.Fields {
-		if _, there := dig(tree, f.steps); there {
+		if _, there := memberAt(tree, f.steps); there {
 			continue
 		}
 		secret := x.cred.Secrets.Fields[f.Name]

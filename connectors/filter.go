@@ -73,7 +73,7 @@ func keepLater(v any, steps []pathStep, list int, least any) any {
 		for _, item := range items {
 			if list > 1 {
 				kept = append(kept, keepLater(item, steps[1:], list-1, least))
-			} else if at, _ := dig(item, steps[1:]); later(at, least) {
+			} else if at, _ := memberAt(item, steps[1:]); later(at, least) {
 				kept = append(kept, item)
 			}
 		}

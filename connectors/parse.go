@@ -34,8 +34,8 @@ type fileParser struct {
 	templates    []template             // checked once all names are known
 	places       map[*string]*yaml.Node // of texts that are checked at the end
 	// knows is told what each mapping and each of a few words may be; nil: nobody asks.
-	knows func(n *yaml.Node, words []string)
-	lookups      []lookupUse            // checked then as well
+	knows   func(n *yaml.Node, words []string)
+	lookups []lookupUse // checked then as well
 }
 
 // template is a text that may hold merge fields.

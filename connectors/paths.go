@@ -53,6 +53,20 @@ func parsePath(s string) ([]pathStep, error) {
 	return steps, nil
 }
 
+// memberAt follows members alone.
+func memberAt(tree any, steps []pathStep) (any, bool) {
+	for _, s := range steps {
+		m, ok := tree.(*OrderedMap)
+		if !ok {
+			return nil, false
+		}
+		if tree, ok = m.Values[s.name]; !ok {
+			return nil, false
+		}
+	}
+	return tree, true
+}
+
 // convert turns a field's value into its declared type; what cannot be
 // converted stays as it is.
 func convert(v any, typ string) any {

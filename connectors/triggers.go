@@ -53,16 +53,15 @@ func (t *Trigger) Choices(content json.RawMessage) ([]Choice, error) {
 	if err != nil {
 		return nil, err
 	}
-	tree, err := decodeJSON(content)
-	if err != nil {
+	if !json.Valid(content) {
 		return nil, fmt.Errorf("the answer of method %q is no JSON value", t.Method)
 	}
-	found, _ := dig(tree, key)
+	found, _ := dig(view(content), key)
 	values, ok := found.([]any)
 	if !ok {
 		return nil, fmt.Errorf("the answer of method %q has no list at %s", t.Method, t.Key)
 	}
-	found, _ = dig(tree, label)
+	found, _ = dig(view(content), label)
 	labels, _ := found.([]any)
 	all := make([]Choice, 0, len(values))
 	for i, v := range values {

@@ -41,7 +41,8 @@ func TestAuthentications_eachCredentialByItsOwn(t *testing.T) {
 	// One that the connector does not have: another worker may know it.
 	ids := h.enqueue(1, jobs.Step{CredentialID: "u", Method: "m"})
 	h.until("the step is put back", func() bool {
-		return strings.Contains(h.story(ids[0]), `deferred this worker does not know authentication "Ap" of connector "own"; did you mean "App"?`)
+		st, err := h.client.Status(context.Background(), ids[0])
+		return err == nil && strings.Contains(st.WaitsFor, `this worker does not know authentication "Ap" of connector "own"; did you mean "App"?`)
 	})
 	if err := h.client.RequestRefresh(context.Background(), "u"); err != nil {
 		t.Fatal(err)
