@@ -229,7 +229,7 @@ func (x *exchange) fieldsInBody() error {
 			return lacks(x.d, fmt.Sprintf("field %q (fields)", f.Name))
 		}
 		var v any = secret.Reveal()
-		ok := true
+		var ok bool
 		if f.Type != "" {
 			if v, ok = coerce(v, f.Type); !ok {
 				return bad(fmt.Sprintf("and field %q of the credential is not of type %s", f.Name, f.Type))

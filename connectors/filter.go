@@ -36,9 +36,9 @@ func (x *exchange) filtered(content json.RawMessage) (json.RawMessage, error) {
 			if x.unparsed {
 				content = parseLeft(content, x.m.ResponseDT)
 			}
-			var err error
-			if tree, err = decodeJSON(content); err != nil || tree == nil {
-				return content, nil // text, or nothing: there is no list
+			var ok bool
+			if tree, ok = listed(content); !ok {
+				return content, nil
 			}
 		}
 		steps, err := parsePath(q.wire())
@@ -51,6 +51,16 @@ func (x *exchange) filtered(content json.RawMessage) (json.RawMessage, error) {
 		return content, nil
 	}
 	return marshal(tree)
+}
+
+// listed is content that a list may be in: not nothing, and no text.
+func listed(content json.RawMessage) (tree any, ok bool) {
+	tree, err := decodeJSON(content)
+	switch tree.(type) {
+	case []any, *OrderedMap:
+		return tree, err == nil
+	}
+	return nil, false
 }
 
 // keepLater goes down to the last list of a location, which is its step with
