@@ -187,16 +187,16 @@ func (p *fileParser) alternatives() {
 
 // authenticatedBody is what is sent: the body as the hooks left it and what the
 // connector's authentication adds to it, which no later hook sees.
-func (x *exchange) authenticatedBody() (body []byte, contentType string, err error) {
-	given := x.body
-	defer func() { x.body = given }()
+func (x *exchange) authenticatedBody(given string) (body []byte, contentType string, err error) {
+	before := x.body
+	defer func() { x.body = before }()
 	if err := x.keyInBody(); err != nil {
 		return nil, "", err
 	}
 	if err := x.fieldsInBody(); err != nil {
 		return nil, "", err
 	}
-	return x.encodeBody()
+	return x.encodeBody(given)
 }
 
 // fieldsInBody puts the credential's fields into the body, where nobody else
@@ -220,6 +220,10 @@ func (x *exchange) fieldsInBody() error {
 	if _, object := tree.(*OrderedMap); !none && !object || !slices.Contains(memberTypes, x.m.DataType) {
 		return bad("so the body must be an object")
 	}
+	var root any
+	if m, ok := tree.(*OrderedMap); ok && x.m.members(m) != m { // of XML within its root element
+		root, tree = tree, x.m.members(m)
+	}
 	for _, f := range a.Fields {
 		if _, there := memberAt(tree, f.steps); there {
 			continue
@@ -238,6 +242,9 @@ func (x *exchange) fieldsInBody() error {
 		if tree, ok = lay(tree, f.steps, v); !ok {
 			return bad(fmt.Sprintf("and the body has something else than an object on the way to %q", f.Key))
 		}
+	}
+	if root != nil { // tree is a part of it
+		tree = root
 	}
 	var err error
 	x.body, err = marshal(tree)

@@ -95,6 +95,7 @@ type exchange struct {
 	nextRun    time.Time     // as after_action_paging left it
 	logs       []string
 	found      []string // secrets beside the credential's: this call's sensitive values
+	boundary   string   // between the parts of bodies, of all pages
 	newSession bool     // a hook wrote to session_properties
 	masks      *redactors
 }
@@ -125,6 +126,7 @@ type page struct {
 	content     json.RawMessage // method_response
 	came        json.RawMessage // the same as it came, before hooks
 	binary      bool
+	ofXML       bool // content was read from XML
 	unparsed    bool // content is text that came as another type than the method's
 	tooLarge    bool
 	faulted     bool // the request got no answer
@@ -266,7 +268,7 @@ func (x *exchange) failed(ctx context.Context, f *fault) (*Answer, error) {
 	}
 	switch {
 	case me.IsSuccess || !me.IsError && !me.IsWarning:
-		x.content, x.binary = parseText(me.Content, x.m.ResponseDT), false
+		x.content, x.binary = x.parseText(me.Content, x.m.ResponseDT), false
 		if x.came = x.content; x.book.Page > 1 {
 			return nil, nil
 		}
@@ -456,7 +458,7 @@ func (x *exchange) take(out *hooks.Outcome) {
 		x.session, x.newSession, x.masks = v, true, nil // what is masked is found anew
 	}
 	if v, ok := out.Changed["method_response"]; ok {
-		x.content, x.binary = parseLeft(v, x.m.ResponseDT), false
+		x.content, x.binary = x.parseLeft(v, x.m.ResponseDT), false
 		x.unparsed = false
 	}
 }

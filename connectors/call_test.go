@@ -634,7 +634,7 @@ func TestCall_content(t *testing.T) {
 		"utf-16, the other way":        {"json", "application/json; charset=utf-16", "\xfe\xff\x00{\x00}", `{}`, "", ""},
 		"utf-16 text":                  {"plain_text", "text/plain", "\xff\xfeZ\x00\xeb\x00", `"Zë"`, "", ""},
 		"text without a charset":       {"plain_text", "text/plain", "Zo\xeb \x80", `"Zoë €"`, "", ""},
-		"xml without a charset":        {"unknown", "application/xml", "<a>\xeb</a>", `"<a>ë</a>"`, "", ""},
+		"xml without a charset":        {"unknown", "application/xml", "<a>\xeb</a>", `{"a":"ë"}`, "", ""},
 		"text without a type":          {"unknown", "", "Zo\xeb", `"Wm/r"`, "base64", ""},
 		"form":                         {"unknown", "application/x-www-form-urlencoded", "b=1&a=x+y&b=%C3%A9&c", `{"b":["1","é"],"a":"x y","c":""}`, "", ""},
 		"form without a type":          {"form", "", "a=1", `{"a":"1"}`, "", ""},

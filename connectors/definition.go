@@ -97,9 +97,7 @@ type Parameter struct {
 	Sensitive bool
 	Property  string // "", account, partner, session
 
-	Title, Description string // for people
-	Trigger            string // the lookup that offers values; "" without
-	Values             []any  // that can be chosen, told where one is missing
+	About
 }
 
 // Method is one callable operation.
@@ -155,10 +153,12 @@ type ResponseField struct {
 	System                string
 	Type                  string
 	Format                string // of a datetime, in .NET's words
-	Title                 string
-	Optional              bool
+	Title, Description    string
+	Optional              bool // for people: a missing one is no error
 	Default               any
 	HasDef                bool
+
+	steps []pathStep // of Field
 }
 
 // Finding is one mistake (or hint) in a connector file.

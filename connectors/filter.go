@@ -34,7 +34,7 @@ func (x *exchange) filtered(content json.RawMessage) (json.RawMessage, error) {
 		}
 		if tree == nil {
 			if x.unparsed {
-				content = parseLeft(content, x.m.ResponseDT)
+				content = x.parseLeft(content, x.m.ResponseDT)
 			}
 			var ok bool
 			if tree, ok = listed(content); !ok {

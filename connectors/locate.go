@@ -33,37 +33,61 @@ func memberOf(v gjson.Result, name string) (out gjson.Result, found bool) {
 }
 
 // dig reads a location in a body: found is false where a member is missing.
-// Lists give a list, with null for items without the member.
-func dig(v gjson.Result, steps []pathStep) (out any, found bool) {
+// Lists give a list, with gap for items without the member. A name in square
+// brackets whose value is no list is read as the member of that very name,
+// brackets included, if there is one. Where lone says so, as XML needs it, it
+// is a list of one.
+func dig(v gjson.Result, steps []pathStep, lone bool, gap any) (out any, found bool) {
 	for i, s := range steps {
-		if s.name != "" || !s.list {
-			var ok bool
-			if v, ok = memberOf(v, s.name); !ok {
-				return nil, false
-			}
-		}
-		if s.list {
-			if !v.IsArray() {
-				return nil, false
-			}
-			all := []any{}
-			v.ForEach(func(_, item gjson.Result) bool {
-				value, _ := dig(item, steps[i+1:])
-				if inner, ok := value.([]any); ok && hasList(steps[i+1:]) {
-					all = append(all, inner...)
-				} else {
-					all = append(all, value)
+		list := s.list
+		if s.name != "" || !list {
+			named, ok := memberOf(v, s.name)
+			if list && !named.IsArray() {
+				if literal, there := memberOf(v, "["+s.name+"]"); there {
+					named, ok, list = literal, true, false
 				}
-				return true
-			})
-			return all, true
+			}
+			if v = named; !ok {
+				return nil, false
+			}
 		}
+		if !list {
+			continue
+		}
+		all := []any{}
+		each := func(_, item gjson.Result) bool {
+			value, ok := dig(item, steps[i+1:], lone, gap)
+			inner, several := value.([]any)
+			switch {
+			case ok && several && hasList(steps[i+1:]):
+				all = append(all, inner...)
+			case ok:
+				all = append(all, value)
+			default:
+				all = append(all, gap)
+			}
+			return true
+		}
+		switch {
+		case v.IsArray():
+			v.ForEach(each)
+		case lone:
+			each(gjson.Result{}, v)
+		default:
+			return nil, false
+		}
+		return all, true
 	}
 	if !v.Exists() {
 		return nil, false
 	}
 	out, err := decodeJSON([]byte(v.Raw))
 	return out, err == nil
+}
+
+// dig reads a location in this call's answer.
+func (x *exchange) dig(v gjson.Result, steps []pathStep, gap any) (out any, found bool) {
+	return dig(v, steps, x.lone(), gap)
 }
 
 func hasList(steps []pathStep) bool {

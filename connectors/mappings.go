@@ -180,6 +180,9 @@ func (x *exchange) declares(name string) error {
 // pristineBody is the body before any script, of an outbound request its part of it.
 func (x *exchange) pristineBody(look lookup) (json.RawMessage, error) {
 	body, err := x.wholeBody(look)
+	if err == nil {
+		body, err = x.fit(body, look)
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -125,7 +125,7 @@ func (x *exchange) turn(ctx context.Context) error {
 		}
 	}
 	if x.unparsed {
-		x.content, x.unparsed = parseLeft(x.content, x.m.ResponseDT), false
+		x.content, x.unparsed = x.parseLeft(x.content, x.m.ResponseDT), false
 	}
 	b.add(x.content)
 	if most := pagesFactor * x.c.cfg.MaxResponse; b.size > most {
@@ -221,7 +221,7 @@ func (x *exchange) allPages(ctx context.Context) error {
 		}
 	}
 	if x.unparsed {
-		x.content = parseLeft(x.content, x.m.ResponseDT)
+		x.content = x.parseLeft(x.content, x.m.ResponseDT)
 	}
 	return nil
 }
@@ -330,7 +330,7 @@ func (x *exchange) nextURL(text string) (string, error) {
 // it is the last.
 func (x *exchange) inAnswer(steps []pathStep) (v any, found bool) {
 	for _, content := range []json.RawMessage{x.content, x.came} {
-		if v, found = dig(view(content), steps); found {
+		if v, found = x.dig(view(content), steps, nil); found {
 			break
 		}
 	}
@@ -413,7 +413,7 @@ func (x *exchange) lists(pages []json.RawMessage) [][]pathStep {
 
 // lone says that a list of one may stand there without being one: XML knows no
 // lists.
-func (x *exchange) lone() bool { return x.m.ResponseDT == XML }
+func (x *exchange) lone() bool { return x.ofXML || x.m.ResponseDT == XML }
 
 // together merges the pages: lists are joined, other members are those of the
 // last page.

@@ -480,7 +480,7 @@ func (p *fileParser) parameters(n *yaml.Node, m *Method) []Parameter {
 				*into, *has, valueNode = v, true, n
 			}
 		}
-		got := p.mapping(n, "a parameter", keys{
+		k := keys{
 			"name":      p.text(&q.Name),
 			"target":    p.enum(&q.Target, []string{"http_header", "merge_field", "query_string", filterField, "response_field", "script", "index"}),
 			"as":        p.text(&q.As),
@@ -491,9 +491,9 @@ func (p *fileParser) parameters(n *yaml.Node, m *Method) []Parameter {
 			"optional":  p.boolean(&q.Optional),
 			"sensitive": p.boolean(&q.Sensitive),
 			"property":  p.enum(&q.Property, []string{"account", "partner", "session"}),
-			"title":     p.text(&q.Title), "description": p.text(&q.Description), "trigger": p.lookup(&q.Trigger),
-			"values": func(n *yaml.Node) { p.sequence(n, func(n *yaml.Node) { q.Values = append(q.Values, p.free(n)) }) },
-		})
+		}
+		maps.Copy(k, p.about(&q.About))
+		got := p.mapping(n, "a parameter", k)
 		if q.Target == filterField {
 			p.filterLocation(n, &q)
 		}
@@ -588,7 +588,17 @@ func (p *fileParser) method(n *yaml.Node) {
 		m.DataType = p.def.DataType
 	}
 	if m.ResponseDT == "" {
-		m.ResponseDT = m.DataType
+		if m.ResponseDT = m.DataType; m.DataType == File || m.DataType == MultipartRelated { // which no answer is
+			m.ResponseDT = JSON
+		}
+	}
+	if k := got["xml_root"]; k != nil && m.DataType != XML {
+		p.find(k, "xml_root has no meaning for data type %s", m.DataType)
+	} else if k != nil && !hooks.XMLName(m.XMLRoot) {
+		p.find(k, "xml_root: %q is no name of an element", m.XMLRoot)
+	}
+	if m.Type == TypeWebhook {
+		m.Fields = append(m.Fields, webhookFields(m.Request)...)
 	}
 	if m.ContentType == "" {
 		m.ContentType = p.def.ContentType
@@ -634,14 +644,20 @@ func merged(connector, method []Parameter) []Parameter {
 
 func (p *fileParser) response(n *yaml.Node, m *Method) {
 	p.mapping(n, "response", keys{
-		"data_type": p.dataType(&m.ResponseDT),
+		"data_type": func(n *yaml.Node) {
+			if p.dataType(&m.ResponseDT)(n); m.ResponseDT == File || m.ResponseDT == MultipartRelated {
+				p.find(n, "response.data_type: %s is of requests; an answer that is a file is a simple_file", m.ResponseDT)
+			}
+		},
 		"fields": func(n *yaml.Node) {
+			seen := map[string]bool{}
 			p.sequence(n, func(n *yaml.Node) {
 				f := ResponseField{}
 				got := p.mapping(n, "a response field", keys{
 					"field": p.text(&f.Field), "header": p.text(&f.Header), "cookie": p.text(&f.Cookie), "system": p.text(&f.System),
 					"type": p.enum(&f.Type, fieldTypes), "format": p.text(&f.Format), "title": p.text(&f.Title), "optional": p.boolean(&f.Optional),
-					"default": func(n *yaml.Node) { f.Default, f.HasDef = p.free(n), true },
+					"description": p.text(&f.Description),
+					"default":     func(n *yaml.Node) { f.Default, f.HasDef = p.free(n), true },
 				})
 				count := 0
 				for _, k := range []string{"field", "header", "cookie"} {
@@ -655,11 +671,8 @@ func (p *fileParser) response(n *yaml.Node, m *Method) {
 				if f.System == "" {
 					f.System = f.Field
 				}
-				if f.Field != "" {
-					if _, err := parsePath(f.Field); err != nil {
-						p.find(n, "field %q: %v", f.Field, err)
-					}
-				}
+				f.steps = p.location(n, got["field"], f.Field, seen)
+				p.dateFormat(got["format"], f.Type, f.Format)
 				m.Fields = append(m.Fields, f)
 			})
 		},

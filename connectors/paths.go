@@ -4,9 +4,11 @@ import (
 	"encoding/json"
 	"errors"
 	"math"
+	"math/big"
 	"regexp"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // pathStep is one step of a field's location: a member, and whether its value
@@ -69,37 +71,47 @@ func memberAt(tree any, steps []pathStep) (any, bool) {
 
 // convert turns a field's value into its declared type; what cannot be
 // converted stays as it is.
-func convert(v any, typ string) any {
+func convert(v any, typ, format string) any {
 	if list, ok := v.([]any); ok {
 		out := make([]any, len(list))
 		for i, e := range list {
-			out[i] = convert(e, typ)
+			out[i] = convert(e, typ, format)
 		}
 		return out
 	}
 	text, ok := scalar(v)
-	if !ok || v == nil {
+	if _, composite := v.(*OrderedMap); !ok || composite {
 		return v
 	}
+	if typ == "text" {
+		return text
+	}
+	text = strings.TrimSpace(text)
 	switch typ {
-	case "text", "datetime":
-		if _, composite := v.(*OrderedMap); !composite {
-			return text
+	case "datetime":
+		t, ok := time.Time{}, false
+		if format != "" {
+			t, ok = readFormat(text, format)
+		} else {
+			t, ok = guessDate(text)
+		}
+		if ok {
+			return t.UTC().Format(time.RFC3339Nano)
 		}
 	case "integer":
-		if n, err := strconv.ParseInt(text, 10, 64); err == nil {
-			return n
+		if m := wholeNumber.FindStringSubmatch(text); m != nil {
+			return wholeOf(m)
 		}
-		if f, err := strconv.ParseFloat(text, 64); err == nil && math.Abs(f) < 1<<53 {
+		if f, ok := floatOf(text); ok && math.Abs(f) < 1<<53 {
 			return int64(math.Round(f))
 		}
-	case "float", "decimal":
-		if f, err := strconv.ParseFloat(text, 64); err == nil && !math.IsNaN(f) && !math.IsInf(f, 0) {
-			digits := 14
-			if typ == "decimal" {
-				digits = 12
-			}
-			return json.Number(strings.TrimSuffix(strings.TrimRight(strconv.FormatFloat(f, 'f', digits, 64), "0"), "."))
+	case "float":
+		if f, ok := floatOf(text); ok {
+			return trimZeros(strconv.FormatFloat(f, 'f', 14, 64))
+		}
+	case "decimal":
+		if r, ok := decimalOf(text); ok {
+			return trimZeros(r.FloatString(12))
 		}
 	case "boolean":
 		switch strings.ToLower(text) {
@@ -112,14 +124,54 @@ func convert(v any, typ string) any {
 	return v
 }
 
+func floatOf(text string) (float64, bool) {
+	f, err := strconv.ParseFloat(text, 64)
+	return f, err == nil && number.MatchString(text)
+}
+
+// decimalOf reads a decimal number with all its digits. One that would be
+// written with thousands of them is left.
+func decimalOf(text string) (*big.Rat, bool) {
+	if !number.MatchString(text) || len(text) > 400 {
+		return nil, false
+	}
+	if f, err := strconv.ParseFloat(text, 64); err != nil || f != 0 && math.Abs(f) < 1e-300 {
+		return nil, false
+	}
+	if i := strings.IndexAny(text, "eE"); i >= 0 && len(text)-i > 5 {
+		return nil, false
+	}
+	return new(big.Rat).SetString(text)
+}
+
+// trimZeros takes the zeros off that end a fraction.
+func trimZeros(text string) json.Number {
+	text = strings.TrimSuffix(strings.TrimRight(text, "0"), ".")
+	if text == "-0" {
+		text = "0"
+	}
+	return json.Number(text)
+}
+
 var (
 	wholeNumber = regexp.MustCompile(`^([+-]?)0*([0-9]+)(?:\.0*)?$`)
 	number      = regexp.MustCompile(`^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$`)
 )
 
+// wholeOf is a wholeNumber that matched, as JSON writes it.
+func wholeOf(m []string) json.Number {
+	if m[1] == "-" && m[2] != "0" {
+		return json.Number("-" + m[2])
+	}
+	return json.Number(m[2])
+}
+
 // coerce gives a parameter's value the declared type, a list's item by item.
 // It is false where that would change what was meant.
 func coerce(v any, typ string) (any, bool) {
+	if typ == "" || typ == "undefined" || typ == "file" {
+		return v, true
+	}
 	if list, ok := v.([]any); ok {
 		out := make([]any, len(list))
 		for i, e := range list {
@@ -142,10 +194,7 @@ func coerce(v any, typ string) (any, bool) {
 		return text, true
 	case "integer":
 		if m := wholeNumber.FindStringSubmatch(text); m != nil && !isBool {
-			if m[1] == "-" && m[2] != "0" {
-				return json.Number("-" + m[2]), true
-			}
-			return json.Number(m[2]), true
+			return wholeOf(m), true
 		}
 		if f, err := strconv.ParseFloat(text, 64); err == nil && number.MatchString(text) && f == math.Trunc(f) && math.Abs(f) < 1<<53 {
 			return json.Number(strconv.FormatFloat(f, 'f', -1, 64)), true

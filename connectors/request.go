@@ -762,7 +762,7 @@ func (x *exchange) request(ctx context.Context) (*http.Request, error) {
 		return nil, err
 	}
 	x.sentURL = u.String()
-	body, contentType, err := x.authenticatedBody()
+	body, contentType, err := x.authenticatedBody(header.Get("Content-Type"))
 	if err != nil {
 		return nil, err
 	}
@@ -779,11 +779,11 @@ func (x *exchange) request(ctx context.Context) (*http.Request, error) {
 		return nil, &CallError{Kind: "input", Message: "the request cannot be built"}
 	}
 	req.Header = header
-	if body != nil && contentType != "" && header.Get("Content-Type") == "" {
+	if body != nil && contentType != "" {
 		header.Set("Content-Type", contentType)
 	}
-	if header.Get("Accept") == "" && x.m.ResponseDT == JSON {
-		header.Set("Accept", "application/json")
+	if accept := x.m.accepts(); header.Get("Accept") == "" && accept != "" {
+		header.Set("Accept", accept)
 	}
 	if header.Get("User-Agent") == "" {
 		header.Set("User-Agent", "stepworker")
@@ -961,77 +961,6 @@ func formPairs(raw json.RawMessage) (pairs, error) {
 		}
 	}
 	return out, nil
-}
-
-// keyInBody puts an API key into the body, where the connector wants it there
-// and nobody else put a member of that name.
-func (x *exchange) keyInBody() error {
-	a := &x.d.Auth
-	if a.Type != "api_key" || a.In != "body" || x.m.IgnoreAuth {
-		return nil
-	}
-	decoded, err := decodeJSON(x.body)
-	m, ok := decoded.(*OrderedMap)
-	switch {
-	case x.body == nil, err == nil && decoded == nil:
-		m = &OrderedMap{}
-	case !ok || x.m.DataType == PlainText:
-		return &CallError{Kind: "input", Message: fmt.Sprintf("the API key stands in the body (auth.in), so the body must be an object, for member %q", a.Name)}
-	}
-	if _, there := m.Values[a.Name]; there {
-		return nil
-	}
-	if x.cred.Secrets.APIKey.Empty() {
-		return lacks(x.d, "api_key")
-	}
-	m.Set(a.Name, a.Prefix+x.cred.Secrets.APIKey.Reveal())
-	x.body, err = marshal(m)
-	return err
-}
-
-// encodeBody writes the body as the method's data type says.
-func (x *exchange) encodeBody() (body []byte, contentType string, err error) {
-	raw := x.body
-	if raw == nil || string(raw) == "null" {
-		return nil, "", nil
-	}
-	bad := func(text string) error {
-		return &CallError{Kind: "input", Message: fmt.Sprintf("the body cannot be written as %s: %s", x.m.DataType, text)}
-	}
-	switch x.m.DataType {
-	case Form:
-		p, err := formPairs(raw)
-		if err != nil {
-			return nil, "", bad(err.Error())
-		}
-		body, contentType = []byte(p.encode()), "application/x-www-form-urlencoded"
-	case PlainText:
-		v, err := decodeJSON(raw)
-		if err != nil {
-			return nil, "", bad("it is no JSON value")
-		}
-		switch v.(type) {
-		case []any, *OrderedMap:
-			return nil, "", bad("text is needed, not an object or a list")
-		}
-		text, _ := scalar(v)
-		body, contentType = []byte(text), "text/plain; charset=utf-8"
-	case UnknownDT:
-		body = raw
-		var text string
-		if json.Unmarshal(raw, &text) == nil {
-			body = []byte(text)
-		}
-	default:
-		if !json.Valid(raw) {
-			return nil, "", bad("it is no JSON value")
-		}
-		body, contentType = raw, "application/json"
-	}
-	if x.m.ContentType != "" {
-		contentType = x.m.ContentType
-	}
-	return body, contentType, nil
 }
 
 // globals are what an event's scripts see.

@@ -70,12 +70,17 @@ func (x *exchange) parseBody() {
 	if valid := strings.ToValidUTF8(string(x.resBody), "\ufffd"); dt == JSON && binary && json.Valid([]byte(valid)) {
 		text, binary = valid, false // JSON that does not say so
 	}
-	x.binary, x.unparsed = false, false
+	x.binary, x.unparsed, x.ofXML = false, false, false
 	switch {
-	case len(strings.TrimSpace(text)) == 0 && (dt == JSON || x.m.ResponseDT == JSON):
+	case x.m.ResponseDT == SimpleFile:
+		x.content, x.binary = simpleContent(x.resBody)
+	case len(strings.TrimSpace(text)) == 0 && (dt == JSON || dt == XML || x.m.ResponseDT == JSON || x.m.ResponseDT == XML):
 		x.content = quote("")
 	case dt == JSON && !binary && json.Valid([]byte(text)):
 		x.content = json.RawMessage(text)
+	case dt == XML && !binary && !x.xmlContent(text):
+		x.content, x.unparsed = quote(text), true
+	case dt == XML && !binary:
 	case dt == Form && text != "" && !binary:
 		if form, ok := parseForm(text); ok {
 			x.content = form
@@ -95,8 +100,10 @@ func typeOf(contentType string, dt DataType) DataType {
 		return dt
 	case media == "application/json", media == "text/json", strings.HasSuffix(media, "+json"):
 		return JSON
-	case media == "application/x-www-form-urlencoded":
+	case media == formType:
 		return Form
+	case isXML(media):
+		return XML
 	}
 	return PlainText
 }
@@ -113,7 +120,11 @@ func DecodeText(body []byte, contentType string) (text string, binary bool) {
 		return orBase64(bytes.TrimPrefix(body, []byte("\xef\xbb\xbf")))
 	}
 	decoder := transform.Transformer(transform.Nop)
-	if cs, err := htmlindex.Get(params["charset"]); err == nil {
+	charset := params["charset"]
+	if charset == "" && !isJSON {
+		charset = declaredCharset(body)
+	}
+	if cs, err := htmlindex.Get(charset); err == nil {
 		decoder = cs.NewDecoder()
 	}
 	decoded, _, err := transform.Bytes(unicode.BOMOverride(decoder), body)
@@ -162,22 +173,6 @@ func parseForm(text string) (json.RawMessage, bool) {
 	}
 	raw, err := marshal(m)
 	return raw, err == nil
-}
-
-// parseLeft parses text that a hook left as content, or that came as another
-// type, where the data type says JSON.
-func parseLeft(raw json.RawMessage, dt DataType) json.RawMessage {
-	if raw == nil || dt != JSON || len(raw) == 0 || raw[0] != '"' {
-		return raw
-	}
-	return parseText(textOf(raw), dt)
-}
-
-func parseText(text string, dt DataType) json.RawMessage {
-	if dt == JSON && json.Valid([]byte(text)) {
-		return json.RawMessage(text)
-	}
-	return quote(text)
 }
 
 // headersJSON: a value is text; a repeated header, and always Set-Cookie, a list.
@@ -266,9 +261,13 @@ func (x *exchange) collect(a *Answer) error {
 	}
 	if x.binary {
 		a.ContentEncoding = "base64"
-	} else if content != nil && content[0] == '"' && x.m.ResponseDT == JSON && x.m.Type == TypeAction {
+	} else if content != nil && content[0] == '"' && (x.m.ResponseDT == JSON || x.m.ResponseDT == XML) && x.m.Type == TypeAction {
+		what := "JSON object or list"
+		if x.m.ResponseDT == XML {
+			what = "XML document"
+		}
 		return &CallError{Kind: "http", StatusCode: x.status, Detail: x.detail(textOf(content)),
-			Message: "the answer is no JSON object or list, though response.data_type says json"}
+			Message: fmt.Sprintf("the answer is no %s, though response.data_type says %s", what, x.m.ResponseDT)}
 	}
 	if string(content) == "null" {
 		content = nil
@@ -289,8 +288,12 @@ func (x *exchange) collect(a *Answer) error {
 		if x.m.IsLogin && x.sessionName(f.System) != "" {
 			continue
 		}
-		if v, found := x.fieldValue(f, body); found {
-			fields.Set(f.System, convert(v, f.Type))
+		v, found := x.fieldValue(f, body)
+		if !found {
+			v, found = f.Default, f.HasDef
+		}
+		if found {
+			fields.Set(f.System, convert(v, f.Type, f.Format))
 		}
 	}
 	if len(fields.Keys) == 0 {
@@ -308,7 +311,7 @@ func (x *exchange) foundSession() map[string]string {
 	for _, f := range x.m.Fields {
 		name := x.sessionName(f.System)
 		if v, found := x.fieldValue(f, body); found && name != "" {
-			if text, ok := scalar(convert(v, f.Type)); ok && text != "" {
+			if text, ok := scalar(convert(v, f.Type, f.Format)); ok && text != "" {
 				session[name] = text
 			}
 		}
@@ -334,11 +337,7 @@ func (x *exchange) fieldValue(f ResponseField, body gjson.Result) (any, bool) {
 		}
 		return last, last != ""
 	}
-	steps, err := parsePath(f.Field)
-	if err != nil {
-		return nil, false
-	}
-	return dig(body, steps)
+	return x.dig(body, f.steps, f.Default)
 }
 
 func (x *exchange) sessionName(system string) string {

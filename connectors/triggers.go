@@ -56,12 +56,12 @@ func (t *Trigger) Choices(content json.RawMessage) ([]Choice, error) {
 	if !json.Valid(content) {
 		return nil, fmt.Errorf("the answer of method %q is no JSON value", t.Method)
 	}
-	found, _ := dig(view(content), key)
+	found, _ := dig(view(content), key, true, nil)
 	values, ok := found.([]any)
 	if !ok {
 		return nil, fmt.Errorf("the answer of method %q has no list at %s", t.Method, t.Key)
 	}
-	found, _ = dig(view(content), label)
+	found, _ = dig(view(content), label, true, nil)
 	labels, _ := found.([]any)
 	all := make([]Choice, 0, len(values))
 	for i, v := range values {

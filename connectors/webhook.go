@@ -75,8 +75,12 @@ func (x *exchange) inbound() error {
 		if form, ok := parseForm(textOf(w.Body)); ok {
 			x.body = form
 		}
+	case dt == XML:
+		x.body = x.parseLeft(w.Body, XML)
 	case dt == JSON || x.m.DataType == JSON:
-		x.body = parseLeft(w.Body, JSON)
+		x.body = x.parseLeft(w.Body, JSON)
+	case x.m.DataType == XML:
+		x.body = x.parseLeft(w.Body, XML)
 	}
 	return nil
 }
