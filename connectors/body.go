@@ -105,7 +105,11 @@ const xmlDeclaration = `<?xml version="1.0" encoding="utf-8"?>`
 // member. Text that is XML already, a script's perhaps, stays as it is.
 func (m *Method) xmlBody(v any) ([]byte, error) {
 	if text, ok := v.(string); ok {
-		if _, err := hooks.XMLToJSON(text); err == nil {
+		_, err := hooks.XMLToJSON(text)
+		switch {
+		case err != nil && m.XMLRoot == "":
+			return nil, fmt.Errorf("it is text that is no XML document: %w", err)
+		case err == nil:
 			if !strings.HasPrefix(strings.TrimPrefix(text, "\ufeff"), "<?xml") {
 				text = xmlDeclaration + text
 			}
