@@ -13,6 +13,9 @@ import (
 	"unicode"
 )
 
+// BoundaryPrefix begins the boundaries that are made by chance.
+const BoundaryPrefix = "stepworker-"
+
 // multipart writes an object's members as parts: of a form (RFC 7578), or of a
 // compound document (RFC 2387). One call has one boundary, so that a page's
 // request can be told from the one before.
@@ -31,7 +34,7 @@ func (x *exchange) multipart(v any, given string) (body []byte, contentType stri
 		}
 	}
 	if x.boundary == "" {
-		x.boundary = "stepworker-" + rand.Text()
+		x.boundary = BoundaryPrefix + rand.Text()
 	}
 	if params["boundary"] == "" {
 		params["boundary"] = x.boundary

@@ -17,6 +17,7 @@ import (
 
 	"github.com/stepworker/stepworker/connectors"
 	"github.com/stepworker/stepworker/credentials"
+	"github.com/stepworker/stepworker/hooks"
 	"github.com/stepworker/stepworker/jobs"
 )
 
@@ -148,7 +149,8 @@ func (e *exchange) record(number int, names *secretNames) recordedExchange {
 	if strings.HasPrefix(e.header.Get("Content-Type"), formType) {
 		ofBody = names.hideForm
 	}
-	r.request = e.method + " " + names.hideForm(e.url) + "\n" + message(e.header, e.body, hide, ofBody)
+	header, body := steady(e.header, string(e.body))
+	r.request = e.method + " " + names.hideForm(e.url) + "\n" + message(header, []byte(plainLines(header, body)), hide, ofBody)
 	if e.fault != nil {
 		r.response = "no answer: " + hide(faultText(e.fault))
 		return r
@@ -261,10 +263,10 @@ func partnerJSON(p connectors.PartnerSettings) json.RawMessage {
 }
 
 // wordOf are members that say nothing by themselves: session.id, token.value.
-var wordOf = regexp.MustCompile(`(?i)^(id|key|value|hash|code)$`)
+var wordOf = regexp.MustCompile(`(?i)^(id|key|value|hash|code|#text)$`)
 
 // likelySecrets are what an answer holds that looks secret and that nobody has
-// named: cookies, and members of JSON whose names say so.
+// named: cookies, and members of JSON or XML whose names say so.
 func (e *exchange) likelySecrets() (all []connectors.NamedSecret) {
 	for _, line := range e.resHeader.Values("Set-Cookie") {
 		pair, _, _ := strings.Cut(line, ";")
@@ -294,7 +296,13 @@ func (e *exchange) likelySecrets() (all []connectors.NamedSecret) {
 			}
 		}
 	}
-	if v, err := decode(e.resBody); err == nil {
+	raw := e.resBody
+	if text, binary := connectors.DecodeText(raw, e.resHeader.Get("Content-Type")); !binary {
+		if of, err := hooks.XMLToJSON(text); err == nil {
+			raw = of
+		}
+	}
+	if v, err := decode(raw); err == nil {
 		look("", v)
 	}
 	return all

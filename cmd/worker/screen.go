@@ -177,11 +177,7 @@ func (s *screen) message(r *credentials.Redactor, w *strings.Builder, h http.Hea
 	if len(body) == 0 {
 		return
 	}
-	shown, binary := connectors.DecodeText(body, h.Get("Content-Type"))
-	if shown = r.Cut(shown, shownBody); binary {
-		shown = fmt.Sprintf("[%d bytes that are no text]", len(body))
-	}
-	fmt.Fprintf(w, "\n%s\n", indent(shown))
+	fmt.Fprintf(w, "\n%s\n", indent(r.Cut(shownText(body, h.Get("Content-Type")), shownBody)))
 }
 
 func indent(text string) string {

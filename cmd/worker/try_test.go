@@ -341,6 +341,65 @@ methods:
 	}
 }
 
+// Bodies of each kind are recorded so that people can read them, and replay
+// though their boundary is another each time.
+func TestTry_bodiesAreReplayed(t *testing.T) {
+	api := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/xml")
+		fmt.Fprint(w, `<r><token n="1">from-the-answer-1</token></r>`)
+	}))
+	defer api.Close()
+	folder := t.TempDir()
+	write := func(name, text string) string {
+		file := filepath.Join(folder, name)
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return file
+	}
+	write("a.yaml", `connector: a
+base_url: `+api.URL+`
+auth: {type: api_key, in: body, name: key}
+methods:
+  - {method: form, verb: POST, endpoint: /m, data_type: file, body: {note: "one\ntwo"}}
+  - {method: bytes, verb: POST, endpoint: /m, data_type: file, body: {f: {content: AP8=, content_encoding: base64}}}
+  - {method: related, verb: POST, endpoint: /m, data_type: multipart_related, body: {meta: {a: 1}}}
+  - {method: xml, verb: POST, endpoint: /m, data_type: xml, xml_root: r, body: {a: 1}}
+`)
+	account := write("account.json", `{"credential_id": "1", "connector": "a", "api_key": "the-api-key-1"}`)
+	t.Setenv("STEPWORKER_REDIS", "redis://127.0.0.1:1") // nothing asks it
+	for method, want := range map[string]string{
+		"form":    "--stepworker-boundary\nContent-Disposition: form-data; name=\"note\"\n\none\ntwo\n--stepworker-boundary\nContent-Disposition: form-data; name=\"key\"\n\n{{secret.api_key}}\n--stepworker-boundary--\n",
+		"bytes":   "boundary=stepworker-boundary\n", // the body is base64
+		"related": "Content-Id: <meta>\nContent-Type: application/json\n\n{\"a\":1}\n--stepworker-boundary\n",
+		"xml":     `<r><a>1</a><key>{{secret.api_key}}</key></r>`,
+	} {
+		t.Run(method, func(t *testing.T) {
+			recorded := filepath.Join(t.TempDir(), "r.txtar")
+			var out, log strings.Builder
+			code := run(context.Background(), []string{"try", "a", method, "--connectors", folder, "--credential-file", account,
+				"--allow-private-network", "--record", recorded}, strings.NewReader(""), &out, &log)
+			raw, err := os.ReadFile(recorded)
+			if code != 0 || err != nil || strings.Contains(out.String(), "the-api-key-1") {
+				t.Fatalf("exit %d, %v: %s\n%s", code, err, log.String(), out.String())
+			}
+			if !strings.Contains(string(raw), want) || strings.Contains(string(raw), "the-api-key-1") || strings.Contains(string(raw), "from-the-answer-1") {
+				t.Errorf("want %q in\n%s", want, raw)
+			}
+			code, stdout, stderr := replayed(t, folder, recorded)
+			if code != 0 || !strings.HasSuffix(stdout, "Requests and result are the recorded ones.\n") {
+				t.Errorf("exit %d: %s\n%s", code, stderr, raw)
+			}
+			other := write("other.txtar", strings.Replace(strings.Replace(string(raw), "\none\n", "\nother\n", 1), `<a>1<`, `<a>2<`, 1))
+			if code, _, stderr := replayed(t, folder, other); method == "form" || method == "xml" {
+				if code != 1 || !strings.Contains(stderr, "its body is") {
+					t.Errorf("another body: exit %d: %s", code, stderr)
+				}
+			}
+		})
+	}
+}
+
 // What is signed anew in each request replays too, and neither key nor
 // signature stands in the recording.
 func TestTry_signedRequestsAreReplayed(t *testing.T) {
@@ -433,6 +492,9 @@ func TestScreen_bodies(t *testing.T) {
 		"its charset":  {"text/plain; charset=iso-8859-2", "\xb3\xf3d\xbc", "    łódź\n"},
 		"none told":    {"text/xml", "Z\xfcrich", "    Zürich\n"},
 		"what is none": {"image/png", "\xff\x00\x01", "    [3 bytes that are no text]\n"},
+		"parts": {"multipart/form-data; boundary=b", "--b\r\nContent-Disposition: form-data; name=\"a\"\r\n\r\n1\r\n--b\r\nContent-Type: image/png\r\n\r\n\xff\x00\r\n--b--\r\n",
+			"    --b\n    Content-Disposition: form-data; name=\"a\"\n    \n    1\n    --b\n    Content-Type: image/png\n    \n    [2 bytes that are no text]\n    --b--\n"},
+		"parts that are none": {"multipart/form-data; boundary=b", "a=1", "    a=1\n"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var w strings.Builder
