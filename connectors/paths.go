@@ -89,11 +89,9 @@ func convert(v any, typ, format string) any {
 	text = strings.TrimSpace(text)
 	switch typ {
 	case "datetime":
-		t, ok := time.Time{}, false
+		t, ok := guessDate(text)
 		if format != "" {
 			t, ok = readFormat(text, format)
-		} else {
-			t, ok = guessDate(text)
 		}
 		if ok {
 			return t.UTC().Format(time.RFC3339Nano)
