@@ -204,9 +204,9 @@ func simpleFile(v any) (body []byte, contentType string, err error) {
 // So each of its bytes can be had back, whatever its Content-Type says.
 func simpleContent(body []byte) (content json.RawMessage, binary bool) {
 	if utf8.Valid(body) {
-		return quote(string(body)), false
+		return quote(asText(body)), false
 	}
-	return quote(base64.StdEncoding.EncodeToString(body)), true
+	return quoteBase64(body), true
 }
 
 // keyInBody puts an API key into the body, where the connector wants it there

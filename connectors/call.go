@@ -50,7 +50,7 @@ func NewCaller(cfg CallerConfig) (*Caller, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	var guarded http.RoundTripper = transport{p.transport()}
+	var guarded http.RoundTripper = transport{p.transport(), cfg.MaxResponse}
 	if cfg.Transport != nil {
 		guarded = cfg.Transport(guarded)
 	}
@@ -254,6 +254,9 @@ func (x *exchange) ready(ctx context.Context) error {
 func (x *exchange) failed(ctx context.Context, f *fault) (*Answer, error) {
 	if f != nil && f.refused != nil {
 		return nil, &CallError{Kind: "input", Message: f.text}
+	}
+	if f != nil && f.coded != nil {
+		return nil, &CallError{Kind: "http", StatusCode: x.status, Message: f.text}
 	}
 	x.faulted, x.faultSent = f != nil, f != nil && f.sent
 	me, err := x.afterError(ctx, f)
@@ -597,8 +600,10 @@ func (x *exchange) finish(ctx context.Context, err error) error {
 	return ce
 }
 
-// maxText is how much of a script's or an API's text is kept, in bytes.
-const maxText = 2000
+const (
+	maxText = 2000     // of a script's or an API's text that is kept, in bytes
+	maxSaid = 64 << 10 // of an answer that is looked at for it
+)
 
 // maskLogs masks before it cuts: a secret's beginning is no less secret.
 func (x *exchange) maskLogs() []string {
@@ -611,7 +616,7 @@ func (x *exchange) maskLogs() []string {
 
 // detail is what an API said, masked before it is cut.
 func (x *exchange) detail(said string) string {
-	return x.mask().Cut(clip(said, 64<<10), maxText)
+	return x.mask().Cut(clip(said, maxSaid), maxText)
 }
 
 // mask masks what must not be shown.

@@ -1181,6 +1181,14 @@ func TestCall_idempotencyHeaderIsTheExecutionID(t *testing.T) {
 	if got := a.only().Header.Get("Idempotency-Key"); got != "e1" {
 		t.Errorf("got %q", got)
 	}
+	a.must("m", func(c *connectors.Call) { c.ExecutionID = "e2" })
+	if got := a.only().Header.Get("Idempotency-Key"); got != "e2" {
+		t.Errorf("another execution's is %q", got)
+	}
+	a.must("m", withScript("function before_action() { method_request_headers['idempotency-key'] = 'own'; }"))
+	if got := a.only().Header.Values("Idempotency-Key"); !slices.Equal(got, []string{"own"}) {
+		t.Errorf("a script's own became %q", got)
+	}
 }
 
 func TestHTTPRequest(t *testing.T) {

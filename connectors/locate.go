@@ -81,6 +81,16 @@ func dig(v gjson.Result, steps []pathStep, lone bool, gap any) (out any, found b
 	if !v.Exists() {
 		return nil, false
 	}
+	switch v.Type {
+	case gjson.Null:
+		return nil, true
+	case gjson.True, gjson.False:
+		return v.Bool(), true
+	case gjson.Number:
+		return json.Number(v.Raw), true
+	case gjson.String:
+		return v.Str, true
+	}
 	out, err := decodeJSON([]byte(v.Raw))
 	return out, err == nil
 }

@@ -345,9 +345,10 @@ func (t *tokenRequest) RoundTrip(req *http.Request) (*http.Response, error) {
 	defer res.Body.Close()
 	t.clock = t.c.learnClock(t.d.Name, res.Header, sent)
 	t.status, t.head = res.StatusCode, res.Header
-	t.body, err = io.ReadAll(io.LimitReader(res.Body, 1<<20))
-	if err != nil {
-		t.fault = describeFault(out.URL.Host, true, err)
+	var coded *codingError
+	t.body, err = readAnswer(res, 1<<20)
+	if err != nil && !errors.Is(err, errTooLarge) && !errors.As(err, &coded) { // these two came, and hold no token
+		t.fault = readFault(out.URL.Host, err)
 		return nil, t.fault
 	}
 	if err := t.settle(req.Context()); err != nil {

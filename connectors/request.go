@@ -1064,11 +1064,6 @@ func (c *Caller) authValue(d *Definition, cred *credentials.Credential) json.Raw
 	return json.RawMessage("null")
 }
 
-func quote(s string) json.RawMessage {
-	raw, _ := marshal(s)
-	return raw
-}
-
 func textOf(raw json.RawMessage) string {
 	var s string
 	_ = json.Unmarshal(raw, &s)

@@ -28,6 +28,7 @@ import (
 // send makes the request and reads its answer. A fault is a request that got
 // none; an answer over the cap is told by tooLarge.
 func (x *exchange) send(req *http.Request) *fault {
+	x.status, x.reason, x.resHead, x.said = 0, "", nil, "" // of the page before
 	sent := time.Now()
 	res, f := x.c.send(req, x.m.mayRepeat())
 	x.ran = x.ran || f == nil || f.sent
@@ -43,17 +44,23 @@ func (x *exchange) send(req *http.Request) *fault {
 	if x.reason == "" {
 		x.reason = http.StatusText(res.StatusCode)
 	}
-	body, err := io.ReadAll(io.LimitReader(res.Body, x.c.cfg.MaxResponse+1))
+	body, err := readAnswer(res, x.c.cfg.MaxResponse)
+	var coded *codingError
 	switch {
-	case int64(len(body)) > x.c.cfg.MaxResponse:
+	case errors.Is(err, errTooLarge):
 		x.tooLarge = true
-		body = body[:0]
+	case errors.As(err, &coded):
+		return &fault{sent: true, coded: coded, text: coded.Error()}
 	case err != nil:
 		x.status = 0
-		return describeFault(req.URL.Host, true, err)
+		return readFault(req.URL.Host, err)
 	}
 	x.resBody = body
 	x.parseBody()
+	x.resBody = nil
+	if x.status >= 200 && x.status <= 299 && len(x.said) > maxSaid { // the rest is content, and errors show no more
+		x.said = strings.Clone(x.said[:maxSaid+1])
+	}
 	if x.m.IsLogin && x.c.cfg.Trace != nil {
 		x.c.cfg.Trace.secrets(x.foundSession())
 	}
@@ -64,31 +71,42 @@ func (x *exchange) send(req *http.Request) *fault {
 // by the method's data type. What does not parse is text, never a failure.
 func (x *exchange) parseBody() {
 	contentType := x.resHead.Get("Content-Type")
-	text, binary := DecodeText(x.resBody, contentType)
-	x.said = text
+	raw, isText := decodeText(x.resBody, contentType)
 	dt := typeOf(contentType, x.m.ResponseDT)
-	if valid := strings.ToValidUTF8(string(x.resBody), "\ufffd"); dt == JSON && binary && json.Valid([]byte(valid)) {
-		text, binary = valid, false // JSON that does not say so
+	if dt == JSON && !isText {
+		if valid := bytes.ToValidUTF8(x.resBody, []byte("\ufffd")); json.Valid(valid) {
+			raw, isText = valid, true // JSON that does not say so
+		}
 	}
 	x.binary, x.unparsed, x.ofXML = false, false, false
-	switch {
-	case x.m.ResponseDT == SimpleFile:
+	if x.m.ResponseDT == SimpleFile {
 		x.content, x.binary = simpleContent(x.resBody)
+		x.said = asText(x.content[1 : len(x.content)-1])
+		return
+	}
+	if !isText {
+		x.content, x.binary = quoteBase64(raw), true
+		x.said = asText(x.content[1 : len(x.content)-1])
+		return
+	}
+	text := asText(raw)
+	x.said = text
+	switch {
 	case len(strings.TrimSpace(text)) == 0 && (dt == JSON || dt == XML || x.m.ResponseDT == JSON || x.m.ResponseDT == XML):
 		x.content = quote("")
-	case dt == JSON && !binary && json.Valid([]byte(text)):
-		x.content = json.RawMessage(text)
-	case dt == XML && !binary && !x.xmlContent(text):
+	case dt == JSON && json.Valid(raw):
+		x.content = raw
+	case dt == XML && !x.xmlContent(text):
 		x.content, x.unparsed = quote(text), true
-	case dt == XML && !binary:
-	case dt == Form && text != "" && !binary:
+	case dt == XML:
+	case dt == Form && text != "":
 		if form, ok := parseForm(text); ok {
 			x.content = form
 			return
 		}
 		fallthrough
 	default:
-		x.content, x.binary, x.unparsed = quote(text), binary, !binary
+		x.content, x.unparsed = quote(text), true
 	}
 }
 
@@ -111,42 +129,50 @@ func typeOf(contentType string, dt DataType) DataType {
 // DecodeText is a body as text, by its byte-order mark, else by its charset.
 // Text that is not UTF-8, and says no other charset, is read as browsers read
 // it (WHATWG Encoding: windows-1252); JSON is UTF-8 (RFC 8259 section 8.1).
-// What is no text comes as base64.
+// What is no text comes as base64. The text may be the body itself, which then
+// must not change any more.
 func DecodeText(body []byte, contentType string) (text string, binary bool) {
+	raw, isText := decodeText(body, contentType)
+	if isText {
+		return asText(raw), false
+	}
+	return base64.StdEncoding.EncodeToString(raw), true
+}
+
+// decodeText is a body as UTF-8, or as it is where it is no text.
+func decodeText(body []byte, contentType string) (raw []byte, isText bool) {
 	media, params, _ := mime.ParseMediaType(contentType)
+	rest, marked := bytes.CutPrefix(body, []byte("\xef\xbb\xbf"))
 	isJSON := typeOf(contentType, PlainText) == JSON
-	isText := strings.HasPrefix(media, "text/") || strings.HasSuffix(media, "xml") || media == "application/x-www-form-urlencoded"
-	if !isJSON && !isText && media != "" {
-		return orBase64(bytes.TrimPrefix(body, []byte("\xef\xbb\xbf")))
+	name := params["charset"]
+	if name == "" && !isJSON {
+		name = declaredCharset(body)
+	}
+	charset, _ := htmlindex.Get(name)
+	known := strings.HasPrefix(media, "text/") || strings.HasSuffix(media, "xml") || media == "application/x-www-form-urlencoded"
+	if !isJSON && !known && media != "" {
+		return rest, utf8.Valid(rest)
+	}
+	if (marked || charset == nil || charset == unicode.UTF8) && utf8.Valid(rest) { // nothing to decode
+		return rest, true
 	}
 	decoder := transform.Transformer(transform.Nop)
-	charset := params["charset"]
-	if charset == "" && !isJSON {
-		charset = declaredCharset(body)
-	}
-	if cs, err := htmlindex.Get(charset); err == nil {
-		decoder = cs.NewDecoder()
+	if charset != nil {
+		decoder = charset.NewDecoder()
 	}
 	decoded, _, err := transform.Bytes(unicode.BOMOverride(decoder), body)
 	switch {
 	case err != nil:
-		return orBase64(body)
+		return body, utf8.Valid(body)
 	case isJSON:
-		return strings.ToValidUTF8(string(decoded), "\ufffd"), false
-	case isText && !utf8.Valid(decoded):
+		return bytes.ToValidUTF8(decoded, []byte("\ufffd")), true
+	case known && !utf8.Valid(decoded):
 		decoded, err = charmap.Windows1252.NewDecoder().Bytes(decoded)
 		if err != nil {
-			return orBase64(body)
+			return body, utf8.Valid(body)
 		}
 	}
-	return orBase64(decoded)
-}
-
-func orBase64(body []byte) (text string, binary bool) {
-	if utf8.Valid(body) {
-		return string(body), false
-	}
-	return base64.StdEncoding.EncodeToString(body), true
+	return decoded, utf8.Valid(decoded)
 }
 
 // parseForm reads a form: a name that is repeated has a list.
@@ -299,7 +325,7 @@ func (x *exchange) collect(a *Answer) error {
 	if len(fields.Keys) == 0 {
 		return nil
 	}
-	raw, err := marshal(fields)
+	raw, err := fields.MarshalJSON()
 	a.Fields = raw
 	return err
 }
@@ -312,7 +338,7 @@ func (x *exchange) foundSession() map[string]string {
 		name := x.sessionName(f.System)
 		if v, found := x.fieldValue(f, body); found && name != "" {
 			if text, ok := scalar(convert(v, f.Type, f.Format)); ok && text != "" {
-				session[name] = text
+				session[name] = strings.Clone(text) // it outlives the answer
 			}
 		}
 	}
@@ -438,12 +464,15 @@ func (c *Caller) doHook(ctx context.Context, x *exchange, r hooks.HTTPRequest) (
 		return nil, fmt.Errorf("http_request: %s", f.text)
 	}
 	defer res.Body.Close()
-	raw, err := io.ReadAll(io.LimitReader(res.Body, c.cfg.MaxResponse+1))
-	if err != nil {
-		return nil, fmt.Errorf("http_request: %s", describeFault(u.Host, true, err).text)
-	}
-	if int64(len(raw)) > c.cfg.MaxResponse {
+	raw, err := readAnswer(res, c.cfg.MaxResponse)
+	var coded *codingError
+	switch {
+	case errors.Is(err, errTooLarge):
 		return nil, fmt.Errorf("http_request: the answer is larger than %d bytes (--max-response)", c.cfg.MaxResponse)
+	case errors.As(err, &coded):
+		return nil, fmt.Errorf("http_request: %w", coded)
+	case err != nil:
+		return nil, fmt.Errorf("http_request: %s", readFault(u.Host, err).text)
 	}
 	content, _ := DecodeText(raw, res.Header.Get("Content-Type"))
 	return &hooks.HTTPResponse{StatusCode: res.StatusCode, Headers: headersJSON(res.Header), Content: content, Request: sent}, nil

@@ -158,20 +158,33 @@ type fault struct {
 	sent    bool // something may have reached the server
 	refused *policyError
 	timeout bool
-	text    string // free of secrets
+	coded   *codingError // there is an answer, but nobody here reads it
+	text    string       // free of secrets
 }
 
 func (f *fault) Error() string { return f.text }
 
 // transport is net/http's, which sends a request again on its own where a
 // connection that it had kept ended under it: any GET, and whatever carries an
-// Idempotency-Key. Requests marked with sendOnce it sends once.
-type transport struct{ *http.Transport }
+// Idempotency-Key. Requests marked with sendOnce it sends once. Answers come
+// without their content codings, of which no layer may be larger than max.
+type transport struct {
+	*http.Transport
+	max int64
+}
 
 type sendOnce struct{}
 
 // RoundTrip implements http.RoundTripper.
 func (t transport) RoundTrip(req *http.Request) (*http.Response, error) {
+	res, err := t.roundTrip(req)
+	if err == nil {
+		uncode(res, t.max)
+	}
+	return res, err
+}
+
+func (t transport) roundTrip(req *http.Request) (*http.Response, error) {
 	if req.Context().Value(sendOnce{}) == nil {
 		return t.Transport.RoundTrip(req)
 	}

@@ -201,6 +201,7 @@ func maskAt(s string, bounds []int) string {
 		return s
 	}
 	var b strings.Builder
+	b.Grow(len(s))
 	done := 0
 	for i := 0; i < len(bounds); i += 2 {
 		b.WriteString(s[done:bounds[i]])

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"unicode/utf16"
 	"unicode/utf8"
+	"unsafe"
 )
 
 // Redactor masks secrets in text: plain, URL-encoded (either case, either
@@ -156,8 +157,74 @@ func (r *Redactor) mask(s string, cut bool) string {
 	if r == nil || r.r == nil {
 		return s
 	}
-	s = r.r.Replace(s)
-	return maskAt(s, r.hidden(s, cut, base64Levels))
+	s = r.replace(s)
+	return maskAt(s, r.places(s, cut))
+}
+
+// replace masks the forms that stand as they are. Text without any is not copied.
+func (r *Redactor) replace(s string) string {
+	p := pieces{size: len(s)}
+	_, _ = r.r.WriteString(&p, s)
+	return p.text()
+}
+
+// pieces are put together once there are two of them.
+type pieces struct {
+	size  int
+	count int
+	first string
+	all   strings.Builder
+}
+
+func (p *pieces) WriteString(s string) (int, error) {
+	switch p.count++; p.count {
+	case 1:
+		p.first = s
+		return len(s), nil
+	case 2:
+		p.all.Grow(p.size)
+		p.all.WriteString(p.first)
+	}
+	return p.all.WriteString(s)
+}
+
+func (p *pieces) Write(b []byte) (int, error) { return p.WriteString(string(b)) }
+
+func (p *pieces) text() string {
+	if p.count > 1 {
+		return p.all.String()
+	}
+	return p.first
+}
+
+// A large text is decoded window by window, since each level of it is a copy.
+// A window takes in so much of the next that a secret which begins in it ends
+// in it, in whatever encodings it may be.
+const (
+	window     = 1 << 20
+	windowLeap = 64 << 10
+	encodedBy  = 32 // times as long as itself
+)
+
+// places are those of encoded secrets in a whole text.
+func (r *Redactor) places(s string, cut bool) []int {
+	leap := windowLeap
+	if len(r.bare) > 0 {
+		leap = max(leap, encodedBy*len(r.bare[0])) // the longest
+	}
+	if len(s) <= window+leap {
+		return r.hidden(s, cut, base64Levels)
+	}
+	var bounds []int
+	for from := 0; ; from += window {
+		to := min(from+window+leap, len(s))
+		for _, b := range r.hidden(s[from:to], cut && to == len(s), base64Levels) {
+			bounds = append(bounds, from+b)
+		}
+		if to == len(s) {
+			return merge(bounds)
+		}
+	}
 }
 
 // spans are the places of bare secrets in a text, the beginning and the end of
@@ -241,7 +308,12 @@ func (r *Redactor) JSON(raw json.RawMessage) json.RawMessage {
 	if r == nil || r.r == nil || len(raw) == 0 {
 		return raw
 	}
-	masked := json.RawMessage(r.String(string(raw)))
+	text := unsafe.String(unsafe.SliceData(raw), len(raw))
+	changed := r.String(text)
+	if changed == text {
+		return raw
+	}
+	masked := json.RawMessage(changed)
 	if !json.Valid(masked) { // a number was a secret, perhaps
 		masked = quoteMasks(masked)
 	}

@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -685,14 +686,17 @@ func encodeEvent(w *frameWriter, ev *Event, timeout, limit time.Duration, source
 			w.text(s.Source)
 		}
 	}
-	needed := make([]*Global, 0, len(ev.Globals))
+	needed, size := make([]*Global, 0, len(ev.Globals)), 0
 	for i := range ev.Globals {
 		for _, s := range sources {
 			if s.uses.has(ev.Globals[i].Name) {
-				needed = append(needed, &ev.Globals[i])
+				needed, size = append(needed, &ev.Globals[i]), size+len(ev.Globals[i].JSON)
 				break
 			}
 		}
+	}
+	if size > copied { // room for all at once
+		w.b = slices.Grow(w.b, size+64<<10)
 	}
 	w.num(len(needed))
 	for _, g := range needed {

@@ -94,13 +94,24 @@ func (r *frameReader) optional() []byte {
 	return r.bytes()
 }
 
+// writeFrame writes a frame in one go, but for one that a copy would cost more
+// than a second write.
 func writeFrame(w io.Writer, kind byte, body []byte) error {
-	frame := make([]byte, 5, 5+len(body))
+	frame := make([]byte, 5, 5+min(len(body), copied))
 	binary.BigEndian.PutUint32(frame, uint32(len(body)))
 	frame[4] = kind
-	_, err := w.Write(append(frame, body...))
+	if len(body) <= copied {
+		frame = append(frame, body...)
+		body = nil
+	}
+	_, err := w.Write(frame)
+	if err == nil && body != nil {
+		_, err = w.Write(body)
+	}
 	return err
 }
+
+const copied = 64 << 10
 
 func readFrame(r *bufio.Reader) (kind byte, body []byte, err error) {
 	var head [5]byte
