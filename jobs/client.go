@@ -340,7 +340,11 @@ func (c *Client) look(ctx context.Context, ids []string) []look {
 
 func decodeResult(raw []byte) (*Result, error) {
 	var r Result
-	if err := json.Unmarshal(raw, &r); err != nil {
+	raw, err := unpackResult(raw)
+	if err == nil {
+		err = json.Unmarshal(raw, &r)
+	}
+	if err != nil {
 		return nil, fmt.Errorf("a stored result cannot be read: %w", err)
 	}
 	return &r, nil

@@ -88,6 +88,15 @@ func backoffDelay(n int) time.Duration {
 	return d/2 + time.Duration(rand.Int64N(int64(d)/2+1))
 }
 
+// notBefore is the delay after which a time that an API named has come: asynq
+// counts whole seconds, downwards.
+func notBefore(d time.Duration) time.Duration {
+	if d < time.Second {
+		return d
+	}
+	return d + time.Second
+}
+
 // outcome maps an error of Caller.Call to the execution's next state.
 func (a *attempt) outcome(ctx context.Context, err error) error {
 	var auth *connectors.AuthError
@@ -119,7 +128,7 @@ func (a *attempt) outcome(ctx context.Context, err error) error {
 	case !ce.TurnAt.IsZero():
 		return a.awaitTurn(ctx, ce)
 	case ce.Defer:
-		delay := ce.RetryAfter
+		delay := notBefore(ce.RetryAfter)
 		if delay <= 0 {
 			delay = rateWait
 		}
@@ -132,7 +141,7 @@ func (a *attempt) outcome(ctx context.Context, err error) error {
 	case ce.Repeat && a.rec.faults < a.step.maxRetries():
 		a.rec.faults++
 		a.p.observe(Moment{What: "retried", Text: ce.Message}, a)
-		delay := max(backoffDelay(a.rec.faults-1), ce.RetryAfter)
+		delay := max(backoffDelay(a.rec.faults-1), notBefore(ce.RetryAfter))
 		return a.retry(ctx, ce.Message, delay)
 	}
 	return a.failCode(ctx, failure, ce.StatusCode)
@@ -265,11 +274,11 @@ func (a *attempt) overtaken() error {
 }
 
 func (p *Pool) storeResult(ctx context.Context, rec *record, res *Result, reply *ReplyTo, retention time.Duration) error {
-	raw, err := encode(res)
+	raw, err := packResult(res)
 	if err != nil { // what a hook or an API left cannot be written
 		res.Status, res.Content, res.ContentEncoding, res.Fields, res.Webhook = Failed, nil, "", nil, nil
-		res.Error = &ResultError{Kind: KindLimit, Message: "the result cannot be written as JSON: " + clip(err.Error(), 200)}
-		if raw, err = encode(res); err != nil {
+		res.Error = &ResultError{Kind: KindLimit, Message: "the result cannot be stored: " + clip(err.Error(), 200)}
+		if raw, err = packResult(res); err != nil {
 			return err
 		}
 	}
@@ -279,7 +288,7 @@ func (p *Pool) storeResult(ctx context.Context, rec *record, res *Result, reply 
 		} else if rec.attempt != "" && owner != rec.attempt {
 			return errOvertaken
 		}
-		if err := p.reply(ctx, reply, res, raw); err != nil {
+		if err := p.reply(ctx, reply, res); err != nil {
 			return err
 		}
 	}
@@ -291,17 +300,10 @@ func (p *Pool) storeResult(ctx context.Context, rec *record, res *Result, reply 
 	return err
 }
 
-func (p *Pool) reply(ctx context.Context, to *ReplyTo, res *Result, raw []byte) error {
-	if w := res.Webhook; len(res.Content) > maxReplyContent || w != nil && w.Reply != nil && len(w.Reply.Content) > maxReplyContent {
-		short := *res
-		short.Content, short.ContentEncoding, short.ContentOmitted = nil, "", true
-		if w != nil && w.Reply != nil {
-			short.Webhook = &WebhookResult{Accepted: w.Accepted, Reply: &WebhookReply{Headers: w.Reply.Headers}}
-		}
-		var err error
-		if raw, err = encode(short); err != nil {
-			return err
-		}
+func (p *Pool) reply(ctx context.Context, to *ReplyTo, res *Result) error {
+	raw, err := encode(res.Short())
+	if err != nil {
+		return err
 	}
 	id := "r." + res.ExecutionID
 	for range 2 {

@@ -3,11 +3,9 @@ package jobs
 import (
 	"context"
 	"encoding/json"
-	"fmt"
 	"strconv"
 	"time"
 
-	"github.com/klauspost/compress/zstd"
 	"github.com/redis/go-redis/v9"
 
 	"github.com/stepworker/stepworker/connectors"
@@ -70,7 +68,7 @@ func (p pages) Load(ctx context.Context) (json.RawMessage, []json.RawMessage, er
 		if err != nil {
 			return nil, nil, err
 		}
-		if all[i], err = unpack(packed); err != nil {
+		if all[i], err = decompress(packed); err != nil {
 			return nil, nil, err
 		}
 	}
@@ -108,22 +106,11 @@ func (p pages) Keep(ctx context.Context, bookmark json.RawMessage, n int, page, 
 }
 
 func (p pages) seal(field string, raw []byte) ([]byte, error) {
-	return p.a.p.cfg.Store.Seal(credentials.PagesPurpose(p.a.id, field), pack(raw))
+	packed, err := compress(int64(len(raw)), raw)
+	if err != nil {
+		return nil, err
+	}
+	return p.a.p.cfg.Store.Seal(credentials.PagesPurpose(p.a.id, field), packed)
 }
 
 var _ connectors.Pages = pages{}
-
-var (
-	packer, _   = zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1))
-	unpacker, _ = zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(1<<30))
-)
-
-func pack(raw []byte) []byte { return packer.EncodeAll(raw, nil) }
-
-func unpack(packed []byte) ([]byte, error) {
-	raw, err := unpacker.DecodeAll(packed, nil)
-	if err != nil {
-		return nil, fmt.Errorf("a page cannot be decompressed: %w", err)
-	}
-	return raw, nil
-}

@@ -58,6 +58,21 @@ type Result struct {
 	Error      *ResultError `json:"error,omitempty"`
 }
 
+// Short is the result as a reply_to task and the dashboard have it: without a
+// content above 256 KiB, which stays with the result itself.
+func (r *Result) Short() *Result {
+	w := r.Webhook
+	if len(r.Content) <= maxReplyContent && (w == nil || w.Reply == nil || len(w.Reply.Content) <= maxReplyContent) {
+		return r
+	}
+	short := *r
+	short.Content, short.ContentEncoding, short.ContentOmitted = nil, "", true
+	if w != nil && w.Reply != nil {
+		short.Webhook = &WebhookResult{Accepted: w.Accepted, Reply: &WebhookReply{Headers: w.Reply.Headers}}
+	}
+	return &short
+}
+
 // WebhookResult is what a webhook's hooks decided. Where they did not accept
 // it, nothing is to be started.
 type WebhookResult struct {

@@ -189,13 +189,15 @@ func (h *withResults) fill(ctx context.Context, tasks []map[string]any) {
 			byID[id], ids = t, append(ids, id)
 		}
 	}
-	results, err := h.client.Results(ctx, ids)
-	if err != nil {
-		return
-	}
-	for id, res := range results {
-		if raw, err := json.Marshal(res); err == nil {
-			byID[id]["result"] = mask(raw)
+	for some := range slices.Chunk(ids, 5) { // each may be large
+		results, err := h.client.Results(ctx, some)
+		if err != nil {
+			return
+		}
+		for id, res := range results {
+			if raw, err := json.Marshal(res.Short()); err == nil {
+				byID[id]["result"] = mask(raw)
+			}
 		}
 	}
 }
