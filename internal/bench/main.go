@@ -74,7 +74,7 @@ parameters:
 func main() {
 	hooks.HostMain()
 	role := flag.String("role", "", "internal: api, pool, no scripts or handwritten")
-	only := flag.String("only", "", "hooks, pool, held or client: that part alone")
+	only := flag.String("only", "", "hooks, pool, large, held or client: that part alone")
 	held := flag.Int("held", 10_000, "executions that wait for one credential")
 	steps := flag.Int("steps", 4000, "steps in each run")
 	rounds := flag.Int("rounds", 3, "runs of each contender")
@@ -92,7 +92,13 @@ func main() {
 		err = runPool(*redisAddr, *api, *steps, *concurrency, false)
 	case "handwritten":
 		err = runHandwritten(*redisAddr, *api, *steps, *concurrency)
+	case "large api":
+		err = serveLarge()
 	default:
+		if method, ok := strings.CutPrefix(*role, "large "); ok {
+			err = runLarge(method, *redisAddr, *api, *steps)
+			break
+		}
 		part := func(name string, measure func() error) {
 			if err == nil && (*only == "" || *only == name) {
 				err = measure()
@@ -100,6 +106,7 @@ func main() {
 		}
 		part("hooks", func() error { return compareHooks(*rounds) })
 		part("pool", func() error { return compare(*steps, *rounds, *concurrency) })
+		part("large", func() error { return measureLarge(*rounds) })
 		part("held", func() error { return measureHeld(*held, *concurrency) })
 		part("client", func() error { return measureClient(*held, *concurrency) })
 	}
