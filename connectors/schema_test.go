@@ -10,7 +10,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
 	"github.com/santhosh-tekuri/jsonschema/v6"
 	"go.yaml.in/yaml/v4"
 )
@@ -134,19 +133,6 @@ func TestSchema_mistakes(t *testing.T) {
 	}
 }
 
-// ahead is what the schema has before the parser does. Each line goes when the
-// parser reads its key: the test says so.
-var ahead = []string{
-	"/methods/[]/parameters/[]: key description is the schema's alone",
-	"/methods/[]/parameters/[]: key title is the schema's alone",
-	"/methods/[]/parameters/[]: key trigger is the schema's alone",
-	"/methods/[]/parameters/[]: key values is the schema's alone",
-	"/parameters/[]: key description is the schema's alone",
-	"/parameters/[]: key title is the schema's alone",
-	"/parameters/[]: key trigger is the schema's alone",
-	"/parameters/[]: key values is the schema's alone",
-}
-
 // TestSchema_isTheParsers asks the parser for each mapping's keys and each
 // word's choices, from the whole file downwards, and compares them with the
 // schema's. A key stands in a document that leads to it and nothing else.
@@ -198,8 +184,8 @@ func TestSchema_isTheParsers(t *testing.T) {
 	}
 	visit([]string{""}, func(s string) string { return s }, root)
 	slices.Sort(differ)
-	if d := cmp.Diff(ahead, slices.Compact(differ)); d != "" {
-		t.Errorf("- as listed in this test, + as found\n%s", d)
+	for _, d := range slices.Compact(differ) {
+		t.Error(d)
 	}
 }
 
