@@ -313,7 +313,7 @@ func (x *exchange) apiError(f *fault) *CallError {
 	wait := retryAfter(x.resHead)
 	switch {
 	case x.status == http.StatusTooManyRequests, x.status == http.StatusServiceUnavailable && wait > 0:
-		e.Kind, e.Defer, e.RetryAfter = "rate", true, wait
+		e.Kind, e.Defer, e.Limited, e.RetryAfter = "rate", true, true, wait
 	case x.status == http.StatusRequestTimeout, x.status >= 500:
 		e.Repeat, e.RetryAfter = repeat, wait
 	case redirects(x.status):

@@ -37,7 +37,7 @@ type Call struct {
 	// ActionData as the last attempt left it; nil is {}.
 	ActionData json.RawMessage
 	Timeout    time.Duration
-	// Pacer, if set, is asked where the method has rate limits.
+	// Pacer, if set, is asked before each request.
 	Pacer Pacer
 	// Pages keeps the pages of a paged call over its attempts; nil: each
 	// attempt begins at the first.
@@ -113,7 +113,10 @@ type CallError struct {
 	Repeat bool
 	// Defer: 429, 503 with Retry-After, RetryLaterException: not a failure,
 	// try again after RetryAfter (0 for a 429 without the header).
-	Defer      bool
+	Defer bool
+	// Limited: it is the API itself that asks to wait, by 429 or 503 with
+	// Retry-After: other calls of the credential are to wait, too.
+	Limited    bool
 	RetryAfter time.Duration
 	// TurnAt is set where the connector's own rate limit puts the call off, to
 	// when its place comes.

@@ -63,20 +63,25 @@ const (
 	PaceExtra
 )
 
-// Pacer holds a call back until its rate limits have room. Within limits it
-// returns nil; a *PaceError says when to try again; any other error is the
+// Pacer holds a call back until its rate limits have room, and while its
+// credential is not to be sent with. Else it returns nil; a *PaceError says when to try again; any other error is the
 // worker's own fault.
 type Pacer func(ctx context.Context, p Pace) error
 
 // PaceError puts a call off: its place in the limit that holds it back is kept
-// until then.
+// until then. Reason, if set, is what else than a limit does.
 type PaceError struct {
-	Limit RateLimit
-	At    time.Time
+	Limit  RateLimit
+	Reason string
+	At     time.Time
 }
 
 func (e *PaceError) Error() string {
-	return fmt.Sprintf("rate limit: %s; its turn is at %s", e.Limit, e.At.UTC().Format("2006-01-02T15:04:05.000Z"))
+	why := e.Reason
+	if why == "" {
+		why = "rate limit: " + e.Limit.String()
+	}
+	return fmt.Sprintf("%s; its turn is at %s", why, e.At.UTC().Format("2006-01-02T15:04:05.000Z"))
 }
 
 // PacerError is this worker's own fault: the limits cannot be asked. It tells
@@ -89,7 +94,7 @@ func (e *PacerError) Unwrap() error { return e.Err }
 
 // pace asks the call's pacer. A login, a test or a logout has none.
 func (x *exchange) pace(ctx context.Context, p Pace) error {
-	if x.call.Pacer == nil || len(x.m.RateLimits) == 0 {
+	if x.call.Pacer == nil {
 		return nil
 	}
 	err := x.call.Pacer(ctx, p)

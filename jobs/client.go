@@ -392,6 +392,11 @@ func (c *Client) Status(ctx context.Context, id string) (*ExecutionStatus, error
 		if ms, err := strconv.ParseInt(exec["turn"], 10, 64); err == nil && ms > 0 && s.Status == whyDeferred {
 			s.NextTry = timeOf(time.UnixMilli(ms)) // its timer is for a process that is gone
 		}
+		if ms, err := strconv.ParseInt(exec["lin"], 10, 64); err == nil && ms > 0 && s.Status == whyDeferred {
+			if s.NextTry = nil; ms > 1 {
+				s.NextTry = timeOf(time.UnixMilli(ms))
+			}
+		}
 		if ms, err := strconv.ParseInt(exec["since"], 10, 64); err == nil {
 			s.Since = timeOf(time.UnixMilli(ms))
 		}

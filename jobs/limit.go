@@ -179,6 +179,14 @@ return off(at, which)
 
 // pace is the call's connectors.Pacer.
 func (a *attempt) pace(ctx context.Context, at connectors.Pace) error {
+	if at != connectors.PaceExtra {
+		if err := a.stillOpen(ctx); err != nil {
+			return err
+		}
+	}
+	if len(a.meth.RateLimits) == 0 {
+		return nil
+	}
 	if at == connectors.PaceExtra {
 		uses := a.meth.Type == connectors.TypeScript // it has no request of its own
 		flag := "0"
@@ -311,6 +319,7 @@ func (a *attempt) limitKeys(l connectors.RateLimit) (log, waiting string) {
 // clock of asynq has whole seconds.
 func (a *attempt) awaitTurn(ctx context.Context, ce *connectors.CallError) error {
 	a.put = true
+	a.p.metrics.deferrals.WithLabelValues(a.def.Name, reasonRate).Inc()
 	a.p.observe(Moment{What: "deferred", Text: ce.Message}, a)
 	timer := ce.TurnAt.Add(turnGrace)
 	err := a.putBack(ctx, whyDeferred, ce.Message, time.Until(timer))

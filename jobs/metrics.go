@@ -15,7 +15,15 @@ type metrics struct {
 	refused    *prometheus.CounterVec
 	steps      prometheus.Histogram
 	notices    *prometheus.CounterVec
+	deferrals  *prometheus.CounterVec
 }
+
+// Reasons of deferrals.
+const (
+	reasonRate        = "rate_limit"
+	reasonConcurrency = "max_concurrent"
+	reason429         = "429"
+)
 
 func newMetrics(reg prometheus.Registerer, store *credentials.Store) (*metrics, error) {
 	m := &metrics{
@@ -29,11 +37,13 @@ func newMetrics(reg prometheus.Registerer, store *credentials.Store) (*metrics, 
 			Help: "Duration of an execution's last attempt.", Buckets: prometheus.ExponentialBuckets(0.001, 2.5, 14)}),
 		notices: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "stepworker_notices_total",
 			Help: "Attempts to tell a notice, by type and result."}, []string{"type", "result"}),
+		deferrals: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "stepworker_deferrals_total",
+			Help: "Attempts that were put off, by connector and reason."}, []string{"connector", "reason"}),
 	}
 	if reg == nil {
 		return m, nil
 	}
-	for _, c := range []prometheus.Collector{m.executions, m.refreshes, m.refused, m.steps, m.notices, &waitingCollector{store}} {
+	for _, c := range []prometheus.Collector{m.executions, m.refreshes, m.refused, m.steps, m.notices, m.deferrals, &waitingCollector{store}} {
 		if err := reg.Register(c); err != nil {
 			return nil, err
 		}

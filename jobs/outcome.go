@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
-	"net/http"
 	"strings"
 	"time"
 
@@ -23,7 +22,8 @@ import (
 //	ran to its end                        completed       -
 //	AuthError, credential known refused   parked          no
 //	revoked, misconfigured                held            no
-//	CallError.TurnAt, CallError.Defer     deferred        no
+//	CallError.TurnAt, .Limited, .Defer    deferred        no
+//	no place in its credential's line     deferred        no
 //	CallError.Repeat                      retried         yes
 //	any other error                       archived        -
 //	worker drained, killed                another takes it  no
@@ -38,8 +38,8 @@ const (
 
 	firstRetry   = time.Second
 	longestRetry = 10 * time.Minute
-	// rateWait is how long a 429 without Retry-After waits; rateGrowth is
-	// added with each further one in a row, the last stays.
+	// rateWait is how long a 429 without Retry-After waits; of rateGrowth the
+	// first is added to the first in a row, and so on; the last stays.
 	rateWait = 60 * time.Second
 )
 
@@ -97,8 +97,9 @@ func notBefore(d time.Duration) time.Duration {
 	return d + time.Second
 }
 
-// outcome maps an error of Caller.Call to the execution's next state.
-func (a *attempt) outcome(ctx context.Context, err error) error {
+// outcome maps an error of Caller.Call to the execution's next state. Where the
+// API asked to wait it stands in its credential's line, unless Redis was away.
+func (a *attempt) outcome(ctx context.Context, err error, s *stand) error {
 	var auth *connectors.AuthError
 	var ce *connectors.CallError
 	switch {
@@ -125,19 +126,21 @@ func (a *attempt) outcome(ctx context.Context, err error) error {
 	}
 	failure := &ResultError{Kind: ce.Kind, Message: ce.Message, Detail: ce.Detail, At: ce.At}
 	switch {
+	case a.paused:
+		s, err := a.askLine(ctx, "join", "", nil)
+		if err != nil {
+			return a.p.workerFault("redis cannot be written")
+		}
+		return a.wait(ctx, s, "")
 	case !ce.TurnAt.IsZero():
 		return a.awaitTurn(ctx, ce)
+	case ce.Limited && s == nil:
+		return a.p.workerFault("redis cannot be written")
+	case ce.Limited:
+		return a.wait(ctx, s, ce.Message)
 	case ce.Defer:
-		delay := notBefore(ce.RetryAfter)
-		if delay <= 0 {
-			delay = rateWait
-		}
-		if ce.StatusCode == http.StatusTooManyRequests {
-			delay += rateGrowth[min(a.rec.limited, len(rateGrowth)-1)]
-			a.rec.limited++
-		}
 		a.p.observe(Moment{What: "deferred", Text: ce.Message}, a)
-		return a.putBack(ctx, whyDeferred, ce.Message, delay)
+		return a.putBack(ctx, whyDeferred, ce.Message, notBefore(ce.RetryAfter))
 	case ce.Repeat && a.rec.faults < a.step.maxRetries():
 		a.rec.faults++
 		a.p.observe(Moment{What: "retried", Text: ce.Message}, a)
@@ -240,6 +243,7 @@ func (a *attempt) result(status Status) *Result {
 func (a *attempt) finish(ctx context.Context, res *Result) error {
 	ctx = detached(ctx)
 	a.giveBack(ctx)
+	a.outOfLine(ctx)
 	switch err := a.p.storeResult(ctx, a.rec, res, a.step.ReplyTo, a.step.retention()); {
 	case errors.Is(err, errOvertaken):
 		return a.overtaken()
@@ -342,6 +346,7 @@ func (a *attempt) leave(ctx context.Context, w *waitError) error {
 		a.rec.wait(w.why, a.at)
 	}
 	a.giveBack(ctx)
+	a.outOfLine(ctx)
 	n, _ := asynq.GetRetryCount(ctx)
 	if w.fault {
 		n++ // asynq will count this one

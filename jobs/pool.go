@@ -77,6 +77,7 @@ type Pool struct {
 	askedCount atomic.Int64
 
 	waker   *waker
+	line    *lineKeeper
 	sitting chan struct{} // who sits a short wait for a rate limit out
 
 	lanes  []*asynq.Server
@@ -137,7 +138,7 @@ func NewPool(cfg PoolConfig) (*Pool, error) {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
 	p := &Pool{cfg: cfg, rdb: cfg.Redis, client: NewClient(cfg.Redis), log: cfg.Logger, stop: make(chan struct{}), wake: make(chan struct{}, 1)}
-	p.resumer, p.waker = newResumer(p), newWaker(p)
+	p.resumer, p.waker, p.line = newResumer(p), newWaker(p), newLineKeeper(p)
 	p.sitting = make(chan struct{}, cfg.Concurrency/4)
 	var err error
 	if cfg.NotifyURL != "" {
@@ -208,7 +209,8 @@ func (p *Pool) Start() error {
 	p.loops.Go(func() { p.every(2*time.Second, nil, p.keepQueuesKnown) })
 	p.loops.Go(func() { p.every(sweepEvery, p.wake, p.resumer.sweep) })
 	p.loops.Go(func() { p.every(2*time.Second, nil, p.confirm) })
-	p.loops.Go(func() { p.waker.run(p.base, p.stop) })
+	p.loops.Go(func() { p.waker.run(p.base) })
+	p.loops.Go(p.keepPlaces)
 	if p.notifier != nil {
 		p.loops.Go(func() { p.every(notifyEvery, nil, p.notifier.run) })
 	}
@@ -250,6 +252,22 @@ func (p *Pool) every(d time.Duration, wake <-chan struct{}, do func(context.Cont
 		ctx, cancel := context.WithTimeout(p.base, time.Minute)
 		do(ctx)
 		cancel()
+	}
+}
+
+// keepPlaces renews the places that calls hold, also while the pool drains.
+func (p *Pool) keepPlaces() {
+	t := time.NewTicker(placeRenew)
+	defer t.Stop()
+	for {
+		select {
+		case <-p.base.Done():
+			return
+		case <-t.C:
+			ctx, cancel := context.WithTimeout(p.base, placeRenew)
+			p.line.renew(ctx)
+			cancel()
+		}
 	}
 }
 
@@ -335,6 +353,7 @@ func (p *Pool) Shutdown() {
 	wg.Wait()
 	p.cancel()
 	p.loops.Wait()
+	p.waker.last()
 	if p.notifier != nil {
 		p.notifier.leave()
 	}

@@ -32,6 +32,12 @@ type attempt struct {
 	logs []string
 	put  bool // off, by a rate limit: its place is kept
 
+	epoch  string    // of its credential's line, "": it has none
+	looked time.Time // at the line
+	inside bool      // the line: it holds a place
+	stands bool      // in the line, and keeps its place there
+	paused bool      // a pause began during its call
+
 	noted bool // that its credential works
 }
 
@@ -289,15 +295,24 @@ func (a *attempt) call(ctx context.Context) error {
 	case err != nil:
 		return a.p.workerFault("redis cannot be used")
 	}
+	switch s, err := a.enter(ctx); {
+	case err != nil:
+		return a.p.workerFault("redis cannot be used")
+	case s != nil:
+		return a.wait(ctx, s, "")
+	}
+	defer func() {
+		if a.inside { // a fault of ours
+			a.exit(ctx, nil)
+		}
+	}()
 	a.p.observe(Moment{What: "called"}, a)
 	call := &connectors.Call{
 		Definition: a.def, Method: a.meth, Credential: a.cred, ExecutionID: a.id,
 		Parameters: a.step.Parameters, Body: a.step.Body, Script: a.step.Script, ActionData: data,
 		Mappings: a.step.Mappings, FieldsInUse: a.step.FieldsInUse, LastRun: lastRun,
 	}
-	if len(a.meth.RateLimits) > 0 {
-		call.Pacer = a.pace
-	}
+	call.Pacer = a.pace
 	if a.meth.Paging.Inbound || a.meth.Paging.Outbound {
 		call.Pages = pages{a}
 	}
@@ -308,10 +323,11 @@ func (a *attempt) call(ctx context.Context) error {
 		call.Cycle = connectors.Cycle(*c)
 	}
 	answer, err := a.p.cfg.Caller.Call(ctx, call)
+	s := a.exit(ctx, err)
 	if err == nil {
 		return a.succeed(ctx, answer)
 	}
-	return a.outcome(ctx, err)
+	return a.outcome(ctx, err, s)
 }
 
 // unknownHere puts a step back whose connector or method this worker does not

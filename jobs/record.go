@@ -46,6 +46,7 @@ type record struct {
 	inSet      bool   // it may stand in its credential's waiting set
 	pages      int    // of its call that are kept
 	turn       int64  // ms: of its place in its method's rate limits; 0: it has none
+	lined      int64  // it may stand in its credential's line: ms when the pause is over, 1 without one; 0: not
 
 	attempt string // this attempt's token, see beginScript
 	blank   bool   // nothing was known of the execution
@@ -58,7 +59,7 @@ func readRecord(m map[string]string) *record {
 		queue: m["q"], enqueuedAt: n64("at"), end: Status(m["end"]), why: m["why"], since: n64("since"), parkedAt: n64("pv"),
 		forRefusal: m["pr"] == "1", attempts: n("att"), refusals: n("ref"), refreshes: n("rfr"), unhelpful: n("ror"),
 		faults: n("flt"), limited: n("d4"), waits: n("wts"), retried: n("asq"), unknown: n64("unk"), inSet: m["set"] == "1",
-		lastRun: m["lrd"], turn: n64("turn"), pages: n("pg"),
+		lastRun: m["lrd"], turn: n64("turn"), lined: n64("lin"), pages: n("pg"),
 	}
 	if ad := m["ad"]; ad != "" {
 		r.actionData = []byte(ad)
@@ -75,7 +76,7 @@ func (r *record) fields() []any {
 	}
 	all := []any{"q", r.queue, "at", r.enqueuedAt, "why", r.why, "since", r.since, "pv", r.parkedAt, "pr", flag(r.forRefusal),
 		"att", r.attempts, "ref", r.refusals, "rfr", r.refreshes, "ror", r.unhelpful, "flt", r.faults, "d4", r.limited,
-		"wts", r.waits, "asq", r.retried, "unk", r.unknown, "set", flag(r.inSet), "lrd", r.lastRun, "turn", r.turn, "pg", r.pages}
+		"wts", r.waits, "asq", r.retried, "unk", r.unknown, "set", flag(r.inSet), "lrd", r.lastRun, "turn", r.turn, "lin", r.lined, "pg", r.pages}
 	if r.newData {
 		all = append(all, "ad", string(r.actionData))
 	}
@@ -129,7 +130,9 @@ func (a *attempt) begin(ctx context.Context) (cred *credentials.Credential, open
 	token := rand.Text()
 	for range 2 {
 		var cmd *redis.Cmd
+		var epoch *redis.StringCmd
 		cred, opened = a.p.cfg.Store.GetWith(ctx, a.step.CredentialID, func(pipe redis.Pipeliner) {
+			epoch = pipe.HGet(ctx, lineKey(a.step.CredentialID), "epoch")
 			cmd = beginScript.EvalSha(ctx, pipe, []string{execKey(a.id)}, token)
 		})
 		if cmd == nil {
@@ -144,7 +147,7 @@ func (a *attempt) begin(ctx context.Context) (cred *credentials.Credential, open
 			for i := 0; i+1 < len(pairs); i += 2 {
 				m[pairs[i]] = pairs[i+1]
 			}
-			a.rec = readRecord(m)
+			a.rec, a.epoch = readRecord(m), epoch.Val() // without it the line is asked when the API asks to wait
 			a.rec.attempt, a.rec.blank = token, len(m) == 0
 			return cred, opened, nil
 		}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"math/rand/v2"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -137,10 +136,7 @@ func (s *resumer) round(ctx context.Context, credential, what string) (left int6
 // between the two leaves it there, for the next one to look at. An execution
 // that is refused again joins anew, with a mark that this hand does not know.
 func (s *resumer) one(ctx context.Context, credential, what string, w credentials.Waiter) (stays bool, err error) {
-	queue, id := w.Execution, ""
-	if i := strings.LastIndexByte(w.Execution, '|'); i >= 0 { // no id holds one, a queue's name may
-		queue, id = w.Execution[:i], w.Execution[i+1:]
-	}
+	queue, id := splitWaiter(w.Execution)
 	info, err := s.p.client.inspector.GetTaskInfo(queue, id)
 	switch {
 	case errors.Is(err, asynq.ErrTaskNotFound), errors.Is(err, asynq.ErrQueueNotFound):
@@ -179,6 +175,7 @@ func (s *resumer) sweep(ctx context.Context) {
 		}
 		s.p.rdb.PExpire(ctx, "stepworker:sweeper", 2*sweepEvery)
 	}
+	s.p.line.sweep(ctx)
 	round := &sweep{clients: map[string]*credentials.ClientRefusal{}, asked: map[string]int{}, trials: map[string]trial{}}
 	ids, err := s.p.cfg.Store.WaitingCredentials(ctx)
 	if err != nil {

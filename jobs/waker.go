@@ -24,6 +24,7 @@ type alarm struct {
 	timer     time.Time // of asynq's own, which comes should this process be gone
 	queue, id string
 	looks     int
+	line      string // credential whose line called it up; without an id: whose line is looked at
 }
 
 // waker puts deferred executions back to pending at their turns, to the
@@ -51,34 +52,39 @@ func (w *waker) add(a alarm) {
 	}
 }
 
-// run wakes until stop is closed.
-func (w *waker) run(ctx context.Context, stop <-chan struct{}) {
+// run wakes until ctx is done: a worker that drains wakes on, as its calls end.
+func (w *waker) run(ctx context.Context) {
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	for ctx.Err() == nil {
-		select {
-		case <-stop:
-			return
-		default:
-		}
-		due, next := w.due(time.Now())
-		if len(due) > 0 {
-			g, gctx := errgroup.WithContext(ctx)
-			g.SetLimit(resumeWidth)
-			for _, a := range due {
-				g.Go(func() error { w.wake(gctx, a); return nil })
-			}
-			_ = g.Wait()
+		next := w.wakeDue(ctx)
+		if next == 0 {
 			continue
 		}
 		timer.Reset(next)
 		select {
-		case <-stop:
+		case <-ctx.Done():
 			return
 		case <-w.soon:
 		case <-timer.C:
 		}
 	}
+}
+
+// wakeDue wakes whose turn has come; next is the time until there is another,
+// 0 if there may be one already.
+func (w *waker) wakeDue(ctx context.Context) (next time.Duration) {
+	due, next := w.due(time.Now())
+	if len(due) == 0 {
+		return next
+	}
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(resumeWidth)
+	for _, a := range due {
+		g.Go(func() error { w.wake(gctx, a); return nil })
+	}
+	_ = g.Wait()
+	return 0
 }
 
 // due takes out whose turn has come, in their order; next is the time until
@@ -96,6 +102,14 @@ func (w *waker) due(now time.Time) (due []alarm, next time.Duration) {
 }
 
 func (w *waker) wake(ctx context.Context, a alarm) {
+	switch {
+	case a.line != "" && a.id == "":
+		w.p.line.looked(ctx, a)
+		return
+	case a.line != "":
+		w.p.line.callUp(ctx, a)
+		return
+	}
 	info, err := w.p.client.inspector.GetTaskInfo(a.queue, a.id)
 	if err != nil || ctx.Err() != nil {
 		return // gone, or its timer wakes it
@@ -107,6 +121,14 @@ func (w *waker) wake(ctx context.Context, a alarm) {
 		w.add(a)
 	case info.State == asynq.TaskStateRetry && ours(info, a):
 		_ = w.p.client.inspector.RunTask(a.queue, a.id) // else its timer was quicker
+	}
+}
+
+// last wakes, before this process ends, whom its last calls have made room for.
+func (w *waker) last() {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	defer cancel()
+	for ctx.Err() == nil && w.wakeDue(ctx) == 0 {
 	}
 }
 
