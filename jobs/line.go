@@ -102,10 +102,11 @@ local till, row, ramp, epoch, said = tonumber(h[1] or 0), tonumber(h[2] or 0), t
 if max < 0 then max = tonumber(h[6] or 0) end
 redis.call('ZREMRANGEBYSCORE', inside, '-inf', now)
 
+local atOnce = function() return math.floor(ramp + 0.000001) end
 local places = function()
   local n = math.huge
   if max > 0 then n = max end
-  if ramp > 0 then n = math.min(n, math.floor(ramp)) end
+  if ramp > 0 then n = math.min(n, atOnce()) end
   return n
 end
 local keep = function()
@@ -146,7 +147,7 @@ local answer = function(state, count)
 end
 local held = function()
   if till > now then return 2 end
-  if ramp > 0 and (max == 0 or math.floor(ramp) < max) then return 3 end
+  if ramp > 0 and (max == 0 or atOnce() < max) then return 3 end
   return 4
 end
 local before = function() return redis.call('ZRANK', wait, me) or 0 end
@@ -187,8 +188,8 @@ elseif outcome == 'ok' and epoch ~= '' and knew == epoch then
     redis.call('DEL', line)
     till, row, ramp, epoch = 0, 0, 0, ''
   else
-    row, ramp = 0, ramp + 1 / math.max(ramp, 1)
-    redis.call('HSET', line, 'row', 0, 'ramp', string.format('%.6f', ramp))
+    row, ramp = 0, ramp + 1 / math.max(atOnce(), 1)
+    redis.call('HSET', line, 'row', 0, 'ramp', string.format('%.9f', ramp))
   end
 elseif outcome == 'limited' then
   local growth = function() return tonumber(ARGV[10 + math.min(math.max(row, 1), #ARGV - 10)]) end

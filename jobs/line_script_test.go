@@ -1,0 +1,239 @@
+package jobs
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/redis/go-redis/v9"
+
+	"github.com/stepworker/stepworker/internal/redistest"
+)
+
+// liner asks lines as attempts do.
+type liner struct {
+	t   *testing.T
+	rdb redis.UniversalClient
+	k   *lineKeeper
+}
+
+func newLiner(t *testing.T) *liner {
+	rdb := redistest.New(t).Client(t)
+	p := &Pool{rdb: rdb}
+	p.waker, p.line = newWaker(p), newLineKeeper(p)
+	return &liner{t, rdb, p.line}
+}
+
+func (l *liner) ask(credential string, r lineRequest) *stand {
+	l.t.Helper()
+	s, err := l.k.ask(context.Background(), credential, r)
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	return s
+}
+
+func (l *liner) enter(id string, place int64, max int) *stand {
+	l.t.Helper()
+	return l.ask("c", lineRequest{mode: "enter", token: "t" + id, waiter: "steps|" + id, place: place, max: max})
+}
+
+func (l *liner) leave(id, outcome, epoch string, pause time.Duration, max int) *stand {
+	l.t.Helper()
+	return l.ask("c", lineRequest{mode: "leave", token: "t" + id, waiter: "steps|" + id, max: max, outcome: outcome, epoch: epoch, pause: pause, said: "the API answered 429"})
+}
+
+// over ends a pause, as its time does.
+func (l *liner) over() {
+	l.rdb.HSet(context.Background(), lineKey("c"), "until", 0)
+}
+
+func about(got, want time.Duration) bool { return got > want-2*time.Second && got <= want }
+
+// cyclr 9.3: the wait grows by 0, 1, 3, 7, 15, 30 minutes with each 429 in a
+// row of the credential, whichever execution meets it.
+func TestLine_pausesGrowInARowAndASuccessResets(t *testing.T) {
+	l := newLiner(t)
+	epoch := ""
+	for i, more := range []int{0, 1, 3, 7, 15, 30, 30} {
+		s := l.leave(fmt.Sprint(i), outLimited, epoch, time.Minute, 0)
+		if want := time.Duration(1+more) * time.Minute; !about(s.pause, want) {
+			t.Errorf("429 number %d: a pause of %s, want %s", i+1, s.pause, want)
+		}
+		epoch = s.epoch
+		l.over()
+	}
+	if s := l.enter("trial", 0, 0); s.state != standInside {
+		t.Fatalf("after the pause the first does not go: %+v", s)
+	}
+	l.leave("trial", outOK, epoch, 0, 0)
+	if s := l.leave("x", outLimited, epoch, 2*time.Second, 0); !about(s.pause, 2*time.Second) {
+		t.Errorf("after a success a pause of %s, want 2 s", s.pause)
+	}
+}
+
+// Those that were under way when the API first said 429 tell nothing new: they
+// neither make the wait grow nor end it, but theirs may be the longer one.
+func TestLine_whatWasSentBeforeDoesNotCount(t *testing.T) {
+	l := newLiner(t)
+	l.leave("1", outLimited, "", 2*time.Second, 0)
+	for i := range 7 {
+		if s := l.leave(fmt.Sprint("late", i), outLimited, "", 2*time.Second, 0); !about(s.pause, 2*time.Second) {
+			t.Errorf("one sent before makes it a pause of %s", s.pause)
+		}
+	}
+	if s := l.leave("longer", outLimited, "", 30*time.Second, 0); !about(s.pause, 30*time.Second) {
+		t.Errorf("a pause of %s, want 30 s", s.pause)
+	}
+	l.leave("fine", outOK, "", 0, 0)
+	if s := l.enter("new", 2, 0); s.state != standPaused {
+		t.Errorf("a success sent before the 429 ended the pause: %+v", s)
+	}
+	if s := l.ask("other", lineRequest{mode: "enter", token: "o", waiter: "steps|o"}); s.state != standInside {
+		t.Errorf("another credential is paused: %+v", s)
+	}
+}
+
+// After the pause one goes, then two, then three at once, in their order.
+func TestLine_theCrowdBeginsGently(t *testing.T) {
+	l := newLiner(t)
+	epoch := l.leave("0", outLimited, "", time.Second, 0).epoch
+	for i := range 30 {
+		if s := l.enter(fmt.Sprintf("%02d", i), int64(100-i), 0); s.state != standPaused {
+			t.Fatalf("sent while paused: %+v", s)
+		}
+	}
+	l.over()
+	next := l.ask("c", lineRequest{mode: "look", max: -1}).called
+	var order, rounds []string
+	for len(next) > 0 {
+		rounds = append(rounds, fmt.Sprint(len(next)))
+		var inside []string
+		for _, name := range next {
+			_, id := splitWaiter(name)
+			if s := l.enter(id, 0, 0); s.state != standInside {
+				t.Fatalf("%s was called up and does not go: %+v", id, s)
+			}
+			inside = append(inside, id)
+			order = append(order, id)
+		}
+		if len(rounds) <= 3 {
+			if s := l.enter("pushy", 1000, 0); s.state != standAfterPause {
+				t.Fatalf("one more goes: %+v", s)
+			}
+			l.ask("c", lineRequest{mode: "leave", waiter: "steps|pushy", max: -1, outcome: outDropped})
+		}
+		next = nil
+		for _, id := range inside {
+			next = append(next, l.leave(id, outOK, epoch, 0, 0).called...)
+		}
+	}
+	if diff := cmp.Diff("1 2 3", strings.Join(rounds[:3], " ")); diff != "" {
+		t.Errorf("at once, round by round: %s", rounds)
+	}
+	if len(order) != 31 || order[0] != "0" {
+		t.Errorf("they went as %s", order)
+	}
+	for i, id := range order[1:] {
+		if want := fmt.Sprintf("%02d", 29-i); id != want {
+			t.Fatalf("number %d is %s, want %s", i, id, want)
+		}
+	}
+	if n := l.rdb.Exists(context.Background(), lineKey("c")).Val(); n != 0 {
+		t.Error("nobody waits any more, and the line stands")
+	}
+}
+
+// Who was called up and does not come is passed over: its place is kept free
+// for a moment only.
+func TestLine_placesAreNotKeptForThoseWhoDoNotCome(t *testing.T) {
+	l := newLiner(t)
+	ctx := context.Background()
+	l.enter("1", 1, 1)
+	l.enter("gone", 2, 1)
+	l.enter("3", 3, 1)
+	if got := l.leave("1", outOK, "", 0, 1).called; cmp.Diff([]string{"steps|gone"}, got) != "" {
+		t.Fatalf("called up: %s", got)
+	}
+	if s := l.enter("4", 4, 1); s.state != standConcurrency || s.before != 2 {
+		t.Errorf("a newcomer was quicker: %+v", s)
+	}
+	l.rdb.ZAdd(ctx, lineKey("c")+":called", redis.Z{Score: float64(time.Now().Add(-2 * calledFor).UnixMilli()), Member: "steps|gone"})
+	if got := l.ask("c", lineRequest{mode: "look", max: -1}).called; cmp.Diff([]string{"steps|3"}, got) != "" {
+		t.Fatalf("called up next: %s", got)
+	}
+	if s := l.enter("3", 3, 1); s.state != standInside {
+		t.Errorf("it does not go: %+v", s)
+	}
+	if s := l.enter("gone", 2, 1); s.state != standConcurrency {
+		t.Errorf("one too many: %+v", s)
+	}
+}
+
+// A lease that is not renewed lapses, and renewal does not bring one back.
+func TestLine_leasesLapse(t *testing.T) {
+	l := newLiner(t)
+	ctx := context.Background()
+	l.enter("1", 1, 1)
+	l.k.hold("t1", "c")
+	in := lineKey("c") + ":in"
+	l.rdb.ZAdd(ctx, in, redis.Z{Score: float64(time.Now().Add(time.Second).UnixMilli()), Member: "t1"})
+	l.k.renew(ctx)
+	if left := time.Until(time.UnixMilli(int64(l.rdb.ZScore(ctx, in, "t1").Val()))); left < placeLease/2 {
+		t.Errorf("renewed it lapses in %s", left)
+	}
+	l.rdb.ZAdd(ctx, in, redis.Z{Score: 1, Member: "t1"})
+	if s := l.enter("2", 2, 1); s.state != standInside {
+		t.Errorf("the place of a dead worker is kept: %+v", s)
+	}
+	l.k.renew(ctx)
+	if s := l.enter("3", 3, 1); s.state != standConcurrency {
+		t.Errorf("one too many: %+v", s)
+	}
+	if got := l.rdb.ZRange(ctx, in, 0, -1).Val(); cmp.Diff([]string{"t2"}, got) != "" {
+		t.Errorf("inside: %s", got)
+	}
+}
+
+// Ten thousand that wait: a newcomer costs as much as with one.
+func TestLine_boundedTime(t *testing.T) {
+	l := newLiner(t)
+	ctx := context.Background()
+	l.enter("1", 0, 1)
+	for i := range 10 {
+		batch := make([]redis.Z, 1000)
+		for j := range batch {
+			batch[j] = redis.Z{Score: float64(1000*i + j), Member: fmt.Sprintf("steps|w%05d", 1000*i+j)}
+		}
+		l.rdb.ZAdd(ctx, lineKey("c")+":wait", batch...)
+	}
+	l.rdb.ConfigResetStat(ctx)
+	if s := l.enter("new", 1<<40, 1); s.before != 10_000 {
+		t.Errorf("%d are before it", s.before)
+	}
+	if got := l.leave("1", outOK, "", 0, 1).called; cmp.Diff([]string{"steps|w00000"}, got) != "" {
+		t.Errorf("called up: %s", got)
+	}
+	calls := 0
+	for line := range strings.Lines(l.rdb.Info(ctx, "commandstats").Val()) {
+		var k int
+		if _, after, ok := strings.Cut(line, ":calls="); ok && !strings.HasPrefix(line, "cmdstat_config") {
+			_, _ = fmt.Sscanf(after, "%d", &k)
+			calls += k
+		}
+	}
+	if calls > 50 {
+		t.Errorf("%d commands", calls)
+	}
+}
+
+func TestLineKeys_shareAHashTag(t *testing.T) {
+	for _, k := range lineKeys("a:b@c") {
+		if !strings.HasPrefix(k, "stepworker:line:{a:b@c}") {
+			t.Errorf("key %q", k)
+		}
+	}
+}
