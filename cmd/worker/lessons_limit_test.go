@@ -98,3 +98,69 @@ methods: [{method: list, endpoint: /crm/contacts, idempotency_header: Idempotenc
 		t.Errorf("%d requests of %d executions, want %d", len(came), len(seen), n)
 	}
 }
+
+// Three processes, three places for the calls of one credential; one process
+// is killed while it holds some, one is drained. The API never sees four calls
+// at once, and the places of the dead come back.
+func TestLessons_maxConcurrentHoldsOverProcesses(t *testing.T) {
+	if testing.Short() {
+		t.Skip("asynq takes a minute to notice a dead worker")
+	}
+	t.Parallel()
+	const n, places = 200, 3
+	w := newWorld(t)
+	var mu sync.Mutex
+	now, most := 0, 0
+	seen := map[string]int{}
+	api := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		mu.Lock()
+		now++
+		most = max(most, now)
+		seen[r.Header.Get("Idempotency-Key")]++
+		mu.Unlock()
+		pause(r, 20*time.Millisecond)
+		mu.Lock()
+		now--
+		mu.Unlock()
+	}))
+	t.Cleanup(api.Close)
+	dir := t.TempDir()
+	err := os.WriteFile(filepath.Join(dir, "acme.yaml"), []byte(fmt.Sprintf(`connector: acme
+base_url: "{{base}}"
+parameters: [{name: base, target: merge_field, property: account}]
+max_concurrent: %d
+methods: [{method: get, endpoint: /, idempotency_header: Idempotency-Key}]
+`, places)), 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	args := []string{"--connectors", dir, "--hook-hosts", "1", "--concurrency", "20"}
+	dies := w.launch([]string{"STEPWORKER_KILL_AT=in-line#20"}, args...)
+	drains, stays := w.launch(nil, args...), w.launch(nil, args...)
+	for _, p := range []*process{dies, drains, stays} {
+		w.ready(p)
+	}
+	in, err := credentials.DecodeInput([]byte(fmt.Sprintf(`{"credential_id": "c", "connector": "acme", "properties": {"base": %q}}`, api.URL)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := w.store.Put(t.Context(), in, false); err != nil {
+		t.Fatal(err)
+	}
+	ids := w.enqueue(n, jobs.Step{CredentialID: "c", Method: "get"})
+	<-dies.done
+	drains.drain(w)
+	w.succeed(ids)
+	mu.Lock()
+	defer mu.Unlock()
+	twice := 0
+	for _, k := range seen {
+		if k > 1 {
+			twice++
+		}
+	}
+	t.Logf("at most %d calls at once; %d executions were called again after the kill", most, twice)
+	if most > places || len(seen) != n || twice > places {
+		t.Errorf("at most %d calls at once, %d executions, %d of them twice; want %d, %d, at most %d", most, len(seen), twice, places, n, places)
+	}
+}

@@ -73,11 +73,12 @@ parameters:
 
 func main() {
 	hooks.HostMain()
-	role := flag.String("role", "", "internal: api, pool, no scripts or handwritten")
-	only := flag.String("only", "", "hooks, pool, large, held or client: that part alone")
+	role := flag.String("role", "", "internal: api, pool, no scripts, handwritten or limit")
+	only := flag.String("only", "", "hooks, pool, large, held, client or limit: that part alone")
 	held := flag.Int("held", 10_000, "executions that wait for one credential")
 	steps := flag.Int("steps", 4000, "steps in each run")
 	rounds := flag.Int("rounds", 3, "runs of each contender")
+	seconds := flag.Int("seconds", 10, "for which a rate limit is measured")
 	concurrency := flag.Int("concurrency", 50, "steps at once")
 	redisAddr := flag.String("redis", "", "internal")
 	api := flag.String("api", "", "internal")
@@ -94,6 +95,8 @@ func main() {
 		err = runHandwritten(*redisAddr, *api, *steps, *concurrency)
 	case "large api":
 		err = serveLarge()
+	case "limit":
+		err = runLimited(*redisAddr)
 	default:
 		if method, ok := strings.CutPrefix(*role, "large "); ok {
 			err = runLarge(method, *redisAddr, *api, *steps)
@@ -109,6 +112,7 @@ func main() {
 		part("large", func() error { return measureLarge(*rounds) })
 		part("held", func() error { return measureHeld(*held, *concurrency) })
 		part("client", func() error { return measureClient(*held, *concurrency) })
+		part("limit", func() error { return measureLimit(*seconds, *rounds) })
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
@@ -286,7 +290,12 @@ type house struct {
 }
 
 func openHouse(rdb redis.UniversalClient, definition string, concurrency int, observe func(jobs.Moment)) (*house, error) {
-	keys, err := credentials.ParseKeys(credentials.NewKey())
+	return openHouseWith(rdb, definition, credentials.NewKey(), concurrency, observe)
+}
+
+// openHouseWith is openHouse with a key that several processes share.
+func openHouseWith(rdb redis.UniversalClient, definition, key string, concurrency int, observe func(jobs.Moment)) (*house, error) {
+	keys, err := credentials.ParseKeys(key)
 	if err != nil {
 		return nil, err
 	}
