@@ -22,6 +22,8 @@ const (
 	// turnGrace is how much later than its turn the timer of a deferred
 	// execution is: should the process that wakes it be gone.
 	turnGrace = 2 * time.Second
+	// sendLates is how often a grant is moved whose answer is late.
+	sendLates = 3
 	// placeGrace is how long the place is kept of one that does not come.
 	placeGrace = 15 * time.Minute
 
@@ -249,11 +251,18 @@ func (a *attempt) sit() bool {
 // worker, or Redis, was held up, and the request would come after its window.
 func (a *attempt) sendLate(ctx context.Context, v verdict, asked time.Time) error {
 	shortest := slices.MinFunc(a.meth.RateLimits, func(x, y connectors.RateLimit) int { return cmp.Compare(x.Per, y.Per) })
-	if time.Since(asked) <= jitter(shortest.Per) {
-		return nil
+	for range sendLates {
+		if time.Since(asked) <= jitter(shortest.Per)/4 {
+			return nil
+		}
+		asked = time.Now()
+		moved, err := a.ask(ctx, "late", strconv.FormatInt(v.granted, 10))
+		if err != nil {
+			return err
+		}
+		v = moved
 	}
-	_, err := a.ask(ctx, "late", strconv.FormatInt(v.granted, 10))
-	return err
+	return nil
 }
 
 // verdict is what the limits say of a call.
