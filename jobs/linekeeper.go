@@ -170,19 +170,18 @@ func (k *lineKeeper) sweep(ctx context.Context) {
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(8)
 	for _, id := range ids {
-		g.Go(func() error {
-			waits, err := k.look(gctx, id)
-			if err != nil || waits {
-				return nil
-			}
-			// Who joins now adds the line before this or after it: so look again.
-			if k.p.rdb.SRem(gctx, linesKey, id).Err() == nil {
-				if waits, err := k.look(gctx, id); err != nil || waits {
-					_ = k.p.rdb.SAdd(gctx, linesKey, id).Err()
-				}
-			}
-			return nil
-		})
+		g.Go(func() error { k.sweepOne(gctx, id); return nil })
 	}
 	_ = g.Wait()
+}
+
+func (k *lineKeeper) sweepOne(ctx context.Context, id string) {
+	waits, err := k.look(ctx, id)
+	if err != nil || waits || k.p.rdb.SRem(ctx, linesKey, id).Err() != nil {
+		return // the next round looks again
+	}
+	// Who joins now adds the line before that or after it: so look again.
+	if waits, err := k.look(ctx, id); err != nil || waits {
+		_ = k.p.rdb.SAdd(ctx, linesKey, id).Err()
+	}
 }

@@ -126,7 +126,7 @@ func (w *waker) wake(ctx context.Context, a alarm) {
 
 // last wakes, before this process ends, whom its last calls have made room for.
 func (w *waker) last() {
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	ctx, cancel := context.WithTimeout(detached(w.p.base), 2*time.Second)
 	defer cancel()
 	for ctx.Err() == nil && w.wakeDue(ctx) == 0 {
 	}
