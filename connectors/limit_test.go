@@ -102,7 +102,7 @@ methods:
 		"plain, broken":  {"plain", broken, []connectors.Pace{connectors.PaceSend}, nil},
 		"scripted":       {"scripted", within, []connectors.Pace{connectors.PaceBegin, connectors.PaceExtra, connectors.PaceSend}, []string{"/own", "/scripted"}},
 		"scripted, off":  {"scripted", off, []connectors.Pace{connectors.PaceBegin}, nil},
-		"without limits": {"free", off, nil, []string{"/free"}},
+		"without limits": {"free", within, []connectors.Pace{connectors.PaceSend}, []string{"/free"}}, // a pause after a 429 holds it, too
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
