@@ -73,12 +73,17 @@ func (c *Client) Enqueue(ctx context.Context, step *Step) (Receipt, error) {
 // no batch call, so a batch is made of concurrent single ones.
 const enqueueWidth = 64
 
+// batchPage is how many steps of a batch are counted and claimed together.
+const batchPage = 1000
+
 // accepted is a step on its way into Redis.
 type accepted struct {
 	step  *Step
 	id    string
 	raw   []byte
 	owner string // of the claim on its id
+	queue string // of its level
+	amiss bool   // it is counted as under way, and should not be
 }
 
 // EnqueueBatch enqueues many steps, in about their order; receipts come in
@@ -139,9 +144,22 @@ func accept(s *Step, now time.Time) (*accepted, error) {
 	return &accepted{step: s, id: p.ExecutionID, raw: raw}, nil
 }
 
-// enqueueAll claims the ids of a batch in one round trip, then enqueues.
+// enqueueAll enqueues a batch, page by page.
 func (c *Client) enqueueAll(ctx context.Context, batch []*accepted, now time.Time, receipts []Receipt) {
 	err := claimScript.Load(ctx, c.rdb).Err()
+	for len(batch) > 0 {
+		n := min(len(batch), batchPage)
+		c.enqueuePage(ctx, batch[:n], now, receipts[:n], err)
+		batch, receipts = batch[n:], receipts[n:]
+	}
+}
+
+// enqueuePage chooses the levels of steps and claims their ids, with a round
+// trip for each, then enqueues; err is why nothing can be claimed.
+func (c *Client) enqueuePage(ctx context.Context, batch []*accepted, now time.Time, receipts []Receipt, err error) {
+	if err == nil {
+		c.place(ctx, batch, now)
+	}
 	claims := make([]*redis.Cmd, len(batch))
 	pipe := c.rdb.Pipeline()
 	for i, a := range batch {
@@ -150,7 +168,7 @@ func (c *Client) enqueueAll(ctx context.Context, batch []*accepted, now time.Tim
 		case err != nil:
 			receipts[i].Err = fmt.Errorf("redis: %w", err)
 		default:
-			claims[i] = claimScript.EvalSha(ctx, pipe, []string{execKey(a.id)}, a.step.queue(), now.UnixMilli(), a.owner, "-")
+			claims[i] = claimScript.EvalSha(ctx, pipe, []string{execKey(a.id)}, a.queue, now.UnixMilli(), a.owner, "-")
 		}
 	}
 	_, _ = pipe.Exec(ctx) // each command's own error is read below
@@ -174,6 +192,7 @@ func (c *Client) enqueueAll(ctx context.Context, batch []*accepted, now time.Tim
 		}()
 	}
 	wg.Wait()
+	c.uncount(ctx, batch)
 }
 
 // enqueueClaimed enqueues a step whose id is claimed. While the id is another
@@ -190,6 +209,7 @@ func (c *Client) enqueueClaimed(ctx context.Context, a *accepted, claim *redis.C
 		queue, _ := answer[1].(string)
 		switch state {
 		case 2:
+			a.amiss = true // it has ended
 			return Duplicate, nil
 		case 1:
 			return c.enqueueOwned(ctx, a, queue)
@@ -197,6 +217,7 @@ func (c *Client) enqueueClaimed(ctx context.Context, a *accepted, claim *redis.C
 		if info, err := c.taskInfo(queue, a.id); err != nil {
 			return "", err
 		} else if info != nil {
+			a.amiss = !a.sameAccount(info.Payload)
 			return Duplicate, nil
 		}
 		owner, _ := answer[2].(string)
@@ -206,7 +227,7 @@ func (c *Client) enqueueClaimed(ctx context.Context, a *accepted, claim *redis.C
 		} else if err := pause(ctx, 50*time.Millisecond); err != nil {
 			return "", err
 		}
-		claim = claimScript.Run(ctx, c.rdb, []string{execKey(a.id)}, a.step.queue(), time.Now().UnixMilli(), a.owner, replaces)
+		claim = claimScript.Run(ctx, c.rdb, []string{execKey(a.id)}, a.queue, time.Now().UnixMilli(), a.owner, replaces)
 	}
 }
 
@@ -246,6 +267,7 @@ func (c *Client) enqueueOwned(ctx context.Context, a *accepted, queue string) (s
 		default:
 			// Enqueued by a flow with asynq alone, run again from the
 			// dashboard, or by the owner whose claim was taken over.
+			a.amiss = !a.sameAccount(info.Payload)
 			return Duplicate, nil
 		}
 	}

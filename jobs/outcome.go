@@ -296,8 +296,8 @@ func (p *Pool) storeResult(ctx context.Context, rec *record, res *Result, reply 
 			return err
 		}
 	}
-	n, err := finishScript.Run(ctx, p.rdb, []string{execKey(res.ExecutionID), resultKey(res.ExecutionID), pagesKey(res.ExecutionID)},
-		rec.queue, rec.enqueuedAt, string(res.Status), raw, retention.Milliseconds(), rec.attempt).Int()
+	n, err := p.end(ctx, rec, res.ExecutionID, []string{execKey(res.ExecutionID), resultKey(res.ExecutionID), pagesKey(res.ExecutionID)},
+		rec.queue, rec.enqueuedAt, string(res.Status), raw, retention.Milliseconds(), rec.attempt)
 	if err == nil && n == 0 {
 		return errOvertaken
 	}

@@ -80,6 +80,7 @@ type Pool struct {
 	line    *lineKeeper
 	sitting chan struct{} // who sits a short wait for a rate limit out
 
+	gate   *gate // through which the lanes take steps
 	lanes  []*asynq.Server
 	base   context.Context
 	cancel context.CancelFunc
@@ -125,8 +126,10 @@ func NewPool(cfg PoolConfig) (*Pool, error) {
 	if len(cfg.Queues) == 0 {
 		cfg.Queues = map[string]int{QueueSteps: 1}
 	}
-	if _, ok := cfg.Queues[QueueRefresh]; ok {
-		return nil, fmt.Errorf("queue %q is reserved", QueueRefresh)
+	for q := range cfg.Queues {
+		if q == QueueRefresh || IsOverflow(q) {
+			return nil, fmt.Errorf("queue %q is reserved", q)
+		}
 	}
 	if cfg.Hold == 0 {
 		cfg.Hold = 72 * time.Hour
@@ -150,13 +153,14 @@ func NewPool(cfg PoolConfig) (*Pool, error) {
 		return nil, err
 	}
 	p.base, p.cancel = context.WithCancel(context.Background())
+	p.gate = newGate(p.rdb, cfg.Queues)
 	lanes := min(maxLanes, cfg.Concurrency)
 	for i := range lanes {
 		share := cfg.Concurrency / lanes
 		if i < cfg.Concurrency%lanes {
 			share++
 		}
-		p.lanes = append(p.lanes, asynq.NewServerFromRedisClient(p.rdb, p.serverConfig(share, cfg.Queues)))
+		p.lanes = append(p.lanes, asynq.NewServerFromRedisClient(p.gate, p.serverConfig(share, allLevels(cfg.Queues))))
 	}
 	return p, nil
 }
@@ -208,6 +212,7 @@ func (p *Pool) Start() error {
 	p.lanes = started
 	p.loops.Go(func() { p.every(2*time.Second, nil, p.keepQueuesKnown) })
 	p.loops.Go(func() { p.every(sweepEvery, p.wake, p.resumer.sweep) })
+	p.loops.Go(func() { p.every(gateEvery, nil, p.gate.look) })
 	p.loops.Go(func() { p.every(2*time.Second, nil, p.confirm) })
 	p.loops.Go(func() { p.waker.run(p.base) })
 	p.loops.Go(p.keepPlaces)
@@ -300,7 +305,7 @@ func (p *Pool) keepQueuesKnown(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
 	names := []any{QueueRefresh}
-	for q := range p.cfg.Queues {
+	for q := range allLevels(p.cfg.Queues) {
 		names = append(names, q)
 	}
 	if err := p.rdb.SAdd(ctx, "asynq:queues", names...).Err(); err == nil {
@@ -374,6 +379,16 @@ func (p *Pool) Ready() error {
 		return errors.New("worker fault: " + f.text)
 	}
 	return nil
+}
+
+// reads says that a queue of asynq is one that this pool takes steps from.
+func (p *Pool) reads(queue string) bool {
+	for q := range p.cfg.Queues {
+		if ofQueue(queue, q) {
+			return true
+		}
+	}
+	return false
 }
 
 func (p *Pool) observe(m Moment, a *attempt) {

@@ -121,7 +121,9 @@ func (a *attempt) run(ctx context.Context) error {
 		return nil // a worker died between the result and the task's end
 	case Failed: // run again by a person: fresh budgets
 		a.rec = &record{queue: a.rec.queue, enqueuedAt: a.rec.enqueuedAt, attempt: a.rec.attempt, blank: true, newData: true}
+		a.recount(ctx)
 	}
+	a.rec.account = a.step.account()
 	if a.rec.blank { // asynq's count is of another life
 		if a.rec.retried, _ = asynq.GetRetryCount(ctx); a.rec.retried > 0 {
 			if err := p.saveRecord(ctx, a.id, a.rec); err != nil {
@@ -216,7 +218,7 @@ func (a *attempt) admit(ctx context.Context, opened error) (*ResultError, func()
 		return input("steps may bring no script here (--step-scripts=deny), and mapping %q is one", s.inlineScript()), nil
 	}
 	if r := s.ReplyTo; r != nil {
-		if _, ours := p.cfg.Queues[r.Queue]; ours {
+		if p.reads(r.Queue) {
 			s.ReplyTo = nil
 			return input("reply_to.queue %q is one of Stepworker's own; results need a queue of the flow's", r.Queue), nil
 		}

@@ -48,6 +48,7 @@ type record struct {
 	turn       int64  // ms: of its place in its method's rate limits; 0: it has none
 	lined      int64  // it may stand in its credential's line: ms when the pause is over, 1 without one; 0: not
 
+	account string // whose executions it is counted among; "": it is not
 	attempt string // this attempt's token, see beginScript
 	blank   bool   // nothing was known of the execution
 }

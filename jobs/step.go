@@ -214,6 +214,8 @@ func (s *Step) Validate() error {
 		return errors.New("queue: the name is blank")
 	case s.Queue == QueueRefresh:
 		return fmt.Errorf("queue %q is reserved", QueueRefresh)
+	case IsOverflow(s.Queue):
+		return fmt.Errorf("queue %q is reserved: names that end in .2 and .3 are of overflow", clip(s.Queue, 140))
 	case s.MaxRetries != nil && (*s.MaxRetries < 0 || *s.MaxRetries > 100):
 		return fmt.Errorf("max_retries is %d; 0 to 100 are allowed", *s.MaxRetries)
 	case s.Timeout != 0 && (time.Duration(s.Timeout) < time.Second || time.Duration(s.Timeout)%time.Second != 0):
@@ -237,7 +239,7 @@ func (s *Step) Validate() error {
 			return errors.New("reply_to needs both queue and type, and neither may be blank")
 		case strings.ContainsAny(r.Queue, "{}"):
 			return fmt.Errorf("reply_to.queue %q: a queue's name holds no braces", r.Queue)
-		case r.Queue == QueueSteps || r.Queue == QueueRefresh || r.Queue == s.queue():
+		case r.Queue == QueueRefresh || ofQueue(r.Queue, QueueSteps) || ofQueue(r.Queue, s.queue()):
 			return fmt.Errorf("reply_to.queue %q is one of Stepworker's own; results need a queue of the flow's", r.Queue)
 		case r.Type == TypeStep || r.Type == TypeRefresh:
 			return fmt.Errorf("reply_to.type %q is one of Stepworker's own", r.Type)

@@ -299,6 +299,8 @@ func parseQueues(s string) (map[string]int, error) {
 			return nil, fmt.Errorf("name=weight,… is needed, not %q", s)
 		case name == jobs.QueueRefresh:
 			return nil, fmt.Errorf("%q is reserved", name)
+		case jobs.IsOverflow(name):
+			return nil, fmt.Errorf("%q is reserved: names that end in .2 and .3 are of overflow", name)
 		case strings.ContainsAny(name, "{} "):
 			return nil, fmt.Errorf("%q: a queue's name holds no braces and no blanks", name)
 		}
