@@ -109,6 +109,8 @@ func newGate(rdb redis.UniversalClient, queues map[string]int) *gate {
 
 // look opens and shuts. While Redis cannot be asked all stays as it is.
 func (g *gate) look(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
 	pipe := g.UniversalClient.Pipeline()
 	tasks, paused := make([]*redis.IntCmd, len(g.watched)), make([]*redis.IntCmd, len(g.watched))
 	for i, o := range g.watched {

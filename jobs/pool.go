@@ -183,6 +183,7 @@ func (p *Pool) serverConfig(concurrency int, queues map[string]int) asynq.Config
 // Start begins to take tasks. It returns once the loops run.
 func (p *Pool) Start() error {
 	p.keepQueuesKnown(p.base)
+	p.gate.look(p.base)
 	if p.notifier != nil {
 		p.notifier.want(p.base) // before anything happens that is to be told
 	}

@@ -31,7 +31,7 @@ func (s *Step) account() string {
 
 // place counts the steps of a batch as under way, in one round trip, and
 // chooses the level of each by how many of its account are ahead of it. Where
-// Redis does not tell (its user may not have the right), that is the first.
+// Redis does not tell (its user may not have the right), those of the batch are.
 func (c *Client) place(ctx context.Context, batch []*accepted, now time.Time) {
 	byAccount := map[string][]*accepted{}
 	for _, a := range batch {

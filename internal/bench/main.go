@@ -74,7 +74,8 @@ parameters:
 func main() {
 	hooks.HostMain()
 	role := flag.String("role", "", "internal: api, pool, no scripts, handwritten or limit")
-	only := flag.String("only", "", "hooks, pool, large, held, client or limit: that part alone")
+	only := flag.String("only", "", "hooks, pool, large, held, client, limit or fair: that part alone")
+	flood := flag.Int("flood", 20_000, "steps of one account that another's have to pass")
 	held := flag.Int("held", 10_000, "executions that wait for one credential")
 	steps := flag.Int("steps", 4000, "steps in each run")
 	rounds := flag.Int("rounds", 3, "runs of each contender")
@@ -113,6 +114,7 @@ func main() {
 		part("held", func() error { return measureHeld(*held, *concurrency) })
 		part("client", func() error { return measureClient(*held, *concurrency) })
 		part("limit", func() error { return measureLimit(*seconds, *rounds) })
+		part("fair", func() error { return measureFair(*flood, *concurrency) })
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
