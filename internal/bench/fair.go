@@ -14,18 +14,18 @@ import (
 	"github.com/hibiken/asynq"
 	"github.com/redis/go-redis/v9"
 
+	"github.com/stepworker/stepworker/credentials"
 	"github.com/stepworker/stepworker/jobs"
 )
 
 // few are the steps of a small account.
 const few = 10
 
-// measureFair has an account enqueue a flood, and two others ten steps each in
-// the middle of it, of which one's credential is dead and has to be renewed
-// first. The same is done without the flood, and with all in one queue, as
-// plain tasks of asynq.
+// measureFair has an account enqueue a flood, and in the middle of it another
+// enqueues ten steps, and ten of a third that were held are released. The same
+// is done without the flood, and with all in one queue, as plain tasks of asynq.
 func measureFair(flood, concurrency int) error {
-	fmt.Printf("fair: %d steps each of two accounts, in the middle of another's %d\n", few, flood)
+	fmt.Printf("fair: %d steps each of two accounts, one's new, one's released, in the middle of another's %d\n", few, flood)
 	for _, run := range []struct {
 		name  string
 		flood int
@@ -50,7 +50,8 @@ func fairRun(name string, flood, concurrency int, plain bool) error {
 	api := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch {
 		case r.URL.Path == "/token":
-			_, _ = w.Write([]byte(`{"access_token":"good-access-token","expires_in":3600}`))
+			w.WriteHeader(http.StatusBadRequest)
+			_, _ = w.Write([]byte(`{"error":"invalid_grant"}`))
 		case r.Header.Get("Authorization") != "Bearer good-access-token":
 			w.WriteHeader(http.StatusUnauthorized)
 		default:
@@ -65,47 +66,54 @@ func fairRun(name string, flood, concurrency int, plain bool) error {
 		return err
 	}
 	defer h.engine.Close()
-	for id, token := range map[string]string{"much": "good", "good": "good", "dead": "dead"} {
-		if err := h.put(fmt.Sprintf(`{"credential_id":%q,"connector":"bench","client_id":"client","properties":{"base":%q},
-			"oauth2":{"access_token":"%s-access-token","refresh_token":"refresh-token","expires_in":3600}}`, id, api.URL, token)); err != nil {
-			return err
-		}
+	put := func(id, token string) error {
+		return h.put(fmt.Sprintf(`{"credential_id":%q,"connector":"bench","client_id":"client","properties":{"base":%q},
+			"oauth2":{"access_token":"%s-access-token","refresh_token":"refresh-token","expires_in":3600}}`, id, api.URL, token))
+	}
+	if err := errors.Join(put("much", "good"), put("new", "good"), put("held", "dead")); err != nil {
+		return err
 	}
 	enqueue := enqueueSteps
 	if plain {
 		enqueue = enqueuePlain
+	}
+	if err := h.pool.Start(); err != nil {
+		return err
+	}
+	defer h.pool.Shutdown()
+	if err := enqueue(rdb, "held", few); err != nil {
+		return err
+	}
+	if err := until(func() (bool, error) {
+		s, err := h.store.Status(context.Background(), "held")
+		return err == nil && s.State == credentials.Revoked && s.Waiting == few, err
+	}); err != nil {
+		return err
 	}
 	begun := time.Now()
 	if err := enqueue(rdb, "much", flood); err != nil {
 		return err
 	}
 	enqueued := time.Since(begun)
-	begun = time.Now()
-	if err := h.pool.Start(); err != nil {
-		return err
-	}
-	defer h.pool.Shutdown()
-	if flood == 0 {
-		time.Sleep(time.Second) // lanes and hook hosts have started
-	}
 	if err := until(func() (bool, error) { return seen.ended("much") >= flood/2, nil }); err != nil {
 		return err
 	}
-	for _, id := range []string{"good", "dead"} {
-		seen.ask(id)
-		if err := enqueue(rdb, id, few); err != nil {
-			return err
-		}
+	seen.ask("new")
+	if err := enqueue(rdb, "new", few); err != nil {
+		return err
+	}
+	seen.ask("held")
+	if err := errors.Join(put("held", "good"), jobs.NewClient(rdb).RequestResume(context.Background(), "held")); err != nil {
+		return err
 	}
 	if err := until(func() (bool, error) {
-		return seen.ended("much") == flood && seen.ended("good") == few && seen.ended("dead") == few, nil
+		return seen.ended("much") == flood && seen.ended("new") == few && seen.ended("held") == few, nil
 	}); err != nil {
 		return err
 	}
-	first, _ := seen.waits("good")
-	_, woken := seen.waits("dead")
-	fmt.Printf("%-17s until they start: p50 %5.0f ms, max %5.0f ms; woken after a refresh: p50 %5.0f ms, max %5.0f ms",
-		name, median(slices.Clone(first)), slices.Max(first), median(slices.Clone(woken)), slices.Max(woken))
+	fresh, woken := seen.waits("new"), seen.waits("held")
+	fmt.Printf("%-17s until they start: new ones p50 %5.0f ms, max %5.0f ms; released ones p50 %5.0f ms, max %5.0f ms",
+		name, median(fresh), slices.Max(fresh), median(woken), slices.Max(woken))
 	if flood > 0 {
 		fmt.Printf("; %d steps enqueued at %.0f/s, run at %.0f/s", flood, float64(flood)/enqueued.Seconds(), float64(flood)/time.Since(begun).Seconds())
 	}
@@ -145,35 +153,24 @@ func enqueuePlain(rdb redis.UniversalClient, credential string, n int) error {
 
 // watch notes what becomes of the steps of each credential.
 type watch struct {
-	mu        sync.Mutex
-	asked     map[string]time.Time
-	refreshed map[string]time.Time
-	done      map[string]int
-	started   map[string]bool      // by execution
-	first     map[string][]float64 // ms from the asking to the first start
-	woken     map[string][]float64 // ms from the refresh to the next start
+	mu    sync.Mutex
+	asked map[string]time.Time
+	done  map[string]int
+	start map[string][]float64 // ms from the asking to a start
 }
 
 func newWatch() *watch {
-	return &watch{asked: map[string]time.Time{}, refreshed: map[string]time.Time{}, done: map[string]int{},
-		started: map[string]bool{}, first: map[string][]float64{}, woken: map[string][]float64{}}
+	return &watch{asked: map[string]time.Time{}, done: map[string]int{}, start: map[string][]float64{}}
 }
 
 func (w *watch) observe(m jobs.Moment) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	since := func(t time.Time) float64 { return float64(m.At.Sub(t).Microseconds()) / 1000 }
 	switch m.What {
 	case "called":
-		if !w.asked[m.CredentialID].IsZero() && !w.started[m.ExecutionID] {
-			w.started[m.ExecutionID] = true
-			w.first[m.CredentialID] = append(w.first[m.CredentialID], since(w.asked[m.CredentialID]))
+		if at, ok := w.asked[m.CredentialID]; ok {
+			w.start[m.CredentialID] = append(w.start[m.CredentialID], float64(m.At.Sub(at).Microseconds())/1000)
 		}
-		if at, ok := w.refreshed[m.CredentialID]; ok {
-			w.woken[m.CredentialID] = append(w.woken[m.CredentialID], since(at))
-		}
-	case "refreshed":
-		w.refreshed[m.CredentialID] = m.At
 	case "succeeded", "failed":
 		w.done[m.CredentialID]++
 	}
@@ -191,8 +188,8 @@ func (w *watch) ended(credential string) int {
 	return w.done[credential]
 }
 
-func (w *watch) waits(credential string) (first, woken []float64) {
+func (w *watch) waits(credential string) []float64 {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.first[credential], w.woken[credential]
+	return slices.Clone(w.start[credential])
 }

@@ -262,12 +262,15 @@ func runPool(sock, api string, steps, concurrency int, scripts bool) error {
 		return err
 	}
 	defer h.engine.Close()
-	if err := h.put(fmt.Sprintf(`{"credential_id":"c","connector":"bench","api_key":"k-0123456789","properties":{"base":%q}}`, api)); err != nil {
-		return err
-	}
 	batch := make([]*jobs.Step, steps)
-	for i := range batch {
-		batch[i] = &jobs.Step{CredentialID: "c", Method: "get", Script: script}
+	for i := range batch { // by accounts that are too small for an overflow queue
+		id := fmt.Sprint("c", i/100)
+		if i%100 == 0 {
+			if err := h.put(fmt.Sprintf(`{"credential_id":%q,"connector":"bench","api_key":"k-0123456789","properties":{"base":%q}}`, id, api)); err != nil {
+				return err
+			}
+		}
+		batch[i] = &jobs.Step{CredentialID: id, Method: "get", Script: script}
 	}
 	for _, r := range jobs.NewClient(rdb).EnqueueBatch(ctx, batch) {
 		if r.Err != nil {
