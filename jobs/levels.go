@@ -111,7 +111,7 @@ func newGate(rdb redis.UniversalClient, queues map[string]int) *gate {
 func (g *gate) look(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
-	pipe := g.UniversalClient.Pipeline()
+	pipe := g.Pipeline()
 	tasks, paused := make([]*redis.IntCmd, len(g.watched)), make([]*redis.IntCmd, len(g.watched))
 	for i, o := range g.watched {
 		tasks[i], paused[i] = pipe.Exists(ctx, o.pending, o.scheduled, o.retry), pipe.Exists(ctx, o.paused)
