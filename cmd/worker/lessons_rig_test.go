@@ -276,7 +276,10 @@ func (w *world) always(archived int) {
 	// asynq writes a task's end after our result.
 	n := int64(-1)
 	for deadline := time.Now().Add(20 * time.Second); n != int64(archived) && time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
-		n = w.rdb.ZCard(context.Background(), "asynq:{steps}:archived").Val()
+		n = 0
+		for _, queue := range []string{"steps", "steps.2", "steps.3"} {
+			n += w.rdb.ZCard(context.Background(), "asynq:{"+queue+"}:archived").Val()
+		}
 	}
 	if n != int64(archived) {
 		w.t.Errorf("%d tasks are archived, want %d: those that failed", n, archived)

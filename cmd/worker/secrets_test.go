@@ -554,7 +554,7 @@ func TestSecrets_standInNoSink(t *testing.T) {
 		for _, path := range []string{"/metrics", "/healthz", "/readyz", "/monitoring/api/queues", "/monitoring/api/servers", "/monitoring/api/redis_info"} {
 			s.sinks[name+" "+path] = s.get(addr, path)
 		}
-		for _, queue := range []string{"steps", jobs.QueueRefresh} {
+		for _, queue := range []string{"steps", "steps.2", "steps.3", jobs.QueueRefresh} {
 			for _, state := range []string{"active", "pending", "scheduled", "retry", "archived", "completed"} {
 				path := "/monitoring/api/queues/" + queue + "/" + state + "_tasks?size=1000"
 				s.sinks[name+" "+path] = s.get(addr, path)
