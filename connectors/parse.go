@@ -122,11 +122,10 @@ func (p *fileParser) hint(n *yaml.Node, format string, args ...any) {
 	p.findings[len(p.findings)-1].Hint = true
 }
 
-// keys reads a mapping strictly. A key of a later version is refused with a
-// sentence of its own.
+// keys reads a mapping strictly.
 type keys map[string]func(*yaml.Node)
 
-func (p *fileParser) mapping(n *yaml.Node, what string, known keys, later ...string) map[string]*yaml.Node {
+func (p *fileParser) mapping(n *yaml.Node, what string, known keys) map[string]*yaml.Node {
 	got := map[string]*yaml.Node{}
 	if n.Kind != yaml.MappingNode {
 		p.find(n, "%s: a mapping is needed", what)
@@ -147,8 +146,6 @@ func (p *fileParser) mapping(n *yaml.Node, what string, known keys, later ...str
 			p.find(v, "aliases are not allowed")
 		case ok:
 			read(v)
-		case slices.Contains(later, k.Value):
-			p.find(k, "%s is not supported yet", k.Value)
 		default:
 			names, place := slices.Sorted(maps.Keys(known)), belongs(k.Value, what)
 			if alike(k.Value, nearest(k.Value, names)) {
@@ -179,18 +176,14 @@ func (p *fileParser) boolean(into *bool) func(*yaml.Node) {
 	}
 }
 
-// enum reads one of the given words; others are known, but not supported yet.
-func (p *fileParser) enum(into *string, words []string, later ...string) func(*yaml.Node) {
+// enum reads one of the given words.
+func (p *fileParser) enum(into *string, words []string) func(*yaml.Node) {
 	return func(n *yaml.Node) {
 		p.text(into)(n)
 		if p.knows != nil && n.Kind == yaml.ScalarNode {
 			p.knows(n, words)
 		}
-		switch {
-		case slices.Contains(words, *into):
-		case slices.Contains(later, *into):
-			p.find(n, "%s is not supported yet", *into)
-		default:
+		if !slices.Contains(words, *into) {
 			p.find(n, "%q is none of %s%s", *into, strings.Join(words, ", "), didYouMean(*into, words))
 		}
 	}
