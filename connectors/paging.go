@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -246,9 +247,7 @@ func (x *exchange) more() (bool, error) {
 	}
 	if p.LastPage != "" {
 		v, _ := x.inAnswer(p.lastPage)
-		n, ok := coerce(v, "integer")
-		last, err := json.Number(fmt.Sprint(n)).Int64()
-		if !ok || err != nil || int64(b.Page) >= last {
+		if text, _ := scalar(v); !beyond(text, b.Page) {
 			return false, nil
 		}
 	}
@@ -343,6 +342,12 @@ func (x *exchange) inAnswer(steps []pathStep) (v any, found bool) {
 		}
 	}
 	return v, found
+}
+
+// beyond says that a number is larger than a page's.
+func beyond(text string, page int) bool {
+	n, err := strconv.ParseFloat(text, 64)
+	return err == nil && n > float64(page)
 }
 
 // truthy says that a value leads on: null, false, 0 and "" do not.
