@@ -16,6 +16,7 @@ import (
 	"strings"
 
 	"github.com/stepworker/stepworker/connectors"
+	"github.com/stepworker/stepworker/hooks"
 )
 
 // exchange is one request and its answer, or the fault that came instead.
@@ -185,6 +186,14 @@ func (r *replay) compareBodies(got, recorded string, sent http.Header) (differs 
 		return r.compareForms("its body", got, r.names.fill(recorded, url.QueryEscape))
 	}
 	want := r.names.fill(recorded, asItIs)
+	if a, err := hooks.XMLToJSON(got); err == nil { // white space, quotes and the like mean nothing
+		if b, err := hooks.XMLToJSON(want); err == nil {
+			for _, d := range differences("", b, a) {
+				differs = append(differs, fmt.Sprintf("in its body %s", r.names.hide(d.of("recorded is"))))
+			}
+			return differs
+		}
+	}
 	if got != want && plainLines(sent, got) != plainLines(sent, want) {
 		return []string{fmt.Sprintf("its body is %s, recorded is %s", r.names.hide(quoted(got)), r.names.hide(quoted(want)))}
 	}
