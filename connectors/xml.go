@@ -49,8 +49,8 @@ func (x *exchange) parseLeft(raw json.RawMessage, dt DataType) json.RawMessage {
 func (x *exchange) parseText(text string, dt DataType) json.RawMessage {
 	switch dt {
 	case JSON:
-		if json.Valid([]byte(text)) {
-			return json.RawMessage(text)
+		if raw := asBytes(text); json.Valid(raw) {
+			return raw
 		}
 	case XML:
 		if raw, err := hooks.XMLToJSON(text); err == nil {
