@@ -54,6 +54,7 @@ type bookmark struct {
 	Next   string            `json:"next,omitempty"`   // URL of the next page
 	Tokens map[string]string `json:"tokens,omitempty"` // by name: CYCLR_PAGE_TOKEN_X
 	Last   string            `json:"last,omitempty"`   // fingerprint of the last request
+	Came   string            `json:"came,omitempty"`   // fingerprint of the last answer
 	Done   bool              `json:"done,omitempty"`   // all are in
 	// Of the last page, for the hooks that come after all.
 	Status int             `json:"status,omitempty"`
@@ -128,6 +129,10 @@ func (x *exchange) turn(ctx context.Context) error {
 	if x.unparsed {
 		x.content, x.unparsed = x.parseLeft(x.content, x.m.ResponseDT), false
 	}
+	if same, err := x.sameAgain(); same || err != nil {
+		b.Done = true
+		return err
+	}
 	b.add(x.content)
 	if most := pagesFactor * x.c.cfg.MaxResponse; b.size > most {
 		return &CallError{Kind: "limit", StatusCode: x.status, Message: fmt.Sprintf("the pages together are larger than %d bytes (%d times --max-response)", most, pagesFactor)}
@@ -148,6 +153,28 @@ func (x *exchange) turn(ctx context.Context) error {
 			Message: fmt.Sprintf("the time of this attempt is nearly over; the next goes on with page %d", b.Page)}
 	}
 	return nil
+}
+
+// sameAgain says that the answer is that of the page before once more: the API
+// does not look at what should turn the page. One thing that has a list, as a
+// connector's paging meets it in its other methods, is at its end then; of a
+// list in pages that is an error, since nobody knows what is missing.
+func (x *exchange) sameAgain() (bool, error) {
+	b := &x.book
+	sum := sha256.Sum256(x.came)
+	before := b.Came
+	b.Came = base64.RawStdEncoding.EncodeToString(sum[:12])
+	if x.m.Paging.Outbound || b.Page == 1 || b.Came != before || b.Next != "" || len(b.Tokens) > 0 {
+		return false, nil
+	}
+	declared, _ := x.declaredLists()
+	switch n := x.items(); {
+	case n == 0:
+		return false, nil // it has none, and ends the call
+	case len(declared) == 0 && !view(x.came).IsArray():
+		return true, nil
+	}
+	return false, &CallError{Kind: "http", StatusCode: x.status, Message: fmt.Sprintf("page %d is the same as page %d: the API does not look at what should turn the page", b.Page, b.Page-1)}
 }
 
 // keep has the page outlive this attempt. Of one page alone nothing is kept: it
@@ -356,11 +383,23 @@ func truthy(v any) bool {
 	return ok && text != "" && text != "false" && text != "0"
 }
 
-// items counts what is on the page, as the API sent it.
+// items counts what is on the page, as the API sent it. A method whose response
+// fields go through no list answers one thing, whatever lists that has.
 func (x *exchange) items() int {
+	declared, single := x.declaredLists()
+	if single {
+		return 0
+	}
 	for _, content := range []json.RawMessage{x.came, x.content} {
-		for _, at := range x.lists([]json.RawMessage{content}) {
+		for _, at := range declared {
 			if list, ok := listAt(view(content), at, x.lone()); ok {
+				return list.n
+			}
+		}
+	}
+	for _, content := range []json.RawMessage{x.came, x.content} {
+		if at := onlyList(content); at != nil {
+			if list, _ := listAt(view(content), at, false); list.n > 0 {
 				return list.n
 			}
 		}
@@ -368,18 +407,21 @@ func (x *exchange) items() int {
 	return 0
 }
 
-// lists are the locations of the lists that make up a page: what paging.list
-// says, else those that response fields go through, else the answer itself,
-// else its only member that is a list.
-func (x *exchange) lists(pages []json.RawMessage) [][]pathStep {
+// declaredLists are where the lists of a page stand: what paging.list says, else
+// the lists that response fields go through. single says that there are fields,
+// and none of them goes through one.
+func (x *exchange) declaredLists() (all [][]pathStep, single bool) {
 	if len(x.m.Paging.list) > 0 {
-		return [][]pathStep{x.m.Paging.list}
+		return [][]pathStep{x.m.Paging.list}, false
 	}
-	var all [][]pathStep
 	for _, f := range x.m.Fields {
 		steps, err := parsePath(f.Field)
+		if err != nil || f.Field == "" {
+			continue
+		}
+		single = true
 		i := slices.IndexFunc(steps, func(s pathStep) bool { return s.list })
-		if err != nil || i < 0 {
+		if i < 0 {
 			continue
 		}
 		at := steps[:i+1]
@@ -387,6 +429,13 @@ func (x *exchange) lists(pages []json.RawMessage) [][]pathStep {
 			all = append(all, at)
 		}
 	}
+	return all, single && len(all) == 0
+}
+
+// lists are the locations of the lists that pages are put together by: the
+// declared ones, else the answer itself, else its only member that is a list.
+func (x *exchange) lists(pages []json.RawMessage) [][]pathStep {
+	all, _ := x.declaredLists()
 	for _, at := range all {
 		for _, p := range pages {
 			if _, ok := listAt(view(p), at, x.lone()); ok {
@@ -395,25 +444,33 @@ func (x *exchange) lists(pages []json.RawMessage) [][]pathStep {
 		}
 	}
 	for _, p := range pages {
-		v := view(p)
-		if v.IsArray() {
-			return [][]pathStep{{{list: true}}}
-		}
-		var found []pathStep
-		n := 0
-		if v.IsObject() {
-			v.ForEach(func(k, member gjson.Result) bool {
-				if member.IsArray() {
-					found, n = []pathStep{{name: k.Str, list: true}}, n+1
-				}
-				return true
-			})
-		}
-		if n == 1 {
-			return [][]pathStep{found}
+		if at := onlyList(p); at != nil {
+			return [][]pathStep{at}
 		}
 	}
 	return nil
+}
+
+// onlyList is the answer itself, if it is a list, else its only member that is
+// one; nil where that is not certain.
+func onlyList(content json.RawMessage) (at []pathStep) {
+	v := view(content)
+	if v.IsArray() {
+		return []pathStep{{list: true}}
+	}
+	n := 0
+	if v.IsObject() {
+		v.ForEach(func(k, member gjson.Result) bool {
+			if member.IsArray() {
+				at, n = []pathStep{{name: k.Str, list: true}}, n+1
+			}
+			return true
+		})
+	}
+	if n != 1 {
+		return nil
+	}
+	return at
 }
 
 // lone says that a list of one may stand there without being one: XML knows no

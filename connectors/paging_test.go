@@ -253,9 +253,33 @@ methods:
     paging: {inbound: true, max_pages: 2}
     parameters: [{name: page, target: query_string, value: "{{CYCLR_PAGE_NUMBER}}"}]
 `,
-			answer: answering(200, items(0, 1)),
+			answer: records(9, 1, func(_ *http.Request, from, to int) string { return items(from, to) }, func(r *http.Request) int { return query(r, "page") - 1 }),
 			seen:   []string{"/v1/things?page=1", "/v1/things?page=2"},
-			want:   `[{"id":1},{"id":1}]`,
+			want:   `[{"id":1},{"id":2}]`,
+		},
+		"one thing with a list, by the connector's paging": {
+			file: pagedHead + `paging: {inbound: true}
+parameters: [{name: page, target: query_string, value: "{{CYCLR_PAGE_NUMBER}}"}]
+methods:
+  - method: get
+    endpoint: /things/1
+`,
+			answer: answering(200, `{"id":1,"tags":["a","b"]}`),
+			seen:   []string{"/v1/things/1?page=1", "/v1/things/1?page=2"},
+			want:   `{"id":1,"tags":["a","b"]}`,
+		},
+		"one thing with a list, and fields that say so": {
+			file: pagedHead + `paging: {inbound: true}
+parameters: [{name: page, target: query_string, value: "{{CYCLR_PAGE_NUMBER}}"}]
+methods:
+  - method: get
+    endpoint: /things/1
+    response: {fields: [{field: id, system: Id}]}
+`,
+			answer: answering(200, `{"id":1,"tags":["a","b"]}`),
+			seen:   []string{"/v1/things/1?page=1"},
+			want:   `{"id":1,"tags":["a","b"]}`,
+			fields: `{"Id":1}`,
 		},
 		"an error beyond the end that after_error takes as the end": {
 			file: pagedHead + `methods:
@@ -271,10 +295,10 @@ methods:
 					writeJSON(w, 404, `{"error":"no such page"}`)
 					return
 				}
-				writeJSON(w, 200, items(0, 1))
+				writeJSON(w, 200, items(query(r, "page")-1, query(r, "page")))
 			},
 			seen: []string{"/v1/things?page=1", "/v1/things?page=2", "/v1/things?page=3"},
-			want: `[{"id":1},{"id":1}]`,
+			want: `[{"id":1},{"id":2}]`,
 		},
 		"outbound": {
 			file: pagedHead + `methods:
@@ -349,6 +373,21 @@ func TestPaging_astray(t *testing.T) {
 				t.Errorf("got %v, want %s: %s", describe(err), c.kind, c.text)
 			}
 		})
+	}
+}
+
+// TestPaging_anAPIThatTurnsNoPage answers the same list whatever it is asked for.
+func TestPaging_anAPIThatTurnsNoPage(t *testing.T) {
+	a := newAPI(t, pagedHead+`methods:
+  - method: list
+    endpoint: /things
+    paging: {inbound: true}
+    parameters: [{name: page, target: query_string, value: "{{CYCLR_PAGE_NUMBER}}"}]
+`, answering(200, items(0, 2)))
+	_, err := a.call("list")
+	var ce *connectors.CallError
+	if !errors.As(err, &ce) || ce.Kind != "http" || ce.Message != "page 2 is the same as page 1: the API does not look at what should turn the page" {
+		t.Error(describe(err))
 	}
 }
 
