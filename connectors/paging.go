@@ -685,6 +685,8 @@ const (
 	pageToken   = "CYCLR_PAGE_TOKEN"
 )
 
+var pageVariables = []string{pageNumber, pageOffset, pageSize, pageNextURL, pageToken}
+
 // isPageField says that a merge field is one that a request may hold.
 func isPageField(name string) bool {
 	return name == pageNumber || name == pageOffset || name == pageSize || isToken(name)

@@ -91,10 +91,13 @@ func (p *fileParser) pageVariable(n *yaml.Node, q *Parameter) {
 	if text, ok := q.Value.(string); ok && strings.HasPrefix(text, pagePrefix) {
 		q.Value = "{{" + text + "}}"
 		if text != pageNextURL && !isPageField(text) {
-			p.find(n, "%q is no page variable%s", text, didYouMean(text, []string{pageNumber, pageOffset, pageSize, pageNextURL, pageToken}))
+			p.find(n, "%q is no page variable%s", text, didYouMean(text, pageVariables))
 		}
 	}
 	if q.Target != "response_field" {
+		if text, _ := q.Value.(string); strings.Contains(text, pageNextURL) {
+			p.find(n, "parameter %q: {{%s}} is the value of a response_field parameter alone: the next request goes there as it is", q.Name, pageNextURL)
+		}
 		if q.Header != "" {
 			p.find(n, "parameter %q: header has a meaning for target response_field alone", q.Name)
 		}
@@ -107,5 +110,20 @@ func (p *fileParser) pageVariable(n *yaml.Node, q *Parameter) {
 		p.headerName(n, q.Header)
 	} else if _, err := parsePath(q.wire()); err != nil {
 		p.find(n, "parameter %q: location %q: %v", q.Name, q.wire(), err)
+	}
+}
+
+// needsPageSize finds what counts by a page's size where nobody says it: each
+// page would be the first.
+func (p *fileParser) needsPageSize(t template, name string) {
+	lacks := func(m *Method) bool { return m.Paging.Inbound && m.Paging.PageSize == 0 }
+	missing := t.method != nil && lacks(t.method)
+	if t.method == nil {
+		for _, m := range p.def.MethodNames {
+			missing = missing || lacks(p.def.Methods[m])
+		}
+	}
+	if missing && (name == pageOffset || name == pageSize) {
+		p.find(t.node, "{{%s}} needs paging.page_size: how many items does a page have?", name)
 	}
 }

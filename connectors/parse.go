@@ -866,6 +866,11 @@ func (p *fileParser) checkTemplate(t template) {
 			continue
 		}
 		if f.name == pageNextURL && t.where == "value" || isPageField(f.name) {
+			p.needsPageSize(t, f.name)
+			continue
+		}
+		if strings.HasPrefix(f.name, pagePrefix) {
+			p.find(t.node, "{{%s}} is no page variable here%s", f.name, didYouMean(f.name, pageVariables))
 			continue
 		}
 		if slices.Contains(known, f.name) {
