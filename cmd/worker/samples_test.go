@@ -100,7 +100,7 @@ func TestSamples_coverTheFormat(t *testing.T) {
 	for _, what := range []string{"auth none", "auth api_key", "auth basic", "auth oauth1", "auth oauth2", "auth auth_fields",
 		"grant authorization_code", "grant client_credentials", "grant jwt_bearer", "AuthRefreshException", "AuthSessionException",
 		"paging by number", "paging by offset", "paging by next URL", "paging by token", "paging by Link header", "outbound",
-		"data type json", "data type xml", "data type simple_file"} {
+		"data type json", "data type xml", "data type simple_file", "data type multipart_related"} {
 		if !shown[what] {
 			t.Errorf("no sample shows %s", what)
 		}
