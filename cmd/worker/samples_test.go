@@ -68,6 +68,7 @@ func TestSamples_coverTheFormat(t *testing.T) {
 		}
 		for _, a := range auths {
 			shown["auth "+a.Type], shown["grant "+a.Grant] = true, true
+			shown["key in "+a.In] = true
 		}
 		if d.Script != nil {
 			for _, name := range []string{"AuthRefreshException", "AuthSessionException"} {
@@ -97,7 +98,7 @@ func TestSamples_coverTheFormat(t *testing.T) {
 			}
 		}
 	}
-	for _, what := range []string{"auth none", "auth api_key", "auth basic", "auth oauth1", "auth oauth2", "auth auth_fields",
+	for _, what := range []string{"auth none", "auth api_key", "key in query", "auth basic", "auth oauth1", "auth oauth2", "auth auth_fields",
 		"grant authorization_code", "grant client_credentials", "grant jwt_bearer", "AuthRefreshException", "AuthSessionException",
 		"paging by number", "paging by offset", "paging by next URL", "paging by token", "paging by Link header", "outbound",
 		"data type json", "data type xml", "data type simple_file", "data type multipart_related"} {
