@@ -113,6 +113,7 @@ func TestDeadEnds(t *testing.T) {
 			[]string{`3:20: outbound paging of method "m" needs outbound_location: where in the body is the list that is cut?`}},
 		"a POST that is always repeated": {head + "methods: [{method: m, verb: POST, endpoint: /a, retry: always}]\n",
 			[]string{"3:56: retry: always may make a POST twice that has arrived: name an idempotency_header if the API has one"}},
+		"a POST that reads pages": {head + "paging: {inbound: true}\nmethods: [{method: m, verb: POST, endpoint: /a, retry: always, body: {offset: '{{CYCLR_PAGE_OFFSET}}'}}]\n", nil},
 		"a long call": {head + "methods: [{method: m, endpoint: /a, timeout: 10m}]\n",
 			[]string{"3:46: timeout: an attempt of a step has 5m0s unless the step says otherwise, so a call is cut off before"}},
 		"members": {head + "parameters: [{name: region, target: script, value: eu}, {name: id, target: merge_field}]\nscript: |\n  function before_action() {\n    console.log(script_parameters.regoin, script_parameters.region, method_request_mergefields.hasOwnProperty('x'), method_request_mergefields.ids);\n    session_properties.tokn = 1;\n  }\nmethods: [{method: m, endpoint: '/{{id}}'}]\n",
