@@ -196,6 +196,11 @@ func (t *try) attempts(ctx context.Context) (*outcome, error) {
 	}
 	var in fetched
 	call.Pages = &in
+	defer func() {
+		if out.Status == jobs.Failed {
+			out.Pages = in.kept
+		}
+	}()
 	for {
 		if ctx.Err() != nil { // during a refresh, which goes to its end
 			return nil, cli.Failed("interrupted after a refresh: its outcome is kept")
@@ -270,6 +275,7 @@ func (t *try) attempts(ctx context.Context) (*outcome, error) {
 type fetched struct {
 	bookmark json.RawMessage
 	pages    []json.RawMessage
+	kept     int // how many
 }
 
 // Load implements connectors.Pages.
@@ -278,8 +284,8 @@ func (f *fetched) Load(context.Context) (json.RawMessage, []json.RawMessage, err
 }
 
 // Keep implements connectors.Pages.
-func (f *fetched) Keep(_ context.Context, bookmark json.RawMessage, _ int, page, _ json.RawMessage) error {
-	f.bookmark, f.pages = bookmark, append(f.pages, page)
+func (f *fetched) Keep(_ context.Context, bookmark json.RawMessage, n int, page, _ json.RawMessage) error {
+	f.bookmark, f.pages, f.kept = bookmark, append(f.pages, page), n
 	return nil
 }
 
