@@ -27,6 +27,9 @@ type Pages interface {
 	// Keep adds a page, the n-th from 1, in the same go as the bookmark behind
 	// it and action_data as it is then.
 	Keep(ctx context.Context, bookmark json.RawMessage, n int, page, actionData json.RawMessage) error
+	// Leaving says that the worker drains: after a page that was kept the call
+	// ends, and another goes on.
+	Leaving() bool
 }
 
 // PagesError is this worker's own fault: the pages of a call cannot be read or
@@ -148,11 +151,20 @@ func (x *exchange) turn(ctx context.Context) error {
 	if err := x.keep(ctx); err != nil || !more {
 		return err
 	}
-	if deadline, ok := ctx.Deadline(); ok && x.call.Pages != nil && time.Until(deadline) < x.timeout {
-		return &CallError{Kind: "rate", Defer: true, RetryAfter: time.Millisecond,
-			Message: fmt.Sprintf("the time of this attempt is nearly over; the next goes on with page %d", b.Page)}
+	if x.call.Pages == nil {
+		return nil
 	}
-	return nil
+	why := ""
+	if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) < x.timeout {
+		why = "the time of this attempt is nearly over"
+	} else if x.call.Pages.Leaving() {
+		why = "this worker ends"
+	}
+	if why == "" {
+		return nil
+	}
+	return &CallError{Kind: "rate", Defer: true, RetryAfter: time.Millisecond,
+		Message: fmt.Sprintf("%s; the next goes on with page %d", why, b.Page)}
 }
 
 // sameAgain says that the answer is that of the page before once more: the API

@@ -407,6 +407,8 @@ func (k *kept) Keep(_ context.Context, mark json.RawMessage, n int, page, data j
 	return nil
 }
 
+func (k *kept) Leaving() bool { return false }
+
 // TestPaging_goesOnWhereItEnded has every third request refused, by each way in
 // which a call can end in its middle; every page is answered once.
 func TestPaging_goesOnWhereItEnded(t *testing.T) {

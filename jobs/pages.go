@@ -105,6 +105,9 @@ func (p pages) Keep(ctx context.Context, bookmark json.RawMessage, n int, page, 
 	return err
 }
 
+// Leaving implements connectors.Pages.
+func (p pages) Leaving() bool { return p.a.p.draining.Load() }
+
 func (p pages) seal(field string, raw []byte) ([]byte, error) {
 	packed, err := compress(int64(len(raw)), raw)
 	if err != nil {

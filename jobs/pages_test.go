@@ -7,6 +7,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -22,6 +23,7 @@ import (
 // pagedAPI serves the numbers 1 to 12, one on a page, to who has a live token.
 type pagedAPI struct {
 	h   *house
+	cfg jobs.PoolConfig
 	url string
 
 	mu      sync.Mutex
@@ -60,7 +62,7 @@ func newPagedAPI(t *testing.T) *pagedAPI {
 	if err != nil || len(findings) > 0 {
 		t.Fatal(err, findings)
 	}
-	p.h = newHouse(t, func(c *jobs.PoolConfig) { c.Catalog = catalog })
+	p.h = newHouse(t, func(c *jobs.PoolConfig) { c.Catalog = catalog; p.cfg = *c })
 	server := httptest.NewServer(p)
 	t.Cleanup(server.Close)
 	p.url = server.URL
@@ -187,5 +189,39 @@ func TestPages_failedTellsHowFarItCame(t *testing.T) {
 	}
 	if n := p.h.rdb.Exists(context.Background(), "stepworker:pages:{failed}").Val(); n != 0 {
 		t.Error("the pages are still there after the end")
+	}
+}
+
+// TestPages_drain: a worker that drains ends a call after the page that it is
+// at, so that none is cut off under way; the next one goes on behind it.
+func TestPages_drain(t *testing.T) {
+	p := newPagedAPI(t)
+	p.put("c")
+	drained := make(chan struct{})
+	p.refuses = func(page, asked int, _ http.ResponseWriter) bool {
+		if page == 3 && asked == 1 {
+			go func() { defer close(drained); p.h.pool.Shutdown() }()
+			for p.h.pool.Ready() == nil || p.h.pool.Ready().Error() != "draining" {
+				runtime.Gosched()
+			}
+		}
+		return false
+	}
+	ids := p.h.enqueue(1, jobs.Step{ExecutionID: "drained", CredentialID: "c", Method: "list"})
+	<-drained
+	if diff := cmp.Diff([]string{"1", "2", "3"}, p.pages); diff != "" {
+		t.Errorf("pages that the first worker asked for (-want +got):\n%s", diff)
+	}
+	next, err := jobs.NewPool(p.cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := next.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(next.Shutdown)
+	r := p.h.results(ids)["drained"]
+	if r.Status != jobs.Succeeded || r.Pages != 13 || len(p.pages) != 13 {
+		t.Errorf("got %s, %d pages, asked for %v, error %+v", r.Status, r.Pages, p.pages, r.Error)
 	}
 }

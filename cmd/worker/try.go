@@ -289,6 +289,9 @@ func (f *fetched) Keep(_ context.Context, bookmark json.RawMessage, n int, page,
 	return nil
 }
 
+// Leaving implements connectors.Pages.
+func (f *fetched) Leaving() bool { return false }
+
 // wouldRenew is what the pool does about a dead credential.
 func (t *try) wouldRenew(e *connectors.AuthError) string {
 	switch {
