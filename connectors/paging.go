@@ -59,6 +59,7 @@ type bookmark struct {
 	Last   string            `json:"last,omitempty"`   // fingerprint of the last request
 	Came   string            `json:"came,omitempty"`   // fingerprint of the last answer
 	Done   bool              `json:"done,omitempty"`   // all are in
+	Masks  []string          `json:"masks,omitempty"`  // secrets that the pages may hold, also of versions renewed since
 	// Of the last page, for the hooks that come after all.
 	Status int             `json:"status,omitempty"`
 	Reason string          `json:"reason,omitempty"`
@@ -94,6 +95,9 @@ func (x *exchange) openBook(ctx context.Context) error {
 		return err
 	case err != nil:
 		return &PagesError{err}
+	}
+	if len(x.book.Masks) > 0 {
+		x.found, x.masks = append(x.found, x.book.Masks...), nil
 	}
 	for _, p := range pages {
 		x.book.add(p)
@@ -195,6 +199,11 @@ func (x *exchange) keep(ctx context.Context) error {
 	b := &x.book
 	if x.call.Pages == nil || b.Done && len(b.in) == 1 {
 		return nil
+	}
+	for _, secret := range x.c.Secrets(x.d, x.cred) {
+		if !slices.Contains(b.Masks, secret) {
+			b.Masks = append(b.Masks, secret)
+		}
 	}
 	mark, err := marshal(&b.bookmark)
 	if err != nil {

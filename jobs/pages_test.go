@@ -30,6 +30,7 @@ type pagedAPI struct {
 	pages   []string // that were answered
 	asked   map[string]int
 	refuses func(page, asked int, w http.ResponseWriter) bool
+	echoes  bool // the token, on each page
 }
 
 const pagedFile = `connector: paged
@@ -91,7 +92,11 @@ func (p *pagedAPI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		fmt.Fprint(w, `{"rows":[]}`)
 		return
 	}
-	fmt.Fprintf(w, `{"rows":[{"n":%d,"text":"plain-text-of-a-page"}]}`, page)
+	text := "plain-text-of-a-page"
+	if p.echoes {
+		text = r.Header.Get("Authorization")
+	}
+	fmt.Fprintf(w, `{"rows":[{"n":%d,"text":%q}]}`, page, text)
 }
 
 func (p *pagedAPI) put(id string) {
@@ -223,5 +228,26 @@ func TestPages_drain(t *testing.T) {
 	r := p.h.results(ids)["drained"]
 	if r.Status != jobs.Succeeded || r.Pages != 13 || len(p.pages) != 13 {
 		t.Errorf("got %s, %d pages, asked for %v, error %+v", r.Status, r.Pages, p.pages, r.Error)
+	}
+}
+
+// TestPages_masksOldTokens: what pages hold of a token that was renewed between
+// them is masked as what later ones hold of its successor.
+func TestPages_masksOldTokens(t *testing.T) {
+	p := newPagedAPI(t)
+	p.put("c")
+	p.echoes = true
+	p.refuses = func(page, asked int, w http.ResponseWriter) bool {
+		if page%4 == 0 && asked == 1 {
+			p.h.api.KillToken("c")
+			w.WriteHeader(http.StatusUnauthorized)
+			return true
+		}
+		return false
+	}
+	ids := p.h.enqueue(1, jobs.Step{ExecutionID: "echo", CredentialID: "c", Method: "list"})
+	r := p.h.results(ids)["echo"]
+	if n := strings.Count(string(r.Content), `"text":"Bearer [redacted]"`); n != 12 || r.Refreshes != 3 {
+		t.Errorf("%d of 12 tokens are masked, after %d refreshes, in %s; error %+v", n, r.Refreshes, r.Content, r.Error)
 	}
 }
