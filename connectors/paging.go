@@ -148,6 +148,11 @@ func (x *exchange) turn(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if more || b.Page > 1 { // beside others it would be missing in silence
+		if err := x.mustParse(x.content); err != nil {
+			return err
+		}
+	}
 	b.Last = x.fingerprint
 	if b.Done = !more; more {
 		b.Page++

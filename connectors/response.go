@@ -278,6 +278,20 @@ func (me *methodError) take(raw json.RawMessage) error {
 	return nil
 }
 
+// mustParse says of text, which is what did not parse, that it is not what the
+// method's answers are.
+func (x *exchange) mustParse(content json.RawMessage) error {
+	if len(content) == 0 || content[0] != '"' || string(content) == `""` || x.m.ResponseDT != JSON && x.m.ResponseDT != XML || x.m.Type != TypeAction {
+		return nil
+	}
+	what := "JSON object or list"
+	if x.m.ResponseDT == XML {
+		what = "XML document"
+	}
+	return &CallError{Kind: "http", StatusCode: x.status, Detail: x.detail(textOf(content)),
+		Message: fmt.Sprintf("the answer is no %s, though response.data_type says %s", what, x.m.ResponseDT)}
+}
+
 // collect makes the Answer of a call that ran to its end.
 func (x *exchange) collect(a *Answer) error {
 	a.StatusCode, a.Pages, a.Began = x.status, x.book.Pages, x.book.Began
@@ -287,13 +301,8 @@ func (x *exchange) collect(a *Answer) error {
 	}
 	if x.binary {
 		a.ContentEncoding = "base64"
-	} else if content != nil && content[0] == '"' && (x.m.ResponseDT == JSON || x.m.ResponseDT == XML) && x.m.Type == TypeAction {
-		what := "JSON object or list"
-		if x.m.ResponseDT == XML {
-			what = "XML document"
-		}
-		return &CallError{Kind: "http", StatusCode: x.status, Detail: x.detail(textOf(content)),
-			Message: fmt.Sprintf("the answer is no %s, though response.data_type says %s", what, x.m.ResponseDT)}
+	} else if err := x.mustParse(content); err != nil {
+		return err
 	}
 	if string(content) == "null" {
 		content = nil
