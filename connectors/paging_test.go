@@ -316,8 +316,8 @@ methods:
 				writeJSON(w, 200, fmt.Sprintf(`{"sent":[{"key":%q,"body":%s}]}`, r.Header.Get("Idempotency-Key"), raw))
 			},
 			seen: []string{"/v1/batch", "/v1/batch", "/v1/batch"},
-			want: `{"sent":[{"key":"e1","body":{"kind":"x","data":{"rows":[1,2]}}},{"key":"e1.2","body":{"kind":"x","data":{"rows":[3,4]}}},` +
-				`{"key":"e1.3","body":{"kind":"x","data":{"rows":[5]}}}],"seen":true}`,
+			want: `{"sent":[{"key":"e1","body":{"kind":"x","data":{"rows":[1,2]}}},{"key":"e1~2","body":{"kind":"x","data":{"rows":[3,4]}}},` +
+				`{"key":"e1~3","body":{"kind":"x","data":{"rows":[5]}}}],"seen":true}`,
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

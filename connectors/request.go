@@ -803,10 +803,11 @@ func (x *exchange) request(ctx context.Context) (*http.Request, error) {
 }
 
 // idempotencyKey names the request to an API that ignores a repeated one: the
-// execution, and the page if it is not the first.
+// execution, and the page if it is not the first. No execution id holds a tilde,
+// so that it is no other execution's.
 func (x *exchange) idempotencyKey() string {
 	if x.book.Page > 1 {
-		return fmt.Sprintf("%s.%d", x.call.ExecutionID, x.book.Page)
+		return fmt.Sprintf("%s~%d", x.call.ExecutionID, x.book.Page)
 	}
 	return x.call.ExecutionID
 }
