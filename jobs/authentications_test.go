@@ -56,3 +56,32 @@ func TestAuthentications_eachCredentialByItsOwn(t *testing.T) {
 	h.put(map[string]any{"credential_id": "u", "connector": "own", "authentication": "Key", "api_key": "the-api-key"})
 	h.succeed(ids)
 }
+
+// What a key cannot renew is not asked of it because the default could, and a
+// token is renewed in time though the default has none.
+func TestAuthentications_ofAnotherKindThanTheDefault(t *testing.T) {
+	app := `  - {name: App, auth: {type: oauth2, token_url: "{{base}}/token", auth_style: params, refresh_on: [401]}}` + "\n"
+	flipped := strings.Replace(strings.Replace(withAlternatives, app, "", 1), "authentications:\n", "authentications:\n"+app, 1)
+	for _, file := range []string{withAlternatives, flipped} {
+		h := newHouse(t, withConnector(t, file))
+		doomed := make(chan string, 10)
+		h.url = serve(t, func(w http.ResponseWriter, r *http.Request) {
+			switch {
+			case r.URL.Path == "/token":
+				_, _ = w.Write([]byte(`{"access_token":"new-access-token","expires_in":3600}`))
+			case r.Header.Get("X-Key") != "the-api-key" && r.Header.Get("Authorization") != "Bearer new-access-token":
+				doomed <- r.Header.Get("Authorization")
+				w.WriteHeader(401)
+			default:
+				_, _ = w.Write([]byte(`{}`))
+			}
+		})
+		h.put(map[string]any{"credential_id": "k", "connector": "own", "authentication": "Key", "api_key": "the-api-key"})
+		h.put(map[string]any{"credential_id": "a", "connector": "own", "authentication": "App", "client_id": "c", "client_secret": "one-secret",
+			"oauth2": map[string]any{"access_token": "old-access-token", "refresh_token": "refresh-token", "expiry": "2020-01-01T00:00:00Z"}})
+		h.succeed(append(h.enqueue(1, jobs.Step{CredentialID: "k", Method: "m"}), h.enqueue(1, jobs.Step{CredentialID: "a", Method: "m"})...))
+		if len(doomed) > 0 {
+			t.Errorf("a token whose expiry is past was sent: %s", <-doomed)
+		}
+	}
+}

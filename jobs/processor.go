@@ -235,7 +235,7 @@ func (a *attempt) admit(ctx context.Context, opened error) (*ResultError, func()
 			return nil, hold(heldText(c))
 		} // a refresh ahead of expiry, or a person's, found that: what is stored is still good
 	}
-	oauth2, session := p.cfg.Caller.CanRefresh(def, c)
+	oauth2, session := p.cfg.Caller.CanRefresh(a.def, c)
 	switch {
 	case c.Meta.Refused:
 		return nil, park(c.Meta.RefusedKind, "the credential is known refused")
