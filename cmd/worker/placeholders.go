@@ -91,8 +91,8 @@ func (s *secretNames) redactor() *credentials.Redactor {
 
 var base64Text = regexp.MustCompile(`[A-Za-z0-9+/_-]{8,}={0,2}`)
 
-// hide puts placeholders in the place of secrets: as they are, URL-encoded or
-// JSON-escaped, and within base64 as {{base64 user:{{secret.password}}}}.
+// hide puts placeholders in the place of secrets: as they are, URL-encoded,
+// JSON-escaped or as XML, and within base64 as {{base64 user:{{secret.password}}}}.
 func (s *secretNames) hide(text string) string {
 	if !json.Valid([]byte(text)) {
 		return s.hideText(text)
@@ -184,13 +184,19 @@ func (s *secretNames) replacer() *strings.Replacer {
 	slices.SortFunc(values, func(a, b string) int { return 2*(len(b)-len(a)) + strings.Compare(a, b) })
 	var pairs []string
 	for _, v := range values {
-		for _, form := range []string{v, url.QueryEscape(v), url.PathEscape(v), strings.ReplaceAll(url.QueryEscape(v), "+", "%20"), jsonEscape(v)} {
+		for _, form := range []string{v, url.QueryEscape(v), url.PathEscape(v), strings.ReplaceAll(url.QueryEscape(v), "+", "%20"), jsonEscape(v), inXML.Replace(v), inAttribute.Replace(v)} {
 			pairs = append(pairs, form, "{{secret."+s.byValue[v]+"}}")
 		}
 	}
 	s.plain = strings.NewReplacer(pairs...)
 	return s.plain
 }
+
+// What needs an escape in the XML of bodies, as text and as an attribute.
+var (
+	inXML       = strings.NewReplacer("&", "&amp;", "<", "&lt;", ">", "&gt;", "\r", "&#xD;")
+	inAttribute = strings.NewReplacer("&", "&amp;", "<", "&lt;", ">", "&gt;", "\r", "&#xD;", "\n", "&#xA;", "\t", "&#x9;", `"`, "&quot;")
+)
 
 func jsonEscape(v string) string {
 	raw := compact(v)

@@ -366,7 +366,7 @@ methods:
   - {method: related, verb: POST, endpoint: /m, data_type: multipart_related, body: {meta: {a: 1}}}
   - {method: xml, verb: POST, endpoint: /m, data_type: xml, xml_root: r, body: {a: 1}}
 `)
-	account := write("account.json", `{"credential_id": "1", "connector": "a", "api_key": "the-api-key-1"}`)
+	account := write("account.json", `{"credential_id": "1", "connector": "a", "api_key": "<é>&'\"the-api-key-1"}`)
 	t.Setenv("STEPWORKER_REDIS", "redis://127.0.0.1:1") // nothing asks it
 	for method, want := range map[string]string{
 		"form":    "--stepworker-boundary\nContent-Disposition: form-data; name=\"note\"\n\none\ntwo\n--stepworker-boundary\nContent-Disposition: form-data; name=\"key\"\n\n{{secret.api_key}}\n--stepworker-boundary--\n",
