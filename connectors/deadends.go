@@ -30,6 +30,7 @@ func (p *fileParser) deadEnds(root *yaml.Node) {
 	e.pages()
 	e.repeats()
 	e.members()
+	e.values()
 }
 
 // valueOf is what stands below a node at the end of these keys, nil if nothing.

@@ -57,6 +57,25 @@ func TestDeadEnds(t *testing.T) {
 			[]string{`4:50: parameters "b" and "c" both become the header "X-A": the later one wins`}},
 		"a query parameter of the endpoint": {head + "methods: [{method: m, endpoint: '/a?x={{x}}', parameters: [{name: x, target: query_string}]}]\n",
 			[]string{`3:60: the endpoint of method "m" has query parameter "x" already, so it is sent twice`}},
+		"values of another type": {head + "parameters: [{name: n, target: query_string, type: integer, value: many}]\nmethods: [{method: m, verb: POST, endpoint: /a, parameters: [{name: b, target: query_string, type: boolean, default: maybe}, {name: c, target: query_string, type: integer, value: '{{n}}'}, {name: d, target: query_string, type: integer, value: =1}, {name: e, target: query_string, type: integer, value: '5'}], request: {fields: [{field: f, type: decimal, default: x}]}}]\n",
+			[]string{
+				"3:68: what stands here is not of type integer, so a call that uses it fails",
+				"4:118: what stands here is not of type boolean, so a call that uses it fails",
+				"4:364: what stands here is not of type decimal, so a call that uses it fails",
+			}},
+		"parameters to be left out": {head + "parameters: [{name: page, target: query_string, value: '1'}, {name: x, target: query_string, value: CYCLR_IGNORE_PARAMETER}]\nmethods: [{method: m, endpoint: /a, parameters: [{name: pages, target: query_string, value: CYCLR_IGNORE_PARAMETER}]}, {method: n, endpoint: /a, parameters: [{name: page, value: CYCLR_IGNORE_PARAMETER}]}]\n",
+			[]string{
+				"3:101: CYCLR_IGNORE_PARAMETER leaves a connector's parameter out of one method, and this is the connector's own",
+				`4:93: the connector has no parameter "pages" that could be left out; did you mean "page"?`,
+			}},
+		"headers of two lines": {head + "headers:\n  X-A: |\n    a\nmethods: [{method: m, endpoint: /a, headers: {X-B: \"b\\r\\n\"}}]\n",
+			[]string{"4:8: a line break cannot stand in a header, so each call fails", "6:52: a line break cannot stand in a header, so each call fails"}},
+		"bodies of no form": {head + "methods:\n  - {method: m, verb: POST, endpoint: /a, data_type: form, body: [1]}\n  - {method: n, verb: POST, endpoint: /a, data_type: xml, body: {a: 1, b: 2}}\n  - {method: o, verb: POST, endpoint: /a, data_type: plain_text, body: {a: 1}}\n  - {method: p, verb: POST, endpoint: /a, data_type: file, body: '{{q}}', parameters: [{name: q, target: merge_field}]}\n  - {method: r, verb: POST, endpoint: /a, data_type: xml, xml_root: R, body: {a: 1, b: 2}}\n",
+			[]string{
+				"4:66: a body of data_type form is an object, whose members are its parts",
+				"5:65: a document has one root element, and this body has 2 members: say xml_root",
+				"6:72: a body of data_type plain_text is text",
+			}},
 		"locations": {head + "methods:\n  - method: m\n    endpoint: /a\n    response:\n      fields:\n        - {field: '[list]x'}\n        - {field: '[list.x'}\n        - {field: 'a. b'}\n        - {field: '\\[list]x\\.a'}\n        - {header: X A, system: h}\n        - {cookie: 'a b', system: c}\n",
 			[]string{
 				`8:19: field "[list]x": a dot is missing after the list: it is written [list].x`,
