@@ -40,9 +40,11 @@ func (e *deadEnds) parameterValues(n *yaml.Node, params []Parameter) {
 }
 
 // ofType finds a value that cannot be of its type. What merge fields or a
-// script make of one is not known.
+// script make of one is not known, nor what page is asked for.
 func (e *deadEnds) ofType(at *yaml.Node, v any, typ string) {
-	if at == nil || isInline(v) || slices.ContainsFunc(texts(at), func(t *yaml.Node) bool { return strings.Contains(t.Value, "{{") || t.Value == ignored }) {
+	if at == nil || isInline(v) || slices.ContainsFunc(texts(at), func(t *yaml.Node) bool {
+		return strings.Contains(t.Value, "{{") || strings.HasPrefix(t.Value, "CYCLR_")
+	}) {
 		return
 	}
 	if _, ok := coerce(v, typ); !ok {
