@@ -102,6 +102,15 @@ func (p *fileParser) authFields(n *yaml.Node, a *Auth) {
 		} else if hasList(f.steps) {
 			p.find(n, "auth field %q: key %q leads through a list, and a field stands in an object", f.Name, f.Key)
 		}
+		for _, other := range a.Fields {
+			outer, inner := &other, &f
+			if len(outer.steps) > len(inner.steps) {
+				outer, inner = inner, outer
+			}
+			if len(outer.steps) > 0 && slices.Equal(outer.steps, inner.steps[:len(outer.steps)]) && other.Name != f.Name {
+				p.find(n, "auth fields %q and %q cannot both stand in a body: %q is within %q", other.Name, f.Name, inner.Key, outer.Key)
+			}
+		}
 		a.Fields = append(a.Fields, f)
 	})
 }
@@ -146,13 +155,17 @@ func (p *fileParser) authentications(n *yaml.Node) {
 
 // bodiesOf finds methods whose bodies have no members that a field could be.
 func (p *fileParser) bodiesOf(a *Auth) {
-	if a.Type != authFields {
+	what, types, tell := "fields", memberTypes, p.find
+	switch {
+	case a.Type == "api_key" && a.In == "body":
+		what, types, tell = "a key", []DataType{JSON, Form, XML, File, MultipartRelated, UnknownDT}, p.hint
+	case a.Type != authFields:
 		return
 	}
 	for _, name := range p.def.MethodNames {
 		m := p.def.Methods[name]
-		if m.Type == TypeAction && !m.IgnoreAuth && (m.HasBody || makesBody(m.Verb)) && !slices.Contains(memberTypes, m.DataType) {
-			p.find(p.places[&m.Name], "method %q: auth type %s puts fields into bodies, which one of data_type %s has no place for; ignore_auth: true sends it without", name, authFields, m.DataType)
+		if m.Type == TypeAction && !m.IgnoreAuth && (m.HasBody || makesBody(m.Verb)) && !slices.Contains(types, m.DataType) {
+			tell(p.places[&m.Name], "method %q: auth type %s puts %s into bodies, which one of data_type %s has no place for; ignore_auth: true sends it without", name, a.Type, what, m.DataType)
 		}
 	}
 }

@@ -210,10 +210,12 @@ func simpleContent(body []byte) (content json.RawMessage, binary bool) {
 }
 
 // keyInBody puts an API key into the body, where the connector wants it there
-// and nobody else put a member of that name.
+// and nobody else put a member of that name. As auth fields do, it makes one only
+// for a verb that takes one.
 func (x *exchange) keyInBody() error {
 	a := &x.d.Auth
-	if a.Type != "api_key" || a.In != "body" || x.m.IgnoreAuth {
+	none := len(x.body) == 0 || string(x.body) == "null"
+	if a.Type != "api_key" || a.In != "body" || x.m.IgnoreAuth || none && !makesBody(x.m.Verb) {
 		return nil
 	}
 	decoded, err := decodeJSON(x.body)
