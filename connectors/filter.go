@@ -45,7 +45,7 @@ func (x *exchange) filtered(content json.RawMessage) (json.RawMessage, error) {
 		if err != nil {
 			return nil, err
 		}
-		tree = keepLater(tree, steps, len(toList(steps)), least)
+		tree = keepLater(tree, steps, len(toList(steps)), least, x.lone())
 	}
 	if tree == nil {
 		return content, nil
@@ -64,8 +64,9 @@ func listed(content json.RawMessage) (tree any, ok bool) {
 }
 
 // keepLater goes down to the last list of a location, which is its step with
-// that number, and leaves there what is later.
-func keepLater(v any, steps []pathStep, list int, least any) any {
+// that number, and leaves there what is later. With lone a single value may be
+// what stands there, as in XML.
+func keepLater(v any, steps []pathStep, list int, least any, lone bool) any {
 	inside := v
 	var holder *OrderedMap
 	if s := steps[0]; s.name != "" || !s.list {
@@ -82,14 +83,19 @@ func keepLater(v any, steps []pathStep, list int, least any) any {
 		kept := make([]any, 0, len(items))
 		for _, item := range items {
 			if list > 1 {
-				kept = append(kept, keepLater(item, steps[1:], list-1, least))
+				kept = append(kept, keepLater(item, steps[1:], list-1, least, lone))
 			} else if at, _ := memberAt(item, steps[1:]); later(at, least) {
 				kept = append(kept, item)
 			}
 		}
 		inside = kept
-	} else if !steps[0].list && list > 1 {
-		inside = keepLater(inside, steps[1:], list-1, least)
+	} else if (!steps[0].list || lone && inside != nil) && list > 1 {
+		inside = keepLater(inside, steps[1:], list-1, least, lone)
+	}
+	if _, many := inside.([]any); lone && steps[0].list && list == 1 && !many {
+		if at, _ := memberAt(inside, steps[1:]); !later(at, least) {
+			inside = []any{}
+		}
 	}
 	if holder == nil {
 		return inside

@@ -1,6 +1,7 @@
 package connectors_test
 
 import (
+	"net/http"
 	"testing"
 	"time"
 
@@ -119,5 +120,28 @@ methods:
 	sameJSON(t, "script_parameters", answer.Content, `{"seen":{},"merge":{}}`)
 	if e := a.fails("chosen"); e.Message != `parameter "status" is missing: one of ["open","closed"]` {
 		t.Error(e.Message)
+	}
+}
+
+// XML knows no lists: a single element is one of one item, and filtered like more.
+func TestFilter_xml(t *testing.T) {
+	for name, c := range map[string]struct{ location, after, answer, want string }{
+		"one":                    {"r.[i].@at", `"2026-03-05"`, `<r><i at="2026-03-04"/></r>`, `{"r":{"i":[]}}`},
+		"a later one":            {"r.[i].at", `"2026-03-05"`, `<r><i><at>2026-03-06</at></i></r>`, `{"r":{"i":{"at":"2026-03-06"}}}`},
+		"one of a list of one":   {"r.[i].[j]", `1`, `<r><i><j>1</j></i></r>`, `{"r":{"i":{"j":[]}}}`},
+		"one in each, of a list": {"r.[i].[j]", `1`, `<r><i><j>1</j></i><i><j>2</j></i></r>`, `{"r":{"i":[{"j":[]},{"j":"2"}]}}`},
+		"an empty root":          {"r.[i].at", `"2026-03-05"`, `<r/>`, `{"r":null}`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			a := newAPI(t, "connector: acme\nbase_url: BASE\nmethods: [{method: list, endpoint: /a, data_type: xml, parameters: [{name: after, target: filter_field, as: '"+c.location+"'}]}]\n",
+				func(w http.ResponseWriter, _ *http.Request) {
+					w.Header().Set("Content-Type", "application/xml")
+					_, _ = w.Write([]byte(c.answer))
+				})
+			answer := a.must("list", withParameters(`{"after":`+c.after+`}`))
+			if d := cmp.Diff(c.want, string(answer.Content)); d != "" {
+				t.Error(d)
+			}
+		})
 	}
 }
