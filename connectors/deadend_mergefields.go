@@ -53,7 +53,11 @@ func stepsOnly(q *Parameter) bool { return q != nil && !q.HasValue && !q.HasDef 
 func (e *deadEnds) hosts() {
 	base := valueOf(e.root, "base_url")
 	for _, name := range hostFields(textOfNode(base)) {
-		if q := find(e.d.Parameters, name); stepsOnly(q) && !e.overridden(name) {
+		q := find(e.d.Parameters, name)
+		if stepsOnly(q) && !e.overridden(name) || q == nil && e.ofMethods(name) && !slices.ContainsFunc(e.d.MethodNames, func(m string) bool {
+			own := find(e.d.Methods[m].Parameters, name)
+			return own != nil && !stepsOnly(own)
+		}) {
 			e.p.hint(base, "base_url: {{%s}} is a parameter that steps supply, and a step cannot choose the host: give it a value, or property: account or partner", name)
 		}
 	}

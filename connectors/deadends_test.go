@@ -40,6 +40,9 @@ func TestDeadEnds(t *testing.T) {
 	}{
 		"a host of steps": {"connector: a\nbase_url: https://{{domain}}.acme.example\nparameters: [{name: domain, target: merge_field}]\n" + method,
 			[]string{"2:11: base_url: {{domain}} is a parameter that steps supply, and a step cannot choose the host: give it a value, or property: account or partner"}},
+		"a host of steps, method by method": {"connector: a\nbase_url: https://{{d}}.acme.example\nmethods: [{method: m, endpoint: /a, parameters: [{name: d, target: merge_field}]}]\n",
+			[]string{"2:11: base_url: {{d}} is a parameter that steps supply, and a step cannot choose the host: give it a value, or property: account or partner"}},
+		"a host of one method": {"connector: a\nbase_url: https://{{d}}.acme.example\nmethods: [{method: m, endpoint: /a, parameters: [{name: d, target: merge_field, value: x}]}, {method: n, endpoint: /a, parameters: [{name: d, target: merge_field}]}]\n", nil},
 		"a host of steps in an endpoint": {head + "methods: [{method: m, endpoint: 'https://{{d}}.acme.example/', parameters: [{name: d, target: merge_field}]}]\n",
 			[]string{"3:33: endpoint: {{d}} is a parameter that steps supply, and a step cannot choose the host: give it a value, or property: account or partner"}},
 		"a path of steps": {"connector: a\nbase_url: https://acme.example/{{v}}\nparameters: [{name: v, target: merge_field}]\n" + method, nil},
