@@ -223,6 +223,9 @@ func (in *Input) apply(c *Credential, merge bool, now time.Time) error {
 		in.OAuth1.over(s.OAuth1)
 	}
 	if in.Authentication != nil {
+		if c.Authentication != *in.Authentication { // another's token must not reach its token endpoint
+			s.OAuth2, s.TokenRaw, s.Session, s.Opened = nil, nil, nil, false
+		}
 		c.Authentication = *in.Authentication
 	}
 	for k, v := range in.Fields {

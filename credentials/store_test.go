@@ -79,6 +79,25 @@ func TestPut_versionNeverFallsAcrossDelete(t *testing.T) {
 	}
 }
 
+// A token or session of one alternative is never another's, a refresh token
+// least of all.
+func TestPut_anotherAuthenticationKeepsNoToken(t *testing.T) {
+	s, _ := newStore(t)
+	put(t, s, `{"credential_id":"c","connector":"acme","authentication":"one","client_id":"app","oauth2":{"access_token":"a-token","refresh_token":"r-token","expires_in":3600}}`, false)
+	put(t, s, `{"credential_id":"c","authentication":"one","client_id":"app2"}`, true)
+	if c, err := s.Get(ctx, "c"); err != nil || c.Secrets.OAuth2 == nil || c.Secrets.ClientID != "app2" {
+		t.Fatalf("a merge that changes something else: %v", err)
+	}
+	put(t, s, `{"credential_id":"c","authentication":"two","oauth2":{}}`, true)
+	c, err := s.Get(ctx, "c")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if tok := c.Secrets.OAuth2; tok == nil || !tok.AccessToken.Empty() || !tok.RefreshToken.Empty() || len(c.Secrets.Session) > 0 || c.Secrets.Opened || c.Secrets.ClientID != "app2" {
+		t.Errorf("it kept %+v", c.Secrets)
+	}
+}
+
 func TestPut_mergeAndIfVersion(t *testing.T) {
 	s, _ := newStore(t)
 	put(t, s, oauthInput, false)
