@@ -70,9 +70,8 @@ type bookmark struct {
 // book is a bookmark with the pages before it.
 type book struct {
 	bookmark
-	in      []json.RawMessage // contents, as after_action left them
-	size    int64
-	resumed bool
+	in   []json.RawMessage // contents, as after_action left them
+	size int64
 }
 
 // paged says that a call may have several requests. A login and a test have one.
@@ -101,7 +100,6 @@ func (x *exchange) openBook(ctx context.Context) error {
 	}
 	for _, p := range pages {
 		x.book.add(p)
-		x.book.resumed = true
 	}
 	return nil
 }
@@ -177,22 +175,25 @@ func (x *exchange) turn(ctx context.Context) error {
 }
 
 // sameAgain says that the answer is that of the page before once more: the API
-// does not look at what should turn the page. One thing that has a list, as a
-// connector's paging meets it in its other methods, is at its end then; of a
-// list in pages that is an error, since nobody knows what is missing.
+// does not look at what should turn the page. What a connector's paging meets
+// in a method that does not speak of pages is one thing that has a list, and at
+// its end then; else that is an error, since nobody knows what is missing.
 func (x *exchange) sameAgain() (bool, error) {
 	b := &x.book
+	if x.m.Paging.Outbound || x.m.leads() {
+		return false, nil
+	}
 	sum := sha256.Sum256(x.came)
 	before := b.Came
 	b.Came = base64.RawStdEncoding.EncodeToString(sum[:12])
-	if x.m.Paging.Outbound || b.Page == 1 || b.Came != before || b.Next != "" || len(b.Tokens) > 0 {
+	if b.Page == 1 || b.Came != before {
 		return false, nil
 	}
 	declared, _ := x.declaredLists()
 	switch n := x.items(); {
 	case n == 0:
 		return false, nil // it has none, and ends the call
-	case len(declared) == 0 && !view(x.came).IsArray():
+	case len(declared) == 0 && !x.m.Paging.own && view(x.came).IsObject():
 		return true, nil
 	}
 	return false, &CallError{Kind: "http", StatusCode: x.status, Message: fmt.Sprintf("page %d is the same as page %d: the API does not look at what should turn the page", b.Page, b.Page-1)}
@@ -286,8 +287,8 @@ func (x *exchange) more() (bool, error) {
 	if p.Outbound {
 		return b.Page < x.slices, nil
 	}
-	leads, err := x.pointers()
-	if err != nil {
+	leads := x.m.leads()
+	if err := x.pointers(); err != nil {
 		return false, err
 	}
 	if leads && b.Next == "" && len(b.Tokens) == 0 || p.MaxPages > 0 && b.Page >= p.MaxPages {
@@ -316,9 +317,13 @@ func (x *exchange) more() (bool, error) {
 	return true, nil
 }
 
+// leads says that answers of the method name what leads to the next page.
+func (m *Method) leads() bool {
+	return slices.ContainsFunc(m.Parameters, func(q Parameter) bool { return q.pointer() != "" })
+}
+
 // pointers reads what leads to the next page out of the answer: a URL, tokens.
-// It is false where the method has no such parameter.
-func (x *exchange) pointers() (leads bool, err error) {
+func (x *exchange) pointers() (err error) {
 	b := &x.book
 	b.Next, b.Tokens = "", nil
 	for i := range x.m.Parameters {
@@ -327,7 +332,6 @@ func (x *exchange) pointers() (leads bool, err error) {
 		if name == "" {
 			continue
 		}
-		leads = true
 		var v any
 		switch {
 		case strings.EqualFold(q.Header, "Link") && name == pageNextURL:
@@ -337,7 +341,7 @@ func (x *exchange) pointers() (leads bool, err error) {
 		default:
 			steps, err := parsePath(q.wire())
 			if err != nil {
-				return true, &CallError{Kind: "input", Message: fmt.Sprintf("parameter %q: %v", q.Name, err)}
+				return &CallError{Kind: "input", Message: fmt.Sprintf("parameter %q: %v", q.Name, err)}
 			}
 			v, _ = x.inAnswer(steps)
 		}
@@ -353,10 +357,10 @@ func (x *exchange) pointers() (leads bool, err error) {
 			continue
 		}
 		if b.Next, err = x.nextURL(text); err != nil {
-			return true, err
+			return err
 		}
 	}
-	return leads, nil
+	return nil
 }
 
 // nextURL is the next page's URL, seen from that of this page (RFC 3986

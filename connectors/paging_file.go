@@ -23,6 +23,8 @@ type Paging struct {
 	OutboundPageSize int
 	OutboundLocation string
 
+	own bool // the method itself says that its answer comes in pages
+
 	list, more, lastPage, outbound []pathStep
 }
 
@@ -72,6 +74,7 @@ func (p *fileParser) paging(n *yaml.Node, into *Paging) map[string]*yaml.Node {
 // methodPaging reads a method's.
 func (p *fileParser) methodPaging(n *yaml.Node, m *Method) {
 	got := p.paging(n, &m.Paging)
+	m.Paging.own = got["inbound"] != nil
 	switch {
 	case m.Paging.Inbound && m.Paging.Outbound && got["inbound"] != nil && got["outbound"] != nil:
 		p.find(got["outbound"], "paging: a method's pages are either inbound or outbound")

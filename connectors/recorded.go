@@ -13,7 +13,7 @@ import (
 )
 
 // Recording is what a recording that stands beside a connector shows of its
-// answers. Its secrets are placeholders.
+// answers. Names stand in it for secrets.
 type Recording struct {
 	File      string
 	Connector string

@@ -202,6 +202,7 @@ func (a *attempt) admit(ctx context.Context, opened error) (*ResultError, func()
 	if a.def, ok = def.For(c); !ok {
 		return a.unknownHere(ctx, fmt.Sprintf("authentication %q of connector %q", c.Authentication, c.Connector), def.NearestAuthentication(c.Authentication))
 	}
+	def = a.def // what is asked from here on is asked of its own authentication
 	if a.meth, ok = def.Method(s.Method); !ok {
 		return a.unknownHere(ctx, fmt.Sprintf("method %q of connector %q", s.Method, c.Connector), def.NearestMethod(s.Method))
 	}
@@ -235,7 +236,7 @@ func (a *attempt) admit(ctx context.Context, opened error) (*ResultError, func()
 			return nil, hold(heldText(c))
 		} // a refresh ahead of expiry, or a person's, found that: what is stored is still good
 	}
-	oauth2, session := p.cfg.Caller.CanRefresh(a.def, c)
+	oauth2, session := p.cfg.Caller.CanRefresh(def, c)
 	switch {
 	case c.Meta.Refused:
 		return nil, park(c.Meta.RefusedKind, "the credential is known refused")

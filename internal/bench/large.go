@@ -72,20 +72,11 @@ func measureLarge(rounds int) error {
 	if err != nil {
 		return err
 	}
-	api := exec.Command(self, "-role", "large api")
-	api.Stderr = os.Stderr
-	out, err := api.StdoutPipe()
+	base, stop, err := startAPI(self, "large api")
 	if err != nil {
 		return err
 	}
-	if err := api.Start(); err != nil {
-		return err
-	}
-	defer func() { _ = api.Process.Kill(); _ = api.Wait() }()
-	var base string
-	if _, err := fmt.Fscanln(out, &base); err != nil {
-		return err
-	}
+	defer stop()
 	fmt.Printf("%-32s %14s %14s %10s\n", "large answers", "worker's peak", "host's peak", "seconds")
 	for _, c := range largeCases {
 		var worker, host, took []float64

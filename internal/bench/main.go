@@ -124,25 +124,35 @@ func main() {
 
 type figures struct{ PerSecond, CPUMicros float64 }
 
+// startAPI starts a process that is the API, and returns its address.
+func startAPI(self, role string) (url string, stop func(), err error) {
+	api := exec.Command(self, "-role", role)
+	api.Stderr = os.Stderr
+	out, err := api.StdoutPipe()
+	if err != nil {
+		return "", nil, err
+	}
+	if err := api.Start(); err != nil {
+		return "", nil, err
+	}
+	stop = func() { _ = api.Process.Kill(); _ = api.Wait() }
+	if _, err := fmt.Fscanln(out, &url); err != nil {
+		stop()
+		return "", nil, err
+	}
+	return url, stop, nil
+}
+
 func compare(steps, rounds, concurrency int) error {
 	self, err := os.Executable()
 	if err != nil {
 		return err
 	}
-	api := exec.Command(self, "-role", "api")
-	api.Stderr = os.Stderr
-	out, err := api.StdoutPipe()
+	url, stop, err := startAPI(self, "api")
 	if err != nil {
 		return err
 	}
-	if err := api.Start(); err != nil {
-		return err
-	}
-	defer func() { _ = api.Process.Kill(); _ = api.Wait() }()
-	var url string
-	if _, err := fmt.Fscanln(out, &url); err != nil {
-		return err
-	}
+	defer stop()
 	all := map[string][]figures{}
 	for i := range rounds {
 		for _, who := range []string{"handwritten", "no scripts", "pool"} {
