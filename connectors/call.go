@@ -131,6 +131,7 @@ type page struct {
 	tooLarge    bool
 	faulted     bool // the request got no answer
 	faultSent   bool // though something was sent
+	resolved    bool // after_error made the error a success
 	methodError json.RawMessage
 	timeout     time.Duration
 	sentURL     string // without what authenticates
@@ -271,6 +272,7 @@ func (x *exchange) failed(ctx context.Context, f *fault) (*Answer, error) {
 	}
 	switch {
 	case me.IsSuccess || !me.IsError && !me.IsWarning:
+		x.resolved = true
 		x.content, x.binary = x.parseText(me.Content, x.m.ResponseDT), false
 		if x.came = x.content; x.book.Page > 1 {
 			return nil, nil

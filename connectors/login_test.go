@@ -129,6 +129,7 @@ func TestLogin_verdicts(t *testing.T) {
 		"engine error":                  {field + "    script: function after_action() { nothing.here }", 200, "application/json", `{"id":"s"}`, credentials.VerdictMisconfigured, 0},
 		"fills nothing":                 {field, 200, "application/json", `{"other":1}`, credentials.VerdictMisconfigured, 0},
 		"fills nothing, empty":          {field, 200, "application/json", `{"id":""}`, credentials.VerdictMisconfigured, 0},
+		"resolved, and thrown after":    {field + "    script: function after_error() { method_error.isSuccess = true } function action_condition() { throw 'wrong password' }", 500, "text/xml", `<Fault/>`, credentials.VerdictRevoked, 0},
 		"resolved, but without session": {field + "    script: function after_error() { method_error.isSuccess = true }", 409, "application/json", `{}`, credentials.VerdictMisconfigured, 0},
 	}
 	for name, c := range cases {

@@ -326,6 +326,9 @@ func (x *exchange) verdict(who string, err error) error {
 	var auth *AuthError
 	var ce *CallError
 	h := &heard{of: login, who: who, status: x.status, statusText: x.statusText(), page: isPage(x.resHead)}
+	if x.resolved { // so an answer like any other: SOAP 1.1 (section 6.2) says 500 with every fault, a wrong password too
+		h.status, h.page = http.StatusOK, false
+	}
 	switch {
 	case x.faultSent:
 		h.wire = unanswered
@@ -345,6 +348,7 @@ func (x *exchange) verdict(who string, err error) error {
 		return err
 	}
 	e := h.verdict()
+	e.Status = x.status
 	switch {
 	case h.script == asksToWait:
 		e.RetryAfter = wait
