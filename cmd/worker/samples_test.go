@@ -2,8 +2,9 @@ package main
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
+	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -17,36 +18,98 @@ var demoSamples = []string{"crm", "helpdesk", "ledger", "orders", "weather"}
 
 func samples() string { return filepath.Join("..", "..", "deploy", "connectors") }
 
-// Every recording beside the samples replays, and every real API has one.
-func TestSamples_replay(t *testing.T) {
+// Every real API has recordings with a result, of which one shows a credential
+// that dies and, if its methods page, one goes over several pages.
+// TestTry_recordings replays them.
+func TestSamples_haveRecordings(t *testing.T) {
 	catalog, findings, err := connectors.Load(samples())
 	if err != nil || len(findings) > 0 {
 		t.Fatal(err, findings)
 	}
-	recordings, err := filepath.Glob(filepath.Join(samples(), "*.txtar"))
+	files, err := filepath.Glob(filepath.Join(samples(), "*.txtar"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	recorded := map[string]bool{}
-	for _, file := range recordings {
-		t.Run(filepath.Base(file), func(t *testing.T) {
-			r, err := readRecording(file)
-			if err != nil {
-				t.Fatal(err)
-			}
-			for _, name := range catalog.Names() {
-				recorded[name] = recorded[name] || strings.Contains(r.try, `"connector": "`+name+`"`)
-			}
-			var out, told bytes.Buffer
-			if code := run(context.Background(), []string{"try", "--connectors", samples(), "--replay", file}, strings.NewReader(""), &out, &told); code != 0 {
-				t.Errorf("exit status %d\n%s%s", code, out.String(), told.String())
-			}
-		})
+	type shown struct{ any, dead, pages bool }
+	recorded := map[string]*shown{}
+	for _, file := range files {
+		r, err := readRecording(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var try recordedTry
+		if err := json.Unmarshal([]byte(r.try), &try); err != nil {
+			t.Fatalf("%s: %v", file, err)
+		}
+		var want outcome
+		if err := json.Unmarshal([]byte(r.want), &want); err != nil {
+			t.Errorf("%s has no result to compare with: %v", filepath.Base(file), err)
+			continue
+		}
+		s := recorded[try.Connector]
+		if s == nil {
+			s = &shown{}
+			recorded[try.Connector] = s
+		}
+		s.any = true
+		s.dead = s.dead || want.Refreshes > 0 || want.Error != nil && want.Error.Kind == "auth"
+		s.pages = s.pages || want.Pages > 1
 	}
 	for _, name := range catalog.Names() {
-		if !recorded[name] && !slices.Contains(demoSamples, name) {
-			t.Errorf("connector %s has no recording", name)
+		if slices.Contains(demoSamples, name) {
+			continue
 		}
+		s := recorded[name]
+		if s == nil {
+			t.Errorf("%s has no recording", name)
+			continue
+		}
+		if !s.dead {
+			t.Errorf("no recording of %s shows a credential that dies", name)
+		}
+		d, _ := catalog.Get(name)
+		if !s.pages && slices.ContainsFunc(d.MethodNames, func(m string) bool { return d.Methods[m].Paging.Inbound }) {
+			t.Errorf("no recording of %s goes over several pages", name)
+		}
+	}
+}
+
+// Lists that are longer than an API takes at once go out in several requests.
+// Written out, such recordings would be long: these are made here.
+func TestSamples_cutLongLists(t *testing.T) {
+	for name, c := range map[string]struct {
+		method, list, item, credential, url, answer string
+		most                                        int
+	}{
+		"salesforce": {"create_records", "records", `{"attributes": {"type": "Account"}, "Name": "Test %d"}`,
+			`{"connector": "salesforce", "credential_id": "1", "properties": {"domain": "acme"}, "oauth2": {"access_token": "{{secret.token}}"}}`,
+			"https://acme.my.salesforce.com/services/data/v62.0/composite/sobjects", `[{"id": "001D000000K0fXOIAZ", "success": true, "errors": []}]`, 200},
+		"hubspot": {"create_contacts", "inputs", `{"properties": {"email": "c%d@example.com"}}`,
+			`{"connector": "hubspot", "credential_id": "1", "authentication": "private_app", "api_key": "{{secret.key}}"}`,
+			"https://api.hubapi.com/crm/v3/objects/contacts/batch/create", `{"status": "COMPLETE", "results": [{"id": "512", "properties": {"email": "c@example.com"}}]}`, 100},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var items []string
+			for i := range c.most + 1 {
+				items = append(items, fmt.Sprintf(c.item, i))
+			}
+			body := func(items []string) string { return fmt.Sprintf(`{%q: [%s]}`, c.list, strings.Join(items, ", ")) }
+			text := fmt.Sprintf("-- try --\n{\"connector\": %q, \"method\": %q, \"body\": %s}\n-- credential --\n%s\n", name, c.method, body(items), c.credential)
+			for i, part := range [][]string{items[:c.most], items[c.most:]} {
+				sent := body(part)
+				if name == "salesforce" {
+					sent = strings.Replace(sent, "{", `{"allOrNone": false, `, 1)
+				}
+				text += fmt.Sprintf("-- %d.request --\nPOST %s\n\n%s\n-- %d.response --\n200 OK\nContent-Type: application/json\n\n%s\n", i+1, c.url, sent, i+1, c.answer)
+			}
+			file := filepath.Join(t.TempDir(), "long.txtar")
+			if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if code, stdout, stderr := replayed(t, samples(), file); code != 0 {
+				t.Errorf("exit %d\n%s\n%s", code, stdout, stderr)
+			}
+		})
 	}
 }
 
