@@ -126,12 +126,14 @@ func TestSamples_coverTheFormat(t *testing.T) {
 		}
 		d, _ := catalog.Get(name)
 		auths := []connectors.Auth{d.Auth}
+		shown["alternatives"] = shown["alternatives"] || len(d.Authentications) > 1
+		shown["lookups"] = shown["lookups"] || len(d.Triggers) > 0
 		for _, a := range d.Authentications {
 			auths = append(auths, a.Auth)
 		}
 		for _, a := range auths {
 			shown["auth "+a.Type], shown["grant "+a.Grant] = true, true
-			shown["key in "+a.In] = true
+			shown["key in "+a.In] = shown["key in "+a.In] || a.Type == "api_key"
 		}
 		if d.Script != nil {
 			for _, name := range []string{"AuthRefreshException", "AuthSessionException"} {
@@ -161,12 +163,36 @@ func TestSamples_coverTheFormat(t *testing.T) {
 			}
 		}
 	}
-	for _, what := range []string{"auth none", "auth api_key", "key in query", "auth basic", "auth oauth1", "auth oauth2", "auth auth_fields",
+	wanted := []string{"key in header", "key in query", "alternatives", "lookups",
 		"grant authorization_code", "grant client_credentials", "grant jwt_bearer", "AuthRefreshException", "AuthSessionException",
 		"paging by number", "paging by offset", "paging by next URL", "paging by token", "paging by Link header", "outbound",
-		"data type json", "data type xml", "data type simple_file", "data type multipart_related"} {
-		if !shown[what] {
-			t.Errorf("no sample shows %s", what)
+		"data type json", "data type xml", "data type simple_file", "data type multipart_related"}
+	var format struct {
+		Definitions struct {
+			Auth struct {
+				Properties struct {
+					Type struct{ Enum []string }
+				}
+			}
 		}
+	}
+	if err := json.Unmarshal([]byte(connectors.Schema()), &format); err != nil {
+		t.Fatal(err)
+	}
+	types := format.Definitions.Auth.Properties.Type.Enum
+	if len(types) < 6 {
+		t.Fatalf("the schema knows only the auth types %q", types)
+	}
+	for _, authType := range types {
+		wanted = append(wanted, "auth "+authType)
+	}
+	var missing []string
+	for _, what := range wanted {
+		if !shown[what] {
+			missing = append(missing, what)
+		}
+	}
+	if len(missing) > 0 {
+		t.Errorf("no sample shows: %s", strings.Join(missing, ", "))
 	}
 }
