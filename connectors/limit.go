@@ -84,11 +84,11 @@ func (e *PaceError) Error() string {
 	return fmt.Sprintf("%s; its turn is at %s", why, e.At.UTC().Format("2006-01-02T15:04:05.000Z"))
 }
 
-// PacerError is this worker's own fault: the limits cannot be asked. It tells
+// PacerError is this worker's own fault, as when the limits cannot be asked. It tells
 // nothing about the call, so the execution is to be put back.
 type PacerError struct{ Err error }
 
-func (e *PacerError) Error() string { return "the rate limits cannot be asked: " + e.Err.Error() }
+func (e *PacerError) Error() string { return "nothing was sent: " + e.Err.Error() }
 
 func (e *PacerError) Unwrap() error { return e.Err }
 

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -24,6 +25,32 @@ func TestPark_lastAttemptIsNotArchived(t *testing.T) {
 	if r.Status != jobs.Succeeded || r.Attempts != 2 || r.Refreshes != 1 {
 		raw, _ := json.Marshal(r)
 		t.Errorf("got %s", raw)
+	}
+}
+
+// A worker that lost its task begins nothing where another has begun; a task
+// that asynq counts anew, because it was deleted and enqueued again, catches up.
+func TestBegin_behindAnother(t *testing.T) {
+	h := newHouse(t, nil)
+	var called atomic.Int64
+	h.onMoment = func(m jobs.Moment) {
+		if m.What == "called" {
+			called.Add(1)
+		}
+	}
+	h.putOAuth("c", "crm")
+	at := time.Now().Add(time.Second)
+	ids := h.enqueue(1, jobs.Step{CredentialID: "c", Method: "list_contacts", ProcessAt: &at, MaxRetries: new(int)})
+	if err := h.rdb.HSet(context.Background(), "stepworker:x:{"+ids[0]+"}", "cnt", 2).Err(); err != nil {
+		t.Fatal(err)
+	}
+	h.succeed(ids)
+	info, err := asynq.NewInspectorFromRedisClient(h.rdb).GetTaskInfo("steps", ids[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := called.Load(); n != 1 || info.Retried != 2 {
+		t.Errorf("called %d times, begun after %d failures; want 1 after 2", n, info.Retried)
 	}
 }
 

@@ -182,6 +182,9 @@ return off(at, which)
 // pace is the call's connectors.Pacer.
 func (a *attempt) pace(ctx context.Context, at connectors.Pace) error {
 	if at != connectors.PaceExtra {
+		if err := a.p.awake.sure(a.taken); err != nil {
+			return err
+		}
 		if err := a.stillOpen(ctx); err != nil {
 			return err
 		}

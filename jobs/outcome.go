@@ -277,6 +277,15 @@ func (a *attempt) overtaken() error {
 	return &waitError{why: "worker", text: errOvertaken.Error(), delay: 30 * time.Second}
 }
 
+// behind leaves an execution that an attempt has begun of which asynq counts
+// more: this worker has lost its lease, and can change nothing. Should it not
+// have (a task that is deleted and enqueued again under its id, before it had
+// ended, is counted anew), it counts as a failure, and catches up.
+func (a *attempt) behind() error {
+	a.p.log.Warn("attempt overtaken", "execution_id", a.id)
+	return &waitError{why: "worker", text: errOvertaken.Error(), delay: time.Second, fault: true}
+}
+
 func (p *Pool) storeResult(ctx context.Context, rec *record, res *Result, reply *ReplyTo, retention time.Duration) error {
 	raw, err := packResult(res)
 	if err != nil { // what a hook or an API left cannot be written

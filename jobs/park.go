@@ -197,7 +197,7 @@ func (a *attempt) again(ctx context.Context) error {
 	case err != nil:
 		return a.p.workerFault("redis cannot be written")
 	}
-	next := &attempt{p: a.p, task: a.task, id: a.id, step: a.step, at: time.Now(), logs: a.logs}
+	next := &attempt{p: a.p, task: a.task, id: a.id, step: a.step, at: time.Now(), taken: a.taken, logs: a.logs}
 	return next.run(ctx)
 }
 

@@ -76,6 +76,7 @@ type Pool struct {
 
 	askedCount atomic.Int64
 
+	awake   awake
 	waker   *waker
 	line    *lineKeeper
 	sitting chan struct{} // who sits a short wait for a rate limit out
@@ -191,6 +192,7 @@ func (p *Pool) Start() error {
 		p.noteSealing()
 		p.loops.Go(p.keepSealingKnown)
 	}
+	p.awake.look()
 	var started []*asynq.Server
 	if !p.cfg.WrongKeys {
 		conf := p.serverConfig(refreshers, map[string]int{QueueRefresh: 1})
@@ -217,6 +219,7 @@ func (p *Pool) Start() error {
 	p.loops.Go(func() { p.every(2*time.Second, nil, p.confirm) })
 	p.loops.Go(func() { p.waker.run(p.base) })
 	p.loops.Go(p.keepPlaces)
+	p.loops.Go(func() { p.awake.run(p.base) })
 	if p.notifier != nil {
 		p.loops.Go(func() { p.every(notifyEvery, nil, p.notifier.run) })
 	}

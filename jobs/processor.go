@@ -12,6 +12,7 @@ import (
 
 	"github.com/stepworker/stepworker/connectors"
 	"github.com/stepworker/stepworker/credentials"
+	"github.com/stepworker/stepworker/internal/killpoint"
 )
 
 // unknownConnectorGrace is how long a step waits for a worker that knows its
@@ -30,7 +31,9 @@ type attempt struct {
 	meth *connectors.Method
 	at   time.Time
 	logs []string
-	put  bool // off, by a rate limit: its place is kept
+
+	taken time.Time // of the first attempt within this task
+	put   bool      // off, by a rate limit: its place is kept
 
 	epoch  string    // of its credential's line, "": it has none
 	looked time.Time // at the line
@@ -97,7 +100,8 @@ func (p *Pool) ProcessTask(ctx context.Context, t *asynq.Task) error {
 	if step.ExecutionID != "" && step.ExecutionID != id {
 		return p.archiveUnreadable(ctx, id, fmt.Errorf("execution_id is %q, but the task's id is %q", step.ExecutionID, id))
 	}
-	a := &attempt{p: p, task: t, id: id, step: step, at: time.Now()}
+	now := time.Now()
+	a := &attempt{p: p, task: t, id: id, step: step, at: now, taken: now}
 	ctx, cancel := context.WithTimeout(ctx, step.timeout())
 	defer cancel()
 	return a.run(ctx)
@@ -105,8 +109,15 @@ func (p *Pool) ProcessTask(ctx context.Context, t *asynq.Task) error {
 
 func (a *attempt) run(ctx context.Context) error {
 	p := a.p
+	killpoint.KillPoint("before-begin")
+	if err := p.awake.sure(a.taken); err != nil {
+		return p.workerFault(err.Error())
+	}
 	cred, opened, err := a.begin(ctx)
-	if err != nil {
+	switch {
+	case errors.Is(err, errOvertaken):
+		return a.behind()
+	case err != nil:
 		return p.workerFault("redis cannot be used")
 	}
 	a.cred = cred

@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/hibiken/asynq"
 	"github.com/redis/go-redis/v9"
 
 	"github.com/stepworker/stepworker/credentials"
@@ -86,11 +87,14 @@ func (r *record) fields() []any {
 
 // beginScript begins an attempt: it leaves its token, and what an earlier
 // attempt that still runs somewhere (on a worker that was stopped for a while)
-// writes from now on is void. A failed execution that is run again sheds its end.
+// writes from now on is void. It begins nothing for a worker that lost its task
+// before it had begun: asynq counts whenever it gives a task to another, and
+// one of a higher count has begun. A failed execution that is run again sheds
+// its end.
 //
 //	KEYS  execution hash
-//	ARGV  token
-//	returns the hash as it was
+//	ARGV  token, asynq's count of retries
+//	returns the hash as it was, or {'behind'}
 var beginScript = redis.NewScript(`
 local h = redis.call('HGETALL', KEYS[1])
 for i = 1, #h, 2 do
@@ -98,9 +102,11 @@ for i = 1, #h, 2 do
     if h[i + 1] ~= 'failed' then return h end
     redis.call('HDEL', KEYS[1], 'end')
     redis.call('PERSIST', KEYS[1])
+  elseif h[i] == 'cnt' and tonumber(h[i + 1]) > tonumber(ARGV[2]) then
+    return {'behind'}
   end
 end
-redis.call('HSET', KEYS[1], 'run', ARGV[1])
+redis.call('HSET', KEYS[1], 'run', ARGV[1], 'cnt', ARGV[2])
 return h
 `)
 
@@ -129,12 +135,13 @@ func (p *Pool) saveRecord(ctx context.Context, id string, r *record) error {
 // begin opens an execution's record and its credential in one round trip.
 func (a *attempt) begin(ctx context.Context) (cred *credentials.Credential, opened error, err error) {
 	token := rand.Text()
+	count, _ := asynq.GetRetryCount(ctx)
 	for range 2 {
 		var cmd *redis.Cmd
 		var epoch *redis.StringCmd
 		cred, opened = a.p.cfg.Store.GetWith(ctx, a.step.CredentialID, func(pipe redis.Pipeliner) {
 			epoch = pipe.HGet(ctx, lineKey(a.step.CredentialID), "epoch")
-			cmd = beginScript.EvalSha(ctx, pipe, []string{execKey(a.id)}, token)
+			cmd = beginScript.EvalSha(ctx, pipe, []string{execKey(a.id)}, token, count)
 		})
 		if cmd == nil {
 			return nil, nil, opened
@@ -143,6 +150,9 @@ func (a *attempt) begin(ctx context.Context) (cred *credentials.Credential, open
 			pairs, err := cmd.StringSlice()
 			if err != nil {
 				return nil, nil, err
+			}
+			if len(pairs) == 1 {
+				return nil, nil, errOvertaken
 			}
 			m := make(map[string]string, len(pairs)/2)
 			for i := 0; i+1 < len(pairs); i += 2 {

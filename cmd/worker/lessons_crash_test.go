@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"net/http"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -82,6 +83,34 @@ func TestLessons_lateAnswerOfAWorkerThatSlept(t *testing.T) {
 		t.Errorf("it ended %s, version %d", s.State, s.Version)
 	}
 	w.requests("one that slept, one that took over", at, 2)
+	w.always(0)
+}
+
+// A worker is stopped with an execution in its hands that it has not begun, and
+// wakes while the one that took it over makes its call.
+func TestLessons_begunByAWorkerThatSlept(t *testing.T) {
+	if testing.Short() {
+		t.Skip("asynq takes a minute to notice a dead worker")
+	}
+	t.Parallel()
+	w := newWorld(t)
+	g := newGates(w)
+	called, answer := make(chan struct{}, 2), make(chan struct{})
+	g.add("c", &gate{call: func(http.ResponseWriter, *http.Request) bool {
+		called <- struct{}{}
+		<-answer
+		return false
+	}})
+	g.live(w, "c", "crm")
+	first := w.startWith([]string{"STEPWORKER_STOP_AT=before-begin"}, "--concurrency", "1")
+	ids := w.enqueue(1, jobs.Step{CredentialID: "c", Method: "list_contacts"})
+	first.stopped(w)
+	w.start("", "--concurrency", "1")
+	<-called
+	first.goOn(w)
+	w.until("the first leaves it alone", func() bool { return strings.Contains(first.log.String(), "stood still") })
+	close(answer)
+	w.succeed(ids)
 	w.always(0)
 }
 
