@@ -36,6 +36,11 @@ const (
 	// attemptGrace is how much later asynq's timeout comes than ours.
 	attemptGrace = 30 * time.Second
 
+	// takeOver is how long a step of a dead worker rests. Each asynq.Server of
+	// each worker lists the lapsed leases, then takes the tasks up one by one: were
+	// one running again by then, the next would take it from that worker too.
+	takeOver = 5 * time.Second
+
 	firstRetry   = time.Second
 	longestRetry = 10 * time.Minute
 	// rateWait is how long a 429 without Retry-After waits; of rateGrowth the
@@ -62,13 +67,16 @@ func waits(lastErr string) bool {
 }
 
 // retryDelay, isFailure are asynq's questions about a handler's error.
-func retryDelay(n int, err error, _ *asynq.Task) time.Duration {
+func retryDelay(n int, err error, t *asynq.Task) time.Duration {
 	var w *waitError
 	if errors.As(err, &w) {
 		return w.delay
 	}
-	if errors.Is(err, asynq.ErrLeaseExpired) {
-		return 0 // its worker is gone: at once
+	if errors.Is(err, asynq.ErrLeaseExpired) { // its worker is gone
+		if t.Type() == TypeStep {
+			return takeOver
+		}
+		return 0 // a refresh that is begun twice is made once
 	}
 	return backoffDelay(n)
 }

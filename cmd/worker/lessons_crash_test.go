@@ -3,8 +3,10 @@ package main
 import (
 	"context"
 	"net/http"
+	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -111,6 +113,46 @@ func TestLessons_begunByAWorkerThatSlept(t *testing.T) {
 	w.until("the first leaves it alone", func() bool { return strings.Contains(first.log.String(), "stood still") })
 	close(answer)
 	w.succeed(ids)
+	w.always(0)
+}
+
+// kill -9 of a worker with many executions in its hands: each is taken over
+// once, though every server of every worker looks for what it left.
+func TestLessons_takenOverOnce(t *testing.T) {
+	if testing.Short() {
+		t.Skip("asynq takes a minute to notice a dead worker")
+	}
+	t.Parallel()
+	w := newWorld(t)
+	g := newGates(w)
+	const n = 400
+	hung := make(chan struct{}, 2*n)
+	var dead atomic.Bool
+	at := g.add("c", &gate{call: func(_ http.ResponseWriter, r *http.Request) bool {
+		if dead.Load() {
+			return false
+		}
+		hung <- struct{}{}
+		<-r.Context().Done()
+		return true
+	}})
+	g.live(w, "c", "crm")
+	first := w.start("", "--concurrency", strconv.Itoa(n))
+	ids := w.enqueue(n, jobs.Step{CredentialID: "c", Method: "list_contacts"})
+	for range n {
+		<-hung
+	}
+	dead.Store(true)
+	_ = first.cmd.Process.Kill()
+	<-first.done
+	w.start("", "--concurrency", "100")
+	w.start("", "--concurrency", "100")
+	w.succeed(ids)
+	for _, id := range ids {
+		if n := at.calledFor(id); n != 2 {
+			t.Errorf("%s was called for %d times, want 2", id, n)
+		}
+	}
 	w.always(0)
 }
 
