@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"mime"
@@ -22,11 +23,14 @@ import (
 // and where it goes on. So a call that was put off, or whose worker died, asks
 // for no page twice.
 type Pages interface {
-	// Load returns what was kept; a nil bookmark is a call at its beginning.
-	Load(ctx context.Context) (bookmark json.RawMessage, pages []json.RawMessage, err error)
+	// Load returns the bookmark that was kept; nil is a call at its beginning.
+	Load(ctx context.Context) (bookmark json.RawMessage, err error)
 	// Keep adds a page, the n-th from 1, in the same go as the bookmark behind
 	// it and action_data as it is then.
 	Keep(ctx context.Context, bookmark json.RawMessage, n int, page, actionData json.RawMessage) error
+	// All returns the n pages that were kept, of so many bytes in all, to be put
+	// together. A CallError has the call put off.
+	All(ctx context.Context, n int, size int64) ([]json.RawMessage, error)
 	// Leaving says that the worker drains: after a page that was kept the call
 	// ends, and another goes on.
 	Leaving() bool
@@ -47,12 +51,20 @@ const (
 	mostPages = 10_000
 	// pagesFactor times --max-response is how large all pages together may be.
 	pagesFactor = 10
+	// pagesInHand is up to how many bytes the pages that are kept elsewhere stay
+	// in memory too, until they are put together.
+	pagesInHand = 1 << 20
 )
+
+// MaxPages is how large all pages of a call together may be, in bytes.
+func (c *Caller) MaxPages() int64 { return pagesFactor * c.cfg.MaxResponse }
 
 // bookmark is how far a paged call has come.
 type bookmark struct {
 	Page   int               `json:"page"`             // that comes next, from 1
 	Pages  int               `json:"pages"`            // that were answered
+	In     int               `json:"in"`               // of those, that make up the answer
+	Size   int64             `json:"size"`             // of those, in bytes
 	Began  time.Time         `json:"began"`            // the call, in its first attempt
 	Next   string            `json:"next,omitempty"`   // URL of the next page
 	Tokens map[string]string `json:"tokens,omitempty"` // by name: CYCLR_PAGE_TOKEN_X
@@ -67,11 +79,12 @@ type bookmark struct {
 	Merge  json.RawMessage `json:"merge,omitempty"`
 }
 
-// book is a bookmark with the pages before it.
+// book is a bookmark with the pages before it: contents, as after_action left
+// them.
 type book struct {
 	bookmark
-	in   []json.RawMessage // contents, as after_action left them
-	size int64
+	hand []json.RawMessage
+	away bool // all are kept, and none is in hand
 }
 
 // paged says that a call may have several requests. A login and a test have one.
@@ -85,28 +98,34 @@ func (x *exchange) openBook(ctx context.Context) error {
 	if !x.paged() || x.call.Pages == nil {
 		return nil
 	}
-	mark, pages, err := x.call.Pages.Load(ctx)
+	mark, err := x.call.Pages.Load(ctx)
 	if err == nil && mark != nil {
 		err = json.Unmarshal(mark, &x.book.bookmark)
+		x.book.away = true
 	}
-	switch {
-	case ofContext(err):
-		return err
-	case err != nil:
-		return &PagesError{err}
+	if err != nil {
+		return pagesError(err)
 	}
 	if len(x.book.Masks) > 0 {
 		x.found, x.masks = append(x.found, x.book.Masks...), nil
 	}
-	for _, p := range pages {
-		x.book.add(p)
-	}
 	return nil
 }
 
+func pagesError(err error) error {
+	var ce *CallError
+	if ofContext(err) || errors.As(err, &ce) {
+		return err
+	}
+	return &PagesError{err}
+}
+
 func (b *book) add(content json.RawMessage) {
-	b.in = append(b.in, content)
-	b.size += int64(len(content))
+	b.In++
+	b.Size += int64(len(content))
+	if !b.away {
+		b.hand = append(b.hand, content)
+	}
 }
 
 // answered notes the last page for the hooks that come after all.
@@ -139,7 +158,7 @@ func (x *exchange) turn(ctx context.Context) error {
 		return err
 	}
 	b.add(x.content)
-	if most := pagesFactor * x.c.cfg.MaxResponse; b.size > most {
+	if most := x.c.MaxPages(); b.Size > most {
 		return &CallError{Kind: "limit", StatusCode: x.status, Message: fmt.Sprintf("the pages together are larger than %d bytes (%d times --max-response)", most, pagesFactor)}
 	}
 	more, err := x.more()
@@ -203,7 +222,7 @@ func (x *exchange) sameAgain() (bool, error) {
 // is a call like those without pages.
 func (x *exchange) keep(ctx context.Context) error {
 	b := &x.book
-	if x.call.Pages == nil || b.Done && len(b.in) == 1 {
+	if x.call.Pages == nil || b.Done && b.In == 1 {
 		return nil
 	}
 	for _, secret := range x.c.Secrets(x.d, x.cred) {
@@ -215,11 +234,13 @@ func (x *exchange) keep(ctx context.Context) error {
 	if err != nil {
 		return &PagesError{err}
 	}
-	err = x.call.Pages.Keep(ctx, mark, len(b.in), b.in[len(b.in)-1], x.actionData)
-	if err == nil || ofContext(err) {
-		return err
+	if err := x.call.Pages.Keep(ctx, mark, b.In, x.content, x.actionData); err != nil {
+		return pagesError(err)
 	}
-	return &PagesError{err}
+	if b.Size > pagesInHand {
+		b.hand, b.away = nil, true
+	}
+	return nil
 }
 
 // asked says that the request is the same as that for the last page: nothing in
@@ -261,14 +282,21 @@ func (x *exchange) allPages(ctx context.Context) error {
 			}
 		}
 		x.status, x.reason, x.resHead, x.merge = b.Status, b.Reason, b.Header, b.Merge
-		if len(b.in) > 1 {
+		if b.In > 1 {
 			x.binary = false
 		}
-		content, err := x.together()
+		in := b.hand
+		if b.hand = nil; b.away {
+			var err error
+			if in, err = x.call.Pages.All(ctx, b.In, b.Size); err != nil {
+				return pagesError(err)
+			}
+		}
+		content, err := x.together(in)
 		if err != nil {
 			return err
 		}
-		x.content, b.in = content, nil
+		x.content = content
 	}
 	if !x.m.Paging.Outbound || !x.paged() {
 		if err := x.paging(ctx); err != nil {
@@ -509,8 +537,7 @@ func (x *exchange) lone() bool { return x.ofXML || x.m.ResponseDT == XML }
 
 // together merges the pages: lists are joined, other members are those of the
 // last page.
-func (x *exchange) together() (json.RawMessage, error) {
-	in := x.book.in
+func (x *exchange) together(in []json.RawMessage) (json.RawMessage, error) {
 	switch len(in) {
 	case 0:
 		return nil, nil
@@ -530,29 +557,43 @@ func (x *exchange) together() (json.RawMessage, error) {
 	}
 	var err error
 	for _, at := range lists {
-		var joined strings.Builder
-		joined.Grow(int(x.book.size))
-		joined.WriteByte('[')
-		found := false
-		for _, p := range in {
-			list, ok := listAt(view(p), at, x.lone())
-			if found = found || ok; !ok || list.n == 0 {
-				continue
-			}
-			if joined.Len() > 1 {
-				joined.WriteByte(',')
-			}
-			joined.WriteString(list.inner)
-		}
-		if !found {
-			continue
-		}
-		joined.WriteByte(']')
-		if whole, err = replaceAt(whole, at, joined.String()); err != nil {
+		if whole, err = x.join(in, at, whole); err != nil {
 			return nil, err
 		}
 	}
 	return whole, nil
+}
+
+// join puts the lists that stand at a location of the pages into whole, as one.
+func (x *exchange) join(in []json.RawMessage, at []pathStep, whole json.RawMessage) (json.RawMessage, error) {
+	var before, after json.RawMessage // in whole, of what stands there
+	if v, ok := valueAt(view(whole), at); ok {
+		before, after = whole[:v.Index], whole[v.Index+len(v.Raw):]
+	}
+	size := len(before) + len(after) + 2
+	for _, p := range in {
+		size += len(p) + 1
+	}
+	joined := append(append(make(json.RawMessage, 0, size), before...), '[')
+	found, some := false, false
+	for _, p := range in {
+		list, ok := listAt(view(p), at, x.lone())
+		if found = found || ok; !ok || list.n == 0 {
+			continue
+		}
+		if some {
+			joined = append(joined, ',')
+		}
+		joined, some = append(joined, list.inner...), true
+	}
+	joined = append(joined, ']')
+	switch {
+	case !found:
+		return whole, nil
+	case before == nil:
+		return insertAt(whole, at, joined)
+	}
+	return append(joined, after...), nil
 }
 
 // slice cuts out of a body the part of its list that an outbound request sends.
@@ -580,7 +621,7 @@ func (x *exchange) slice(body json.RawMessage) (json.RawMessage, error) {
 		i++
 		return i < first+p.OutboundPageSize
 	})
-	return replaceAt(body, p.outbound, "["+part.String()+"]")
+	return replaceAt(body, p.outbound, json.RawMessage("["+part.String()+"]"))
 }
 
 // rawList is a list within JSON text.
@@ -623,11 +664,15 @@ func valueAt(v gjson.Result, at []pathStep) (gjson.Result, bool) {
 }
 
 // replaceAt puts a value in place of the one at a location, or adds it.
-func replaceAt(raw json.RawMessage, at []pathStep, value string) (json.RawMessage, error) {
-	v, ok := valueAt(view(raw), at)
-	if ok {
-		return slices.Concat(raw[:v.Index], json.RawMessage(value), raw[v.Index+len(v.Raw):]), nil
+func replaceAt(raw json.RawMessage, at []pathStep, value json.RawMessage) (json.RawMessage, error) {
+	if v, ok := valueAt(view(raw), at); ok {
+		return slices.Concat(raw[:v.Index], value, raw[v.Index+len(v.Raw):]), nil
 	}
+	return insertAt(raw, at, value)
+}
+
+// insertAt puts a value at a location where there is none.
+func insertAt(raw json.RawMessage, at []pathStep, value json.RawMessage) (json.RawMessage, error) {
 	tree, err := decodeJSON(raw)
 	if err != nil {
 		return nil, err
@@ -638,7 +683,7 @@ func replaceAt(raw json.RawMessage, at []pathStep, value string) (json.RawMessag
 			return raw, nil // there is no place for it
 		}
 		if i == len(at)-1 {
-			m.Set(s.name, json.RawMessage(value))
+			m.Set(s.name, value)
 			break
 		}
 		below, there := m.Values[s.name]

@@ -401,10 +401,14 @@ type kept struct {
 	mark  json.RawMessage
 	pages []json.RawMessage
 	data  json.RawMessage
+	asked int // for all
 }
 
-func (k *kept) Load(context.Context) (json.RawMessage, []json.RawMessage, error) {
-	return k.mark, k.pages, nil
+func (k *kept) Load(context.Context) (json.RawMessage, error) { return k.mark, nil }
+
+func (k *kept) All(context.Context, int, int64) ([]json.RawMessage, error) {
+	k.asked++
+	return k.pages, nil
 }
 
 func (k *kept) Keep(_ context.Context, mark json.RawMessage, n int, page, data json.RawMessage) error {
@@ -462,6 +466,53 @@ methods:
 			}
 			if attempts < 3 {
 				t.Errorf("only %d attempts", attempts)
+			}
+		})
+	}
+}
+
+// TestPaging_pagesOfSizeAreNotInHand: pages that are kept elsewhere stay in
+// memory only while they are small; how they are put together is the same.
+func TestPaging_pagesOfSizeAreNotInHand(t *testing.T) {
+	for name, c := range map[string]struct{ text, asked int }{"small": {10, 0}, "large": {400_000, 1}} {
+		t.Run(name, func(t *testing.T) {
+			a := newAPI(t, pagedHead+`methods:
+  - method: list
+    endpoint: /things
+    paging: {inbound: true, page_size: 1}
+    parameters: [{name: page, target: query_string, value: "{{CYCLR_PAGE_NUMBER}}"}]
+`, func(w http.ResponseWriter, r *http.Request) {
+				n := query(r, "page")
+				more := ""
+				if n <= 5 {
+					more = fmt.Sprintf(`{"id":%d,"text":%q}`, n, strings.Repeat("x", c.text))
+				}
+				writeJSON(w, 200, fmt.Sprintf(`{"before":%d,"things":[%s],"after":%d}`, n, more, n))
+			})
+			k := &kept{}
+			got, err := a.call("list", func(call *connectors.Call) { call.Pages = k })
+			if err != nil {
+				t.Fatal(describe(err))
+			}
+			var answer struct {
+				Before, After int
+				Things        []struct {
+					ID   int
+					Text string
+				}
+			}
+			if err := json.Unmarshal(got.Content, &answer); err != nil {
+				t.Fatal(err)
+			}
+			ids := []int{}
+			for _, thing := range answer.Things {
+				ids = append(ids, thing.ID)
+			}
+			if !slices.Equal(ids, []int{1, 2, 3, 4, 5}) || answer.Before != 6 || answer.After != 6 || len(answer.Things[4].Text) != c.text {
+				t.Errorf("got things %v between %d and %d", ids, answer.Before, answer.After)
+			}
+			if k.asked != c.asked {
+				t.Errorf("what was kept was asked for %d times, want %d", k.asked, c.asked)
 			}
 		})
 	}

@@ -113,6 +113,10 @@ func decompress(raw []byte) ([]byte, error) {
 	}
 	defer r.Close()
 	var out bytes.Buffer
+	var head zstd.Header
+	if head.Decode(raw) == nil && head.HasFCS {
+		out.Grow(int(min(head.FrameContentSize, maxResult)) + bytes.MinRead)
+	}
 	_, err = io.Copy(&out, io.LimitReader(r, maxResult+1))
 	if err == nil && out.Len() > maxResult {
 		err = fmt.Errorf("it is larger than %d bytes", maxResult)

@@ -3,6 +3,8 @@ package jobs
 import (
 	"context"
 	"encoding/json"
+	"errors"
+	"fmt"
 	"strconv"
 	"time"
 
@@ -24,9 +26,17 @@ func pagesKey(id string) string { return "stepworker:pages:{" + id + "}" }
 
 const markField = "mark"
 
+const (
+	pagesAtOnce = 32               // that are read in a round trip
+	pagesWait   = 10 * time.Second // for room for them, with a worker in hand
+)
+
 // pages is connectors.Pages of one attempt. Keeping a page shows that the call
 // is getting on: the execution's budgets begin anew.
-type pages struct{ a *attempt }
+type pages struct {
+	a    *attempt
+	room int64 // that it has of Pool.pagesRoom
+}
 
 // keepScript adds a page.
 //
@@ -44,39 +54,71 @@ return 1
 `)
 
 // Load implements connectors.Pages.
-func (p pages) Load(ctx context.Context) (json.RawMessage, []json.RawMessage, error) {
+func (p *pages) Load(ctx context.Context) (json.RawMessage, error) {
 	a := p.a
 	if a.rec.pages == 0 {
-		return nil, nil, nil
+		return nil, nil
 	}
-	fields := []string{markField}
-	for n := 1; n <= a.rec.pages; n++ {
-		fields = append(fields, strconv.Itoa(n))
+	pipe := a.p.rdb.Pipeline()
+	mark, n := pipe.HGet(ctx, pagesKey(a.id), markField), pipe.HLen(ctx, pagesKey(a.id))
+	if _, err := pipe.Exec(ctx); err != nil && !errors.Is(err, redis.Nil) {
+		return nil, err
 	}
-	values, err := a.p.rdb.HMGet(ctx, pagesKey(a.id), fields...).Result()
-	if err != nil {
-		return nil, nil, err
+	if n.Val() != int64(a.rec.pages)+1 { // they lapsed, or somebody deleted them: the call begins anew
+		a.rec.pages = 0
+		return nil, nil
 	}
-	all := make([]json.RawMessage, len(fields))
-	for i, f := range fields {
-		sealed, ok := values[i].(string)
-		if !ok { // they lapsed, or somebody deleted them: the call begins anew
-			a.rec.pages = 0
-			return nil, nil, nil
+	return p.open(markField, mark.Val())
+}
+
+// All implements connectors.Pages. What a worker puts together at once is no
+// more than the largest single call may be; who finds no room for long leaves
+// its worker to others.
+func (p *pages) All(ctx context.Context, n int, size int64) ([]json.RawMessage, error) {
+	a := p.a
+	waiting, cancel := context.WithTimeout(ctx, pagesWait)
+	defer cancel()
+	room := min(size, a.p.cfg.Caller.MaxPages())
+	if err := a.p.pagesRoom.Acquire(waiting, room); err != nil {
+		return nil, &connectors.CallError{Kind: KindRate, Defer: true, RetryAfter: time.Second,
+			Message: fmt.Sprintf("this worker puts the pages of other calls together; those of this one are in, %d bytes", size)}
+	}
+	p.room = room
+	all := make([]json.RawMessage, 0, n)
+	for len(all) < n {
+		var fields []string
+		for i := len(all) + 1; i <= n && len(fields) < pagesAtOnce; i++ {
+			fields = append(fields, strconv.Itoa(i))
 		}
-		packed, err := a.p.cfg.Store.Open(credentials.PagesPurpose(a.id, f), []byte(sealed))
+		values, err := a.p.rdb.HMGet(ctx, pagesKey(a.id), fields...).Result()
 		if err != nil {
-			return nil, nil, err
+			return nil, err
 		}
-		if all[i], err = decompress(packed); err != nil {
-			return nil, nil, err
+		for i, f := range fields {
+			sealed, ok := values[i].(string)
+			if !ok {
+				a.rec.pages = 0
+				return nil, &connectors.CallError{Kind: KindRate, Defer: true, RetryAfter: time.Millisecond, Message: "its pages were deleted: the call begins anew"}
+			}
+			page, err := p.open(f, sealed)
+			if err != nil {
+				return nil, err
+			}
+			all, values[i] = append(all, page), nil
 		}
 	}
-	return all[0], all[1:], nil
+	return all, nil
+}
+
+// free gives back the room that the pages took, at the end of their attempt.
+func (p *pages) free() {
+	if p.room > 0 {
+		p.a.p.pagesRoom.Release(p.room)
+	}
 }
 
 // Keep implements connectors.Pages.
-func (p pages) Keep(ctx context.Context, bookmark json.RawMessage, n int, page, actionData json.RawMessage) error {
+func (p *pages) Keep(ctx context.Context, bookmark json.RawMessage, n int, page, actionData json.RawMessage) error {
 	a := p.a
 	ctx = detached(ctx) // what was fetched is kept
 	if err := a.worked(ctx); err != nil {
@@ -106,9 +148,17 @@ func (p pages) Keep(ctx context.Context, bookmark json.RawMessage, n int, page, 
 }
 
 // Leaving implements connectors.Pages.
-func (p pages) Leaving() bool { return p.a.p.draining.Load() }
+func (p *pages) Leaving() bool { return p.a.p.draining.Load() }
 
-func (p pages) seal(field string, raw []byte) ([]byte, error) {
+func (p *pages) open(field, sealed string) (json.RawMessage, error) {
+	packed, err := p.a.p.cfg.Store.Open(credentials.PagesPurpose(p.a.id, field), []byte(sealed))
+	if err != nil {
+		return nil, err
+	}
+	return decompress(packed)
+}
+
+func (p *pages) seal(field string, raw []byte) ([]byte, error) {
 	packed, err := compress(int64(len(raw)), raw)
 	if err != nil {
 		return nil, err
@@ -116,4 +166,4 @@ func (p pages) seal(field string, raw []byte) ([]byte, error) {
 	return p.a.p.cfg.Store.Seal(credentials.PagesPurpose(p.a.id, field), packed)
 }
 
-var _ connectors.Pages = pages{}
+var _ connectors.Pages = (*pages)(nil)

@@ -14,6 +14,7 @@ import (
 	"github.com/hibiken/asynq"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/redis/go-redis/v9"
+	"golang.org/x/sync/semaphore"
 
 	"github.com/stepworker/stepworker/connectors"
 	"github.com/stepworker/stepworker/credentials"
@@ -76,10 +77,11 @@ type Pool struct {
 
 	askedCount atomic.Int64
 
-	awake   awake
-	waker   *waker
-	line    *lineKeeper
-	sitting chan struct{} // who sits a short wait for a rate limit out
+	awake     awake
+	waker     *waker
+	line      *lineKeeper
+	sitting   chan struct{}       // who sits a short wait for a rate limit out
+	pagesRoom *semaphore.Weighted // bytes of pages that are put together at once
 
 	gate   *gate // through which the lanes take steps
 	lanes  []*asynq.Server
@@ -144,6 +146,7 @@ func NewPool(cfg PoolConfig) (*Pool, error) {
 	p := &Pool{cfg: cfg, rdb: cfg.Redis, client: NewClient(cfg.Redis), log: cfg.Logger, stop: make(chan struct{}), wake: make(chan struct{}, 1)}
 	p.resumer, p.waker, p.line = newResumer(p), newWaker(p), newLineKeeper(p)
 	p.sitting = make(chan struct{}, cfg.Concurrency/4)
+	p.pagesRoom = semaphore.NewWeighted(cfg.Caller.MaxPages())
 	var err error
 	if cfg.NotifyURL != "" {
 		if p.notifier, err = newNotifier(p); err != nil {

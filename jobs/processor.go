@@ -328,7 +328,9 @@ func (a *attempt) call(ctx context.Context) error {
 	}
 	call.Pacer = a.pace
 	if a.meth.Paging.Inbound || a.meth.Paging.Outbound {
-		call.Pages = pages{a}
+		kept := &pages{a: a}
+		defer kept.free()
+		call.Pages = kept
 	}
 	if w := a.step.Webhook; w != nil {
 		call.Webhook = (*connectors.Webhook)(w)

@@ -279,9 +279,10 @@ type fetched struct {
 }
 
 // Load implements connectors.Pages.
-func (f *fetched) Load(context.Context) (json.RawMessage, []json.RawMessage, error) {
-	return f.bookmark, f.pages, nil
-}
+func (f *fetched) Load(context.Context) (json.RawMessage, error) { return f.bookmark, nil }
+
+// All implements connectors.Pages.
+func (f *fetched) All(context.Context, int, int64) ([]json.RawMessage, error) { return f.pages, nil }
 
 // Keep implements connectors.Pages.
 func (f *fetched) Keep(_ context.Context, bookmark json.RawMessage, n int, page, _ json.RawMessage) error {
