@@ -8,6 +8,7 @@ import (
 	"sort"
 	"strings"
 
+	"github.com/stepworker/stepworker/credentials"
 	"github.com/stepworker/stepworker/internal/strictjson"
 )
 
@@ -29,6 +30,23 @@ func (c *Catalog) Names() []string {
 
 // Nearest is the connector whose name is most like the given one, or "".
 func (c *Catalog) Nearest(name string) string { return nearest(name, c.Names()) }
+
+// Lacks says what a credential names that is not here, its connector or one of
+// that one's alternatives; "" where nothing is amiss.
+func (c *Catalog) Lacks(cred *credentials.Credential) string {
+	d, ok := c.Get(cred.Connector)
+	if !ok {
+		text := fmt.Sprintf("there is no connector %q, which the credential names", cred.Connector)
+		if near := c.Nearest(cred.Connector); near != "" {
+			text += fmt.Sprintf("; did you mean %q?", near)
+		}
+		return text
+	}
+	if _, ok := d.For(cred); !ok {
+		return d.LacksAuthentication(cred)
+	}
+	return ""
+}
 
 // Method returns a method by name.
 func (d *Definition) Method(name string) (*Method, bool) { m, ok := d.Methods[name]; return m, ok }

@@ -102,6 +102,9 @@ type Meta struct {
 	// NoKey is true when a worker found that no key of its own opens this
 	// version: the state is misconfigured until a key, or a person, changes that.
 	NoKey bool
+	// Unknown says what the credential names that a worker did not have, its
+	// connector or its authentication; "" once one has run it that does.
+	Unknown string
 	// Tested is true when the test method has answered with this version.
 	Tested bool
 	// Settings is what the connector and its settings were, in short, when the

@@ -38,6 +38,8 @@ type Input struct {
 	// Unopened says that the token is the account's first: the pool is to call
 	// the login and the test method before anybody else calls with it.
 	Unopened bool `json:"-"`
+	// Check, if set, may refuse the credential as it would be stored.
+	Check func(*Credential) error `json:"-"`
 }
 
 // OAuth1Input are OAuth 1.0a's credentials; a merge lays over what is given.

@@ -66,6 +66,9 @@ func (s *Store) Status(ctx context.Context, id string) (*Status, error) {
 		Authentication: f["authentication"], State: m.State, Since: instant(m.Since), Version: num(f["v"]), Expiry: instant(m.expiry()), LastRefresh: m.LastRefresh,
 		LastError: m.LastError, NextTry: instant(m.NextTry), Waiting: n.Val(),
 	}
+	if m.Unknown != "" { // it comes before anything that the provider may have said
+		st.LastError = m.Unknown
+	}
 	if opening := st.State == Active && m.Refused && m.RefusedKind == Opening; opening || f["lease"] != "" && time.Now().Before(m.LeaseUntil) {
 		st.State = Refreshing
 	}

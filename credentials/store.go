@@ -145,6 +145,11 @@ func (s *Store) Put(ctx context.Context, in *Input, merge bool) (version, waitin
 		if err := in.apply(c, merge, now); err != nil {
 			return 0, 0, err
 		}
+		if in.Check != nil {
+			if err := in.Check(c); err != nil {
+				return 0, 0, err
+			}
+		}
 		// What scripts stored belongs to one connector; a delete may have been cut off.
 		if stored > 0 && fields[2] != c.Connector {
 			if err := s.forgetData(ctx, c.ID); err != nil {
@@ -240,7 +245,7 @@ func readMeta(h map[string]string) Meta {
 		Token:   Life{parseMillis(h["issued"]), parseMillis(h["expiry"])},
 		Session: Life{parseMillis(h["s_issued"]), parseMillis(h["s_expiry"])},
 		Refused: h["refused"] != "" && h["refused"] == h["v"], RefusedKind: Kind(h["refused_kind"]),
-		NoKey: h["no_key"] != "" && h["no_key"] == h["v"], LastError: h["err"],
+		NoKey: h["no_key"] != "" && h["no_key"] == h["v"], LastError: h["err"], Unknown: h["unknown"],
 		Failures: int(num(h["fails"])), NextTry: parseMillis(h["next"]), LeaseUntil: parseMillis(h["lease_until"]), Client: h["client"],
 	}
 	if m.State == "" {
@@ -429,6 +434,12 @@ func (s *Store) NoteUnopened(ctx context.Context, id string, version int64, text
 // NoteOpened takes that back: a worker has the key.
 func (s *Store) NoteOpened(ctx context.Context, id string, version int64) error {
 	return s.change(ctx, openedScript, id, nil, version, millis(time.Now())).Err()
+}
+
+// NoteUnknown notes what the credential names that this worker does not have; ""
+// takes that back: a worker has it. The state stays as it is.
+func (s *Store) NoteUnknown(ctx context.Context, id string, version int64, text string) error {
+	return unknownScript.Run(ctx, s.rdb, []string{credKey(id)}, version, text).Err()
 }
 
 // Unwait takes an execution out of the waiting set: it has ended.

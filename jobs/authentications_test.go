@@ -3,9 +3,12 @@ package jobs_test
 import (
 	"context"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
+	"github.com/stepworker/stepworker/connectors"
 	"github.com/stepworker/stepworker/credentials"
 	"github.com/stepworker/stepworker/jobs"
 )
@@ -82,6 +85,58 @@ func TestAuthentications_ofAnotherKindThanTheDefault(t *testing.T) {
 		h.succeed(append(h.enqueue(1, jobs.Step{CredentialID: "k", Method: "m"}), h.enqueue(1, jobs.Step{CredentialID: "a", Method: "m"})...))
 		if len(doomed) > 0 {
 			t.Errorf("a token whose expiry is past was sent: %s", <-doomed)
+		}
+	}
+}
+
+// A credential that names what its worker does not have says so at once, and no
+// longer once a worker has run it that knows the name.
+func TestUnknownHere_theCredentialTellsUntilAWorkerKnowsIt(t *testing.T) {
+	var cfg jobs.PoolConfig
+	older := withConnector(t, strings.Replace(withAlternatives, "App", "Apps", 1))
+	h := newHouse(t, func(c *jobs.PoolConfig) { older(c); cfg = *c })
+	h.url = serve(t, func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte(`{}`)) })
+	h.put(map[string]any{"credential_id": "a", "connector": "own", "authentication": "App", "client_id": "c", "client_secret": "one-secret",
+		"oauth2": map[string]any{"access_token": "an-access-token", "expires_in": 3600}})
+	h.put(map[string]any{"credential_id": "n", "connector": "new", "api_key": "the-api-key"})
+	ids := append(h.enqueue(1, jobs.Step{CredentialID: "a", Method: "m"}), h.enqueue(1, jobs.Step{CredentialID: "n", Method: "m"})...)
+	tells := func(id, text string) func() bool {
+		return func() bool {
+			st, err := h.store.Status(context.Background(), id)
+			return err == nil && st.LastError == text && st.State == credentials.Active
+		}
+	}
+	h.until("the credential tells that its authentication is unknown",
+		tells("a", `connector "own" has no authentication "App", which the credential names; did you mean "Apps"?`))
+	h.until("the credential tells that its connector is unknown", tells("n", `there is no connector "new", which the credential names`))
+
+	// A person who asks for a refresh is told the same, and it is forgotten likewise.
+	if err := h.client.RequestRefresh(context.Background(), "a"); err != nil {
+		t.Fatal(err)
+	}
+	h.until("the refresh is answered", func() bool {
+		st, err := h.store.Status(context.Background(), "a")
+		return err == nil && st.LastRefresh != nil
+	})
+	h.until("and the text stands", tells("a", `connector "own" has no authentication "App", which the credential names; did you mean "Apps"?`))
+
+	h.pool.Shutdown()
+	dir := t.TempDir()
+	for name, text := range map[string]string{"own.yaml": withAlternatives, "new.yaml": strings.Replace(withAlternatives, "connector: own", "connector: new", 1)} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	catalog, findings, err := connectors.Load(dir)
+	if err != nil || len(findings) > 0 {
+		t.Fatal(findings, err)
+	}
+	cfg.Catalog = catalog
+	h.another(cfg)
+	h.succeed(ids)
+	for _, id := range []string{"a", "n"} {
+		if st, err := h.store.Status(context.Background(), id); err != nil || st.LastError != "" {
+			t.Errorf("a worker knows it, and %s still tells %q", id, st.LastError)
 		}
 	}
 }

@@ -206,6 +206,9 @@ func (a *attempt) admit(ctx context.Context, opened error) (*ResultError, func()
 		}
 		c.Meta.State, c.Meta.NoKey = credentials.Active, false
 	}
+	if err := p.noteUnknown(ctx, c); err != nil {
+		return nil, instead(p.workerFault("redis cannot be written"))
+	}
 	def, ok := p.cfg.Catalog.Get(c.Connector)
 	if !ok {
 		return a.unknownHere(ctx, fmt.Sprintf("connector %q", c.Connector), p.cfg.Catalog.Nearest(c.Connector))
@@ -358,6 +361,16 @@ func (a *attempt) unknownHere(ctx context.Context, what, near string) (*ResultEr
 		}
 	}
 	return input("no worker knows %s%s", what, hint(near)), nil
+}
+
+// noteUnknown has the credential tell what it names that this worker does not
+// have, and no longer tell it once one has it.
+func (p *Pool) noteUnknown(ctx context.Context, c *credentials.Credential) error {
+	text := p.cfg.Catalog.Lacks(c)
+	if text == c.Meta.Unknown {
+		return nil
+	}
+	return p.cfg.Store.NoteUnknown(ctx, c.ID, c.Version, text)
 }
 
 func (a *attempt) unknownCredential(ctx context.Context) *ResultError {

@@ -105,6 +105,9 @@ func (p *Pool) processRefresh(ctx context.Context, t *asynq.Task) error {
 	case err != nil:
 		return putOff("redis cannot be used", 5*time.Second)
 	}
+	if err := p.noteUnknown(ctx, cred); err != nil {
+		return putOff("redis cannot be used", 5*time.Second)
+	}
 	def, ok := p.cfg.Catalog.Get(cred.Connector)
 	if !ok {
 		// Another worker may. Somebody waits for the answer to a forced one; what
@@ -116,7 +119,7 @@ func (p *Pool) processRefresh(ctx context.Context, t *asynq.Task) error {
 	}
 	own, ok := def.For(cred)
 	if !ok {
-		return p.noAuthentication(ctx, def, cred, force)
+		return p.noAuthentication(ctx, cred, force)
 	}
 	def = own
 	// Somebody else's question may have been answered meanwhile, and it is the same.
@@ -202,9 +205,9 @@ func (p *Pool) processRefresh(ctx context.Context, t *asynq.Task) error {
 
 // noAuthentication ends a refresh of a credential whose authentication the
 // connector does not have: those who wait fail, and say so, and who asked is told.
-func (p *Pool) noAuthentication(ctx context.Context, def *connectors.Definition, cred *credentials.Credential, force bool) error {
+func (p *Pool) noAuthentication(ctx context.Context, cred *credentials.Credential, force bool) error {
 	if force {
-		note := &credentials.RefreshError{Verdict: credentials.VerdictMisconfigured, Text: def.LacksAuthentication(cred)}
+		note := &credentials.RefreshError{Verdict: credentials.VerdictMisconfigured} // noteUnknown has the text
 		if err := p.cfg.Store.Note(ctx, cred.ID, cred.Version, credentials.Session, note); err != nil {
 			return putOff("redis cannot be used", 5*time.Second)
 		}

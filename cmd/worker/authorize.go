@@ -101,15 +101,7 @@ func (a *authorization) resolve(cmd *cobra.Command, connector, id string) error 
 	if len(mistakes) > 0 {
 		return cli.Usage("%s", strings.Join(mistakes, "\n"))
 	}
-	catalog, findings, err := connectors.Load(a.cfg.connectors)
-	if err != nil {
-		return cli.Usage("--connectors: %v", err)
-	}
-	for _, f := range findings {
-		if !f.Hint {
-			wrong("%s", f)
-		}
-	}
+	catalog := loadConnectors(a.cfg.connectors, wrong)
 	if len(mistakes) > 0 {
 		return cli.Usage("%s", strings.Join(mistakes, "\n"))
 	}

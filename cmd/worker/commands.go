@@ -17,6 +17,7 @@ import (
 	"github.com/redis/go-redis/v9"
 	"github.com/spf13/cobra"
 
+	"github.com/stepworker/stepworker/connectors"
 	"github.com/stepworker/stepworker/credentials"
 	"github.com/stepworker/stepworker/deploy"
 	"github.com/stepworker/stepworker/internal/cli"
@@ -136,7 +137,7 @@ func newDev(log *cli.Log) *cobra.Command {
 		}
 		defer d.Close()
 		if input != nil {
-			if err := putAll(cmd.Context(), d.worker.store, jobs.NewClient(d.worker.rdb), input, cmd.ErrOrStderr(), false); err != nil {
+			if err := putAll(cmd.Context(), d.worker.store, jobs.NewClient(d.worker.rdb), input, cmd.ErrOrStderr(), false, d.worker.catalog); err != nil {
 				return err
 			}
 		}
@@ -241,13 +242,19 @@ func newCredential(log *cli.Log) *cobra.Command {
 func credentialPut(log *cli.Log) *cobra.Command {
 	cc := &credentialCommand{log: log}
 	var merge bool
+	var folder string
 	cmd := &cobra.Command{Use: "put [FILE|-]", Short: "Store credentials: one JSON object, an array or NDJSON", Args: cobra.MaximumNArgs(1)}
 	cc.redis.Add(cmd.Flags())
 	cmd.Flags().StringVar(&cc.keysFile, "keys-file", "", "file of sealing keys (or STEPWORKER_KEYS)")
 	cli.Bool(cmd.Flags(), &merge, "merge", "lay the given members over the stored ones")
+	cmd.Flags().StringVar(&folder, "connectors", "", "folder of connector files: a credential that names none of them, or none of its authentications, is refused")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		var in io.ReadCloser
+		var catalog *connectors.Catalog
 		err := cc.open(cmd, true, func(wrong func(string, ...any)) {
+			if folder != "" {
+				catalog = loadConnectors(folder, wrong)
+			}
 			var err error
 			if in, err = cli.OpenInput(args, cmd.InOrStdin()); err != nil {
 				wrong("%v", err)
@@ -260,9 +267,24 @@ func credentialPut(log *cli.Log) *cobra.Command {
 			return err
 		}
 		defer cc.rdb.Close()
-		return putAll(cmd.Context(), cc.store, jobs.NewClient(cc.rdb), in, cmd.OutOrStdout(), merge)
+		return putAll(cmd.Context(), cc.store, jobs.NewClient(cc.rdb), in, cmd.OutOrStdout(), merge, catalog)
 	}
 	return cmd
+}
+
+// loadConnectors reads a folder of connector files; what keeps it from being
+// used is wrong.
+func loadConnectors(folder string, wrong func(format string, args ...any)) *connectors.Catalog {
+	catalog, findings, err := connectors.Load(folder)
+	if err != nil {
+		wrong("--connectors: %v", err)
+	}
+	for _, f := range findings {
+		if !f.Hint {
+			wrong("%s", f)
+		}
+	}
+	return catalog
 }
 
 // storedLine tells of a credential that was put.
@@ -273,7 +295,8 @@ type storedLine struct {
 	Released     int64  `json:"released"` // executions asked to resume
 }
 
-func putAll(ctx context.Context, store *credentials.Store, client *jobs.Client, in io.Reader, out io.Writer, merge bool) error {
+// putAll stores what it reads. With a catalog it refuses what is not in there.
+func putAll(ctx context.Context, store *credentials.Store, client *jobs.Client, in io.Reader, out io.Writer, merge bool, catalog *connectors.Catalog) error {
 	enc := json.NewEncoder(out)
 	enc.SetEscapeHTML(false)
 	invalid := false
@@ -295,6 +318,14 @@ func putAll(ctx context.Context, store *credentials.Store, client *jobs.Client, 
 		input, err := credentials.DecodeInput(v.Raw)
 		if err != nil {
 			return refuse(err)
+		}
+		if catalog != nil {
+			input.Check = func(c *credentials.Credential) error {
+				if lacks := catalog.Lacks(c); lacks != "" {
+					return errors.New(lacks)
+				}
+				return nil
+			}
 		}
 		version, waiting, err := store.Put(ctx, input, merge)
 		if ctx.Err() != nil {
