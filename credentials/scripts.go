@@ -7,6 +7,8 @@ import "github.com/redis/go-redis/v9"
 //	stepworker:cred:{ID}          hash, see below
 //	stepworker:cred:{ID}:version  its highest version ever
 //	stepworker:cred:{ID}:waiting  zset of waiting executions, score: since (ms), see mark
+//	stepworker:line:{ID}          hash of package jobs: until (ms) the API has paused
+//	                              its calls, row such pauses in a row, said by the API
 //	stepworker:credentials        set of ids
 //	stepworker:waiting            set of ids that may have waiting executions
 //
@@ -27,6 +29,9 @@ func credKey(id string) string    { return "stepworker:cred:{" + id + "}" }
 func versionKey(id string) string { return "stepworker:cred:{" + id + "}:version" }
 func waitingKey(id string) string { return "stepworker:cred:{" + id + "}:waiting" }
 
+// LineKey is the hash that package jobs keeps of a credential's calls.
+func LineKey(id string) string { return "stepworker:line:{" + id + "}" }
+
 const (
 	indexKey        = "stepworker:credentials"
 	waitingIndexKey = "stepworker:waiting"
@@ -42,14 +47,34 @@ local function now()
 end
 `
 
-// putScript stores a whole credential.
+// luaEndPause gives a script the function endPause: a pause that the API asked
+// for is over, as if by its time, and what went before it counts no more.
+const luaEndPause = `
+local function endPause(line)
+  if redis.call('HEXISTS', line, 'until') == 1 then redis.call('HSET', line, 'until', '0', 'row', '0') end
+end
+`
+
+// endPauseScript ends a pause.
 //
-//	KEYS  credential, its version
+//	KEYS  credential, its line
+//	returns 1, or 0 if there is no such credential
+var endPauseScript = redis.NewScript(luaEndPause + `
+local h = redis.call('HMGET', KEYS[1], 'v', 'deleted')
+if not h[1] or h[2] then return 0 end
+endPause(KEYS[2])
+return 1
+`)
+
+// putScript stores a whole credential. What the API said to the one before tells
+// nothing of this one.
+//
+//	KEYS  credential, its version, its line
 //	ARGV  version read, connector, account, external account, sealed, expiry
 //	      of the token, of the session, now (ms), refused kind ('' : it may be used),
 //	      named authentication ('' : the default one)
 //	returns 1, or 0 if the version moved
-var putScript = redis.NewScript(`
+var putScript = redis.NewScript(luaEndPause + `
 local v = redis.call('HGET', KEYS[1], 'v') or '0'
 if v ~= ARGV[1] then return 0 end
 -- Set back, its versions were given out before: it goes on above them.
@@ -68,6 +93,7 @@ redis.call('HSET', KEYS[1], 'v', n, 'connector', ARGV[2], 'account_id', ARGV[3],
 if ARGV[9] ~= '' then redis.call('HSET', KEYS[1], 'refused', n, 'refused_kind', ARGV[9]) end
 if ARGV[10] ~= '' then redis.call('HSET', KEYS[1], 'authentication', ARGV[10]) end
 redis.call('SET', KEYS[2], n)
+endPause(KEYS[3])
 return 1
 `)
 

@@ -29,6 +29,10 @@ type Status struct {
 	Waiting        int64        `json:"waiting"`
 	OldestWaiting  *time.Time   `json:"oldest_waiting"`
 	HeldUntil      *time.Time   `json:"held_until"`
+	// PausedUntil is until when no call of the credential is sent, because its API
+	// asked to wait, and PausedFor what it said.
+	PausedUntil *time.Time `json:"paused_until,omitempty"`
+	PausedFor   string     `json:"paused_for,omitempty"`
 	// WaitsFor is what would have its waiting executions run, in a sentence; ""
 	// where nothing keeps them.
 	WaitsFor string `json:"waits_for,omitempty"`
@@ -50,6 +54,7 @@ func (s *Store) Status(ctx context.Context, id string) (*Status, error) {
 	pipe := s.rdb.Pipeline()
 	h, n := pipe.HGetAll(ctx, credKey(id)), pipe.ZCard(ctx, waitingKey(id))
 	oldest, hold := pipe.ZRangeWithScores(ctx, waitingKey(id), 0, 0), pipe.Get(ctx, holdKey)
+	line := pipe.HMGet(ctx, LineKey(id), "until", "said")
 	if _, err := pipe.Exec(ctx); err != nil && !errors.Is(err, redis.Nil) {
 		return nil, err
 	}
@@ -80,6 +85,10 @@ func (s *Store) Status(ctx context.Context, id string) (*Status, error) {
 			st.HeldUntil = &until
 		}
 	}
+	text := func(i int) string { s, _ := line.Val()[i].(string); return s }
+	if until := parseMillis(text(0)); until.After(time.Now()) {
+		st.PausedUntil, st.PausedFor = instant(until), text(1)
+	}
 	st.WaitsFor = m.waitsFor(st, refused)
 	for method, u := range m.Unhelped {
 		if u.Count >= unhelpedAllowed {
@@ -107,6 +116,8 @@ func (m *Meta) waitsFor(st *Status, client *ClientRefusal) string {
 		return "a start with another connector file or other partner settings, a `credential refresh` that succeeds, or a new `credential put`"
 	case st.State == Refreshing:
 		return "the refresh that is under way"
+	case !m.Refused && st.PausedUntil != nil:
+		return fmt.Sprintf("the end of the pause that its API asked for, at %s, a `credential unpause`, or a new `credential put`", at(*st.PausedUntil))
 	case !m.Refused:
 		return ""
 	case m.NextTry.After(time.Now()):

@@ -110,8 +110,9 @@ func sealPurpose(id, connector string, version int64) string {
 }
 
 // Put stores a whole credential; with merge the given members are laid over
-// the stored ones. It raises the version, makes the credential active, and
-// thereby asks for everything that waits to be resumed; waiting is how many.
+// the stored ones. It raises the version, makes the credential active, ends a
+// pause that the API asked for, and thereby asks for everything that waits to be
+// resumed; waiting is how many are parked or held.
 func (s *Store) Put(ctx context.Context, in *Input, merge bool) (version, waiting int64, err error) {
 	if s.keys == nil {
 		return 0, 0, errNoKeys
@@ -165,7 +166,7 @@ func (s *Store) Put(ctx context.Context, in *Input, merge bool) (version, waitin
 		if in.Unopened {
 			refused = Opening
 		}
-		done, err := putScript.Run(ctx, s.rdb, []string{credKey(c.ID), versionKey(c.ID)}, stored, c.Connector, c.AccountID, c.ExternalAccountID,
+		done, err := putScript.Run(ctx, s.rdb, []string{credKey(c.ID), versionKey(c.ID), LineKey(c.ID)}, stored, c.Connector, c.AccountID, c.ExternalAccountID,
 			sealed, millis(c.Secrets.tokenExpiry()), millis(c.Secrets.sessionExpiry(0)), millis(now), string(refused), c.Authentication).Int()
 		if err != nil {
 			return 0, 0, err
@@ -373,6 +374,16 @@ func (s *Store) Delete(ctx context.Context, id string) error {
 		return ErrNotFound
 	}
 	return s.rdb.SRem(ctx, indexKey, id).Err()
+}
+
+// EndPause lets a credential's calls go on whose API asked to wait, as if the
+// time that it named were over: one as a trial, then the others.
+func (s *Store) EndPause(ctx context.Context, id string) error {
+	n, err := endPauseScript.Run(ctx, s.rdb, []string{credKey(id), LineKey(id)}).Int()
+	if err == nil && n == 0 {
+		return ErrNotFound
+	}
+	return err
 }
 
 // ParkRequest asks to wait for a credential.

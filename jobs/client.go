@@ -414,7 +414,9 @@ func (c *Client) Status(ctx context.Context, id string) (*ExecutionStatus, error
 		if ms, err := strconv.ParseInt(exec["turn"], 10, 64); err == nil && ms > 0 && s.Status == whyDeferred {
 			s.NextTry = timeOf(time.UnixMilli(ms)) // its timer is for a process that is gone
 		}
+		inLine := false
 		if ms, err := strconv.ParseInt(exec["lin"], 10, 64); err == nil && ms > 0 && s.Status == whyDeferred {
+			inLine = true
 			if s.NextTry = nil; ms > 1 {
 				s.NextTry = timeOf(time.UnixMilli(ms))
 			}
@@ -424,6 +426,11 @@ func (c *Client) Status(ctx context.Context, id string) (*ExecutionStatus, error
 		}
 		if st, err := c.store.Status(ctx, s.CredentialID); err == nil {
 			s.Credential = st
+			if inLine { // as the line is now: the pause may have been ended, or grown
+				if s.NextTry = nil; st.PausedUntil != nil {
+					s.NextTry = timeOf(*st.PausedUntil)
+				}
+			}
 			if s.Status == whyParked || s.Status == whyHeld { // its own timer only guards against a lost wake-up
 				s.NextTry = nil
 				if st.NextTry != nil {
@@ -461,6 +468,15 @@ func (c *Client) RequestRefresh(ctx context.Context, credential string) error {
 // to pending. The request is a hint: the sweeper does the same a little later.
 func (c *Client) RequestResume(ctx context.Context, credential string) error {
 	return c.hint(ctx, refreshTask{CredentialID: credential, Kind: kindResume}, ulid.Make().String())
+}
+
+// Unpause lets a credential's calls go on whose API asked to wait: one as a
+// trial, then the others. It returns credentials.ErrNotFound for an unknown one.
+func (c *Client) Unpause(ctx context.Context, credential string) error {
+	if err := c.store.EndPause(ctx, credential); err != nil {
+		return err
+	}
+	return c.RequestResume(ctx, credential)
 }
 
 // hint enqueues a credential:refresh task. What makes a refresh single is the

@@ -12,6 +12,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/stepworker/stepworker/connectors"
+	"github.com/stepworker/stepworker/credentials"
 	"github.com/stepworker/stepworker/internal/killpoint"
 )
 
@@ -30,7 +31,7 @@ import (
 //	stepworker:line:{CREDENTIAL}:in      zset: attempt's token → its lease (ms)
 //	stepworker:line:{CREDENTIAL}:wait    zset: queue|id → since (ms)
 //	stepworker:line:{CREDENTIAL}:called  zset: of those, called up → when (ms)
-func lineKey(credential string) string { return "stepworker:line:{" + credential + "}" }
+func lineKey(credential string) string { return credentials.LineKey(credential) }
 
 func lineKeys(credential string) []string {
 	k := lineKey(credential)

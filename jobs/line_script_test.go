@@ -10,6 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/redis/go-redis/v9"
 
+	"github.com/stepworker/stepworker/credentials"
 	"github.com/stepworker/stepworker/internal/redistest"
 )
 
@@ -18,13 +19,19 @@ type liner struct {
 	t   *testing.T
 	rdb redis.UniversalClient
 	k   *lineKeeper
+
+	store *credentials.Store
 }
 
 func newLiner(t *testing.T) *liner {
 	rdb := redistest.New(t).Client(t)
 	p := &Pool{rdb: rdb}
 	p.waker, p.line = newWaker(p), newLineKeeper(p)
-	return &liner{t, rdb, p.line}
+	keys, err := credentials.ParseKeys(credentials.NewKey())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &liner{t, rdb, p.line, credentials.NewStore(rdb, keys)}
 }
 
 func (l *liner) ask(credential string, r lineRequest) *stand {
@@ -230,9 +237,67 @@ func TestLine_boundedTime(t *testing.T) {
 	}
 }
 
+// A pause that a person ends is over as by its time: one goes alone, and what
+// the API said before counts no more.
+func TestLine_endedByAPersonOneGoesAlone(t *testing.T) {
+	l := newLiner(t)
+	ctx := context.Background()
+	put := func(merge bool) {
+		t.Helper()
+		in := &credentials.Input{CredentialID: "c", Connector: "acme"}
+		if _, _, err := l.store.Put(ctx, in, merge); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put(false)
+	for name, end := range map[string]func(){
+		"unpause": func() {
+			if err := l.store.EndPause(ctx, "c"); err != nil {
+				t.Fatal(err)
+			}
+		},
+		"put":   func() { put(false) },
+		"merge": func() { put(true) },
+	} {
+		epoch := l.leave("0", outLimited, "", time.Hour, 0).epoch
+		l.over()
+		l.enter("0", 0, 0)
+		epoch = l.leave("0", outLimited, epoch, time.Hour, 0).epoch
+		for i := range 5 {
+			if s := l.enter(fmt.Sprint(i), int64(i), 0); s.state != standPaused {
+				t.Fatalf("%s: sent while paused: %+v", name, s)
+			}
+		}
+		end()
+		if got := l.ask("c", lineRequest{mode: "look", max: -1}).called; cmp.Diff([]string{"steps|0"}, got) != "" {
+			t.Errorf("%s: called up: %s", name, got)
+		}
+		if s := l.enter("0", 0, 0); s.state != standInside {
+			t.Errorf("%s: the first does not go: %+v", name, s)
+		}
+		if s := l.enter("1", 1, 0); s.state != standAfterPause {
+			t.Errorf("%s: a second one goes: %+v", name, s)
+		}
+		if s := l.leave("0", outLimited, epoch, time.Minute, 0); !about(s.pause, time.Minute) {
+			t.Errorf("%s: the next 429 makes it a pause of %s, want 1 m", name, s.pause)
+		}
+		l.rdb.Del(ctx, lineKeys("c")[:4]...)
+	}
+	if n := l.rdb.Exists(ctx, lineKey("c")).Val(); n != 0 {
+		t.Fatal("the line stands")
+	}
+	put(true)
+	if err := l.store.EndPause(ctx, "c"); err != nil {
+		t.Fatal(err)
+	}
+	if n := l.rdb.Exists(ctx, lineKey("c")).Val(); n != 0 {
+		t.Error("one without a line has got one")
+	}
+}
+
 func TestLineKeys_shareAHashTag(t *testing.T) {
 	for _, k := range lineKeys("a:b@c") {
-		if !strings.HasPrefix(k, "stepworker:line:{a:b@c}") {
+		if !strings.Contains(k, ":{a:b@c}") {
 			t.Errorf("key %q", k)
 		}
 	}

@@ -2,6 +2,7 @@ package jobs_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -15,6 +16,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/redis/go-redis/v9"
 
+	"github.com/stepworker/stepworker/credentials"
 	"github.com/stepworker/stepworker/internal/sampleapi"
 	"github.com/stepworker/stepworker/jobs"
 )
@@ -413,4 +415,63 @@ methods:
 	if got := strings.Join(pages, " "); got != "1 2 3 4" {
 		t.Errorf("pages %s, want each once", got)
 	}
+}
+
+// pausedHouse is one whose credential "c" an API has paused for an hour, with
+// executions in its line; from then on the API answers.
+func pausedHouse(t *testing.T, n int) (h *house, c *counter, ids []string) {
+	h, _ = limited(t, nil, lineHead)
+	c = newCounter(t, func(k int, w http.ResponseWriter, _ *http.Request) {
+		if k == 1 {
+			w.Header().Set("Retry-After", "3600")
+			w.WriteHeader(http.StatusTooManyRequests)
+		}
+	})
+	h.url = c.url
+	h.putPlain("c")
+	ids = h.enqueue(1, jobs.Step{CredentialID: "c", Method: "get"})
+	h.until("the API asks to wait", func() bool { return h.deferred(ids[0]) })
+	ids = append(ids, h.enqueue(n-1, jobs.Step{CredentialID: "c", Method: "get"})...)
+	h.until("all stand in the line", func() bool {
+		return h.rdb.ZCard(context.Background(), "stepworker:line:{c}:wait").Val() == int64(n)
+	})
+	return h, c, ids
+}
+
+// A pause shows with the credential, and with who waits for it; a person may
+// end it. Then one goes as a trial, as when it is over.
+func TestPause_showsAndIsEndedByAPerson(t *testing.T) {
+	h, c, ids := pausedHouse(t, 20)
+	ctx := context.Background()
+	st, err := h.store.Status(ctx, "c")
+	if err != nil || st.PausedUntil == nil || time.Until(*st.PausedUntil) < 50*time.Minute || st.PausedFor != "the API answered 429 Too Many Requests" ||
+		!strings.Contains(st.WaitsFor, "credential unpause") || st.State != credentials.Active {
+		t.Errorf("the credential tells %+v", st)
+	}
+	e, err := h.client.Status(ctx, ids[19])
+	if err != nil || e.NextTry == nil || st.PausedUntil == nil || !e.NextTry.Equal(*st.PausedUntil) || e.Credential == nil || e.Credential.PausedUntil == nil {
+		t.Errorf("an execution tells %+v", e)
+	}
+	if err := h.client.Unpause(ctx, "c"); err != nil {
+		t.Fatal(err)
+	}
+	if st, err := h.store.Status(ctx, "c"); err != nil || st.PausedUntil != nil || st.PausedFor != "" || st.WaitsFor != "" {
+		t.Errorf("the credential still tells %+v", st)
+	}
+	h.succeed(ids)
+	if _, _, order := c.seen(); len(order) != 21 {
+		t.Errorf("%d requests, want 21", len(order))
+	}
+	h.lineIsEmpty("c")
+	if err := h.client.Unpause(ctx, "other"); !errors.Is(err, credentials.ErrNotFound) {
+		t.Errorf("of an unknown credential: %v", err)
+	}
+}
+
+// The wait was another key's: a put ends it. A merge is a put as well.
+func TestPause_endsWithAPut(t *testing.T) {
+	h, _, ids := pausedHouse(t, 5)
+	h.putPlain("c")
+	h.succeed(ids)
+	h.lineIsEmpty("c")
 }

@@ -420,5 +420,6 @@ func (a *attempt) adoptSession(ctx context.Context, e *connectors.AuthError) err
 // about the order in which they parked.
 func (p *Pool) resume(ctx context.Context, credential string) error {
 	killpoint.KillPoint("resuming")
+	_, _ = p.line.look(ctx, credential) // a pause may have been ended; else the sweeper looks
 	return p.resumer.run(ctx, credential)
 }

@@ -235,8 +235,8 @@ func (cc *credentialCommand) open(cmd *cobra.Command, keys bool, check func(wron
 }
 
 func newCredential(log *cli.Log) *cobra.Command {
-	return group("credential", "Credentials: put, authorize, get, list, delete, refresh",
-		credentialPut(log), credentialAuthorize(log), credentialGet(log), credentialList(log), credentialDelete(log), credentialRefresh(log))
+	return group("credential", "Credentials: put, authorize, get, list, delete, refresh, unpause",
+		credentialPut(log), credentialAuthorize(log), credentialGet(log), credentialList(log), credentialDelete(log), credentialRefresh(log), credentialUnpause(log))
 }
 
 func credentialPut(log *cli.Log) *cobra.Command {
@@ -572,4 +572,35 @@ func (cc *credentialCommand) refresh(ctx context.Context, cmd *cobra.Command, id
 		return &cli.Error{Code: cli.ExitFailed}
 	}
 	return nil
+}
+
+func credentialUnpause(log *cli.Log) *cobra.Command {
+	cc := &credentialCommand{log: log}
+	cmd := &cobra.Command{Use: "unpause ID…", Short: "Let calls go on before the time that a 429 named is over: one as a trial, then the others", Args: cobra.MinimumNArgs(1)}
+	cc.redis.Add(cmd.Flags())
+	cmd.RunE = func(cmd *cobra.Command, ids []string) error {
+		if err := cc.open(cmd, false, nil); err != nil {
+			return err
+		}
+		defer cc.rdb.Close()
+		client := jobs.NewClient(cc.rdb)
+		failed := false
+		for _, id := range ids {
+			err := client.Unpause(cmd.Context(), id)
+			if err != nil {
+				err = cc.explain(cmd.Context(), id, err)
+			} else {
+				err = cc.print(cmd, id)
+			}
+			if err != nil {
+				failed = true
+				fmt.Fprintln(cmd.ErrOrStderr(), err)
+			}
+		}
+		if failed {
+			return &cli.Error{Code: cli.ExitFailed}
+		}
+		return nil
+	}
+	return cmd
 }
