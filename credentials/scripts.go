@@ -32,6 +32,10 @@ func waitingKey(id string) string { return "stepworker:cred:{" + id + "}:waiting
 // LineKey is the hash that package jobs keeps of a credential's calls.
 func LineKey(id string) string { return "stepworker:line:{" + id + "}" }
 
+// RecordKey is a credential's hash, for a script of package jobs that has to see
+// whether it is deleted.
+func RecordKey(id string) string { return credKey(id) }
+
 const (
 	indexKey        = "stepworker:credentials"
 	waitingIndexKey = "stepworker:waiting"

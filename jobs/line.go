@@ -35,7 +35,7 @@ func lineKey(credential string) string { return credentials.LineKey(credential) 
 
 func lineKeys(credential string) []string {
 	k := lineKey(credential)
-	return []string{k, k + ":in", k + ":wait", k + ":called"}
+	return []string{k, k + ":in", k + ":wait", k + ":called", credentials.RecordKey(credential)}
 }
 
 const (
@@ -83,7 +83,10 @@ const (
 // whoever comes may have it. Who does not come in a quarter of a minute is
 // passed over, and joins anew should it come after all.
 //
-//	KEYS  line, in, wait, called
+// Of a credential that was deleted nobody is held back, and nobody gets in: all
+// are called up, to find that out.
+//
+//	KEYS  line, in, wait, called, credential
 //	ARGV  mode: enter, join, leave or look; attempt's token; queue|id; its place
 //	      (ms); max_concurrent (0: any, -1: as last noted); lease (ms); outcome;
 //	      epoch that the attempt knows; pause (ms) that the API asks for; what
@@ -101,6 +104,8 @@ local now = math.floor(micros / 1000)
 local h = redis.call('HMGET', line, 'until', 'row', 'ramp', 'epoch', 'said', 'max')
 local till, row, ramp, epoch, said = tonumber(h[1] or 0), tonumber(h[2] or 0), tonumber(h[3] or 0), h[4] or '', h[5] or ''
 if max < 0 then max = tonumber(h[6] or 0) end
+local gone = redis.call('HEXISTS', KEYS[5], 'deleted') == 1
+if gone then till, ramp, epoch, max = 0, 0, '', 0 end
 redis.call('ZREMRANGEBYSCORE', inside, '-inf', now)
 
 local atOnce = function() return math.floor(ramp + 0.000001) end
@@ -112,7 +117,7 @@ local places = function()
 end
 local keep = function()
   local ttl = math.max(till - now, 0) + 86400000
-  for _, k in ipairs(KEYS) do redis.call('PEXPIRE', k, ttl) end
+  for i = 1, 4 do redis.call('PEXPIRE', KEYS[i], ttl) end
 end
 local join = function()
   redis.call('ZADD', wait, place, me)
@@ -156,7 +161,7 @@ local before = function() return redis.call('ZRANK', wait, me) or 0 end
 if mode == 'enter' then
   local free = places() - redis.call('ZCARD', inside)
   if not redis.call('ZSCORE', called, me) then free = free - recent() end
-  if till <= now and free > 0 then
+  if till <= now and free > 0 and not gone then
     redis.call('ZADD', inside, now + lease, token)
     redis.call('ZREM', wait, me)
     redis.call('ZREM', called, me)
@@ -192,6 +197,9 @@ elseif outcome == 'ok' and epoch ~= '' and knew == epoch then
     row, ramp = 0, ramp + 1 / math.max(atOnce(), 1)
     redis.call('HSET', line, 'row', 0, 'ramp', string.format('%.9f', ramp))
   end
+elseif outcome == 'limited' and gone then
+  join()
+  keep()
 elseif outcome == 'limited' then
   local growth = function() return tonumber(ARGV[10 + math.min(math.max(row, 1), #ARGV - 10)]) end
   if epoch == '' or knew == epoch then

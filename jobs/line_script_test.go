@@ -295,6 +295,53 @@ func TestLine_endedByAPersonOneGoesAlone(t *testing.T) {
 	}
 }
 
+// A credential that is deleted holds nobody up: all are called up, a hundred at
+// a time, and none of them calls.
+func TestLine_ofADeletedCredential(t *testing.T) {
+	l := newLiner(t)
+	ctx := context.Background()
+	if _, _, err := l.store.Put(ctx, &credentials.Input{CredentialID: "c", Connector: "acme"}, false); err != nil {
+		t.Fatal(err)
+	}
+	l.enter("inside", 0, 3)
+	epoch := l.leave("0", outLimited, "", time.Hour, 3).epoch
+	for i := range 150 {
+		l.enter(fmt.Sprintf("%03d", i), int64(i), 3)
+	}
+	if err := l.store.Delete(ctx, "c"); err != nil {
+		t.Fatal(err)
+	}
+	if got := l.ask("c", lineRequest{mode: "look", max: -1}).called; len(got) != 100 {
+		t.Errorf("%d are called up, want 100", len(got))
+	}
+	if s := l.enter("late", 1000, 3); s.state == standInside || s.pause > 0 {
+		t.Errorf("one that read it before goes, or waits for the pause: %+v", s)
+	}
+	if s := l.leave("inside", outLimited, epoch, time.Hour, 3); s.pause > 0 {
+		t.Errorf("a 429 that comes after makes it a pause of %s", s.pause)
+	}
+	for i := range 10 { // enough
+		for _, name := range l.ask("c", lineRequest{mode: "look", max: -1}).called {
+			if _, id := splitWaiter(name); i == 9 {
+				t.Errorf("%s is called up still", id)
+			}
+		}
+		for _, name := range l.rdb.ZRange(ctx, lineKey("c")+":called", 0, -1).Val() {
+			l.ask("c", lineRequest{mode: "leave", waiter: name, max: -1, outcome: outDropped})
+		}
+	}
+	if left := l.rdb.ZCard(ctx, lineKey("c")+":wait").Val(); left != 0 {
+		t.Errorf("%d are left", left)
+	}
+	// Put again, it is as new.
+	if _, _, err := l.store.Put(ctx, &credentials.Input{CredentialID: "c", Connector: "acme"}, false); err != nil {
+		t.Fatal(err)
+	}
+	if s := l.enter("new", 1, 3); s.state != standInside {
+		t.Errorf("the new one waits: %+v", s)
+	}
+}
+
 func TestLineKeys_shareAHashTag(t *testing.T) {
 	for _, k := range lineKeys("a:b@c") {
 		if !strings.Contains(k, ":{a:b@c}") {

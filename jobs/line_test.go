@@ -475,3 +475,20 @@ func TestPause_endsWithAPut(t *testing.T) {
 	h.succeed(ids)
 	h.lineIsEmpty("c")
 }
+
+// Who waits for the end of a pause learns soon that its credential was deleted.
+func TestPause_endsWithTheCredential(t *testing.T) {
+	h, c, ids := pausedHouse(t, 300)
+	if err := h.store.Delete(context.Background(), "c"); err != nil {
+		t.Fatal(err)
+	}
+	for id, r := range h.results(ids) {
+		if r.Error == nil || r.Error.Kind != jobs.KindInput || !strings.HasPrefix(r.Error.Message, `unknown credential "c"`) {
+			t.Errorf("%s: %s %+v", id, r.Status, r.Error)
+		}
+	}
+	if _, _, order := c.seen(); len(order) != 1 {
+		t.Errorf("%d requests, want 1", len(order))
+	}
+	h.lineIsEmpty("c")
+}
