@@ -166,6 +166,7 @@ func (x *exchange) run(ctx context.Context) (*Answer, error) {
 	if err := x.openBook(ctx); err != nil {
 		return nil, err
 	}
+	before := x.book.Done
 	for !x.book.Done {
 		answer, err := x.onePage(ctx)
 		if answer != nil || err != nil {
@@ -175,13 +176,17 @@ func (x *exchange) run(ctx context.Context) (*Answer, error) {
 			return nil, err
 		}
 	}
-	if err := x.allPages(ctx); err != nil {
-		return nil, err
-	}
 	answer := &Answer{}
-	if err := x.condition(ctx, answer); err != nil {
+	err := x.allPages(ctx)
+	if err == nil {
+		err = x.condition(ctx, answer)
+	}
+	if err != nil && !before {
+		return nil, x.keepOnly(ctx, err)
+	} else if err != nil {
 		return nil, err
 	}
+	x.book.hand = nil
 	return answer, x.collect(answer)
 }
 

@@ -77,6 +77,10 @@ type bookmark struct {
 	Reason string          `json:"reason,omitempty"`
 	Header http.Header     `json:"header,omitempty"`
 	Merge  json.RawMessage `json:"merge,omitempty"`
+	// What its content is, see page.
+	Binary   bool `json:"binary,omitempty"`
+	OfXML    bool `json:"of_xml,omitempty"`
+	Unparsed bool `json:"unparsed,omitempty"`
 }
 
 // book is a bookmark with the pages before it: contents, as after_action left
@@ -95,7 +99,7 @@ func (x *exchange) paged() bool {
 // openBook goes on where an earlier attempt ended.
 func (x *exchange) openBook(ctx context.Context) error {
 	x.book = book{bookmark: bookmark{Page: 1, Began: time.Now()}}
-	if !x.paged() || x.call.Pages == nil {
+	if x.call.Pages == nil {
 		return nil
 	}
 	mark, err := x.call.Pages.Load(ctx)
@@ -132,6 +136,7 @@ func (b *book) add(content json.RawMessage) {
 func (b *book) answered(x *exchange) {
 	b.Pages++
 	b.Status, b.Reason, b.Header, b.Merge = x.status, x.reason, x.resHead, x.merge
+	b.Binary, b.OfXML = x.binary, x.ofXML
 }
 
 // turn puts the page that came to the others and turns to the next.
@@ -142,7 +147,8 @@ func (x *exchange) turn(ctx context.Context) error {
 	}
 	b.answered(x)
 	if !x.paged() {
-		b.Done = true
+		b.add(x.content)
+		b.Done, b.Unparsed = true, x.unparsed
 		return nil
 	}
 	if x.m.Paging.Outbound { // each request is a call of its own
@@ -218,11 +224,31 @@ func (x *exchange) sameAgain() (bool, error) {
 	return false, &CallError{Kind: "http", StatusCode: x.status, Message: fmt.Sprintf("page %d is the same as page %d: the API does not look at what should turn the page", b.Page, b.Page-1)}
 }
 
-// keep has the page outlive this attempt. Of one page alone nothing is kept: it
-// is a call like those without pages.
+// keep has the page outlive this attempt. One page alone is not kept as it comes:
+// few calls of one page are put off after it.
 func (x *exchange) keep(ctx context.Context) error {
+	if x.book.Done && x.book.In == 1 {
+		return nil
+	}
+	return x.keepLast(ctx, x.content)
+}
+
+// keepOnly has the only page of a call outlive an attempt that a script has put
+// off after it came.
+func (x *exchange) keepOnly(ctx context.Context, err error) error {
+	var ce *CallError
+	if len(x.book.hand) != 1 || !errors.As(err, &ce) || !ce.Defer {
+		return err
+	}
+	if failed := x.keepLast(ctx, x.book.hand[0]); failed != nil {
+		return failed
+	}
+	return err
+}
+
+func (x *exchange) keepLast(ctx context.Context, page json.RawMessage) error {
 	b := &x.book
-	if x.call.Pages == nil || b.Done && b.In == 1 {
+	if x.call.Pages == nil {
 		return nil
 	}
 	for _, secret := range x.c.Secrets(x.d, x.cred) {
@@ -234,7 +260,7 @@ func (x *exchange) keep(ctx context.Context) error {
 	if err != nil {
 		return &PagesError{err}
 	}
-	if err := x.call.Pages.Keep(ctx, mark, b.In, x.content, x.actionData); err != nil {
+	if err := x.call.Pages.Keep(ctx, mark, b.In, page, x.actionData); err != nil {
 		return pagesError(err)
 	}
 	if b.Size > pagesInHand {
@@ -275,28 +301,26 @@ func (x *exchange) asked(req *http.Request) (again bool, err error) {
 // allPages puts the pages together and runs what comes after them.
 func (x *exchange) allPages(ctx context.Context) error {
 	b := &x.book
-	if x.paged() {
-		if x.params == nil { // all were in before this attempt
-			if err := x.ready(ctx); err != nil {
-				return err
-			}
-		}
-		x.status, x.reason, x.resHead, x.merge = b.Status, b.Reason, b.Header, b.Merge
-		if b.In > 1 {
-			x.binary = false
-		}
-		in := b.hand
-		if b.hand = nil; b.away {
-			var err error
-			if in, err = x.call.Pages.All(ctx, b.In, b.Size); err != nil {
-				return pagesError(err)
-			}
-		}
-		content, err := x.together(in)
-		if err != nil {
+	if x.params == nil { // all were in before this attempt
+		if err := x.ready(ctx); err != nil {
 			return err
 		}
-		x.content = content
+		x.binary, x.ofXML, x.unparsed = b.Binary, b.OfXML, b.Unparsed
+	}
+	x.status, x.reason, x.resHead, x.merge = b.Status, b.Reason, b.Header, b.Merge
+	in := b.hand
+	if b.away {
+		var err error
+		if in, err = x.call.Pages.All(ctx, b.In, b.Size); err != nil {
+			return pagesError(err)
+		}
+	}
+	content, err := x.together(in)
+	if err != nil {
+		return err
+	}
+	if x.content = content; b.In > 1 {
+		x.binary, b.hand = false, nil
 	}
 	if !x.m.Paging.Outbound || !x.paged() {
 		if err := x.paging(ctx); err != nil {

@@ -518,6 +518,77 @@ func TestPaging_pagesOfSizeAreNotInHand(t *testing.T) {
 	}
 }
 
+// TestPaging_onePagePutOff: what a script puts off after the only answer is in
+// asks for that answer no second time, whatever it is.
+func TestPaging_onePagePutOff(t *testing.T) {
+	const script = `    script: |
+      function before_action() { action_data.begun = (action_data.begun || 0) + 1; }
+      function after_action() { action_data.seen = true; }
+      function EVENT() {
+        action_data.looks = (action_data.looks || 0) + 1;
+        if (action_data.looks < 3) { throw new RetryLaterException(2, 'not yet'); }
+        if (!action_data.seen || action_data.begun !== 1 || statusCode !== STATUS || method_response_headers['x-mark'] !== 'm') { throw 'it was called again'; }
+        DO
+      }
+`
+	const paged = "    paging: {inbound: true, page_size: 10}\n    parameters: [{name: page, target: query_string, value: CYCLR_PAGE_NUMBER}]\n"
+	for name, c := range map[string]struct {
+		method, event, do string
+		status            int
+		contentType, body string
+		want, fields      string
+	}{
+		"a short page":         {method: paged, event: "after_action_paging", do: "method_response.push({id: 9})", contentType: "application/json", body: `[{"id":1}]`, want: `[{"id":1},{"id":9}]`},
+		"action_condition":     {method: paged, event: "action_condition", do: "return true", contentType: "application/json", body: `[{"id":1}]`, want: `[{"id":1}]`},
+		"without paging":       {event: "after_action_paging", do: "method_response.n = 2", contentType: "application/json", body: `{"id":1}`, want: `{"id":1,"n":2}`},
+		"binary":               {event: "after_action_paging", contentType: "image/png", body: "\x89PNG\xff", want: `"iVBOR/8=" base64`},
+		"binary, paged":        {method: paged, event: "after_action_paging", contentType: "image/png", body: "\x89PNG\xff", want: `"iVBOR/8=" base64`},
+		"empty":                {event: "after_action_paging", status: 204, do: "if (method_response !== '') { throw 'not empty'; }", want: ``},
+		"empty, paged":         {method: paged, event: "after_action_paging", status: 204, do: "if (method_response !== '') { throw 'not empty'; }", want: ``},
+		"XML, a list of one":   {method: "    response: {fields: [{field: \"r.[i].n\", system: N}]}\n", event: "after_action_paging", contentType: "application/xml", body: `<r><i><n>1</n></i></r>`, want: `{"r":{"i":{"n":"1"}}}`, fields: `{"N":["1"]}`},
+		"JSON that is no JSON": {event: "after_action_paging", do: "if (typeof method_response !== 'string') { throw 'parsed'; }", contentType: "text/plain", body: `{"id":1}`, want: `{"id":1}`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if c.status == 0 {
+				c.status = 200
+			}
+			asked := 0
+			file := pagedHead + "methods:\n  - method: list\n    endpoint: /things\n" + c.method +
+				strings.NewReplacer("EVENT", c.event, "STATUS", strconv.Itoa(c.status), "DO", c.do).Replace(script)
+			a := newAPI(t, file, func(w http.ResponseWriter, _ *http.Request) {
+				asked++
+				w.Header().Set("X-Mark", "m")
+				w.Header().Set("Content-Type", c.contentType)
+				w.WriteHeader(c.status)
+				_, _ = w.Write([]byte(c.body))
+			})
+			k := &kept{}
+			var data json.RawMessage
+			for range 2 {
+				_, err := a.call("list", func(call *connectors.Call) { call.Pages, call.ActionData = k, data })
+				var ce *connectors.CallError
+				if !errors.As(err, &ce) || !ce.Defer || ce.RetryAfter != 2*time.Second || ce.Message != "not yet" {
+					t.Fatal(describe(err))
+				}
+				data = ce.ActionData
+			}
+			got, err := a.call("list", func(call *connectors.Call) { call.Pages, call.ActionData = k, data })
+			if err != nil {
+				t.Fatal(describe(err))
+			}
+			if text := strings.TrimSpace(string(got.Content) + " " + got.ContentEncoding); text != c.want || got.StatusCode != c.status || got.Pages != 1 {
+				t.Errorf("got %s, status code %d, %d pages", text, got.StatusCode, got.Pages)
+			}
+			if string(got.Fields) != c.fields {
+				t.Errorf("fields are %s, want %s", got.Fields, c.fields)
+			}
+			if asked != 1 || len(k.pages) != 1 {
+				t.Errorf("asked %d times, %d pages are kept", asked, len(k.pages))
+			}
+		})
+	}
+}
+
 // TestPaging_yields: an attempt whose time is nearly over leaves the rest to
 // the next.
 func TestPaging_yields(t *testing.T) {

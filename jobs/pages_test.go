@@ -251,3 +251,43 @@ func TestPages_masksOldTokens(t *testing.T) {
 		t.Errorf("%d of 12 tokens are masked, after %d refreshes, in %s; error %+v", n, r.Refreshes, r.Content, r.Error)
 	}
 }
+
+// TestPages_onePagePutOff: a call of one page that a script puts off after it
+// keeps that page, sealed, and asks for it no second time.
+func TestPages_onePagePutOff(t *testing.T) {
+	h := newHouse(t, withConnector(t, `connector: own
+base_url: "{{base}}"
+parameters: [{name: base, target: merge_field, property: account}]
+methods:
+  - method: create
+    verb: POST
+    endpoint: /jobs
+    script: |
+      function after_action_paging() {
+        if (!action_data.waited) { action_data.waited = true; throw new RetryLaterException(1, 'the job is not done'); }
+      }
+`))
+	var mu sync.Mutex
+	asked := 0
+	h.url = serve(t, func(w http.ResponseWriter, _ *http.Request) {
+		mu.Lock()
+		asked++
+		mu.Unlock()
+		w.Header().Set("Content-Type", "application/json")
+		fmt.Fprint(w, `{"job":"plain-text-of-a-page"}`)
+	})
+	h.put(map[string]any{"credential_id": "c", "connector": "own"})
+	ids := h.enqueue(1, jobs.Step{ExecutionID: "one", CredentialID: "c", Method: "create"})
+	h.until("it is put off", func() bool { return h.deferred("one") })
+	all := fmt.Sprint(h.rdb.HGetAll(context.Background(), "stepworker:pages:{one}").Val())
+	if !strings.Contains(all, "1:") || strings.Contains(all, "plain-text") {
+		t.Errorf("kept is %q", all)
+	}
+	r := h.results(ids)["one"]
+	if r.Status != jobs.Succeeded || r.Attempts != 2 || r.Pages != 1 || string(r.Content) != `{"job":"plain-text-of-a-page"}` || asked != 1 {
+		t.Errorf("got %s in %d attempts, %d pages, asked %d times, content %s, error %+v", r.Status, r.Attempts, r.Pages, asked, r.Content, r.Error)
+	}
+	if n := h.rdb.Exists(context.Background(), "stepworker:pages:{one}").Val(); n != 0 {
+		t.Error("the page is still there after the end")
+	}
+}

@@ -330,7 +330,7 @@ func (a *attempt) call(ctx context.Context) error {
 		Mappings: a.step.Mappings, FieldsInUse: a.step.FieldsInUse, LastRun: lastRun,
 	}
 	call.Pacer = a.pace
-	if a.meth.Paging.Inbound || a.meth.Paging.Outbound {
+	if a.meth.Type == connectors.TypeAction {
 		kept := &pages{a: a}
 		defer kept.free()
 		call.Pages = kept
