@@ -154,7 +154,7 @@ func signatureBase(method string, u *url.URL, params pairs) string {
 // takes part (RFC 5849 section 3.4.1.3.1).
 func formOf(req *http.Request) (pairs, error) {
 	media, _, _ := mime.ParseMediaType(req.Header.Get("Content-Type"))
-	if media != "application/x-www-form-urlencoded" || req.Body == nil {
+	if media != "application/x-www-form-urlencoded" || req.Body == nil || req.Body == http.NoBody {
 		return nil, nil
 	}
 	raw, err := io.ReadAll(req.Body)

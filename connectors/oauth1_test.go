@@ -154,6 +154,20 @@ func TestOAuth1_whoseCredentials(t *testing.T) {
 	}
 }
 
+// Some servers answer a chunked body with 411.
+func TestOAuth1_anEmptyFormIsSentWithItsLength(t *testing.T) {
+	var length int64
+	a := newAPI(t, strings.ReplaceAll(signedConnector, "METHOD", "HMAC-SHA1"), func(w http.ResponseWriter, r *http.Request) {
+		length = r.ContentLength
+		writeJSON(w, 200, `{}`)
+	})
+	a.Cred.Secrets.ClientID, a.Cred.Secrets.ClientSecret = "the-client", credentials.NewSecret("a secret")
+	a.must("form", withParameters(`{"q":"1"}`), func(c *connectors.Call) { c.Body = []byte(`{}`) })
+	if length != 0 {
+		t.Errorf("Content-Length %d, want 0: the body was sent in chunks", length)
+	}
+}
+
 func TestOAuth1_whatIsMissing(t *testing.T) {
 	_, ec := newECKey(t)
 	own := func(o credentials.OAuth1) *credentials.OAuth1 { return &o }
