@@ -88,6 +88,7 @@ func TestAnswer_thatDoesNotCome(t *testing.T) {
 		"gzip cut off":                         {ok + "Content-Encoding: gzip\r\n\r\n" + zipped[:20], "", "network", "was cut off"},
 		"gzip with a broken checksum":          {ok + "Content-Encoding: gzip\r\n\r\n" + zipped[:len(zipped)-8] + "12345678", "", "network", "checksum"},
 		"no gzip at all":                       {ok + "Content-Encoding: br, gzip\r\n\r\n{\"a\":\"not compressed at all\"}", "", "network", "it is no gzip"},
+		"not the gzip that was asked for":      {ok + "Content-Encoding: gzip\r\n\r\n{\"a\":\"not compressed at all\"}", "", "network", "it is no gzip"},
 		"headers that never come":              {"", "hang", "network", "did not answer in time"},
 		"headers that stop":                    {"HTTP/1.1 200 OK\r\nContent-Ty", "hang", "network", "did not answer in time"},
 		"a body that stops":                    {ok + "Content-Length: 50\r\n\r\n{\"a\":", "hang", "network", "did not send its whole answer in time"},
@@ -175,6 +176,16 @@ func TestAnswer_contentCodings(t *testing.T) {
 			sameJSON(t, "content", a.must("get").Content, want)
 		})
 	}
+}
+
+// Two header lines are one list (RFC 9110 section 5.2), also where only gzip was asked for.
+func TestAnswer_contentCodingsInTwoLines(t *testing.T) {
+	a := newAPI(t, oneMethod, func(w http.ResponseWriter, r *http.Request) {
+		w.Header()["Content-Encoding"] = []string{"gzip", "br"}
+		w.Header().Set("Content-Type", "application/json")
+		_, _ = w.Write(coded(t, "br", coded(t, "gzip", []byte(`{"a":"`+r.Header.Get("Accept-Encoding")+`"}`))))
+	})
+	sameJSON(t, "content", a.must("get").Content, `{"a":"gzip"}`)
 }
 
 // What is small on the wire ends at the cap, whichever layer of it grows.

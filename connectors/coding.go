@@ -29,10 +29,9 @@ func (e *decodeError) Error() string {
 }
 
 // uncode takes an answer's content codings off (RFC 9110 section 8.4), those
-// too that nobody asked for, as net/http does with the gzip that it asked for:
-// the headers are then those of the decoded body. Each layer may be max bytes
-// at most, so that no small answer grows without end. Codings that nobody here
-// reads stay, with their header.
+// too that nobody asked for: the headers are then those of the decoded body.
+// Each layer may be max bytes at most, so that no small answer grows without
+// end. Codings that nobody here reads stay, with their header.
 func uncode(res *http.Response, max int64) {
 	codings := codingsOf(res.Header)
 	if len(codings) == 0 || len(codings) > maxCodings || res.Request.Method == http.MethodHead || res.Body == http.NoBody {

@@ -150,6 +150,7 @@ func (p *policy) transport() *http.Transport {
 		},
 		ForceAttemptHTTP2: true, MaxIdleConns: 2000, MaxIdleConnsPerHost: 256, IdleConnTimeout: 90 * time.Second,
 		TLSHandshakeTimeout: 15 * time.Second, ExpectContinueTimeout: time.Second,
+		DisableCompression: true, // what net/http decodes by itself it cannot tell of, and of several header lines it reads one
 	}
 }
 
@@ -177,6 +178,12 @@ type sendOnce struct{}
 
 // RoundTrip implements http.RoundTripper.
 func (t transport) RoundTrip(req *http.Request) (*http.Response, error) {
+	if h := req.Header; h.Get("Accept-Encoding") == "" && h.Get("Range") == "" && req.Method != http.MethodHead {
+		asking := *req // a RoundTripper may not change a request
+		asking.Header = h.Clone()
+		asking.Header.Set("Accept-Encoding", "gzip")
+		req = &asking
+	}
 	res, err := t.roundTrip(req)
 	if err == nil {
 		uncode(res, t.max)
