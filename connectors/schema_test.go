@@ -117,6 +117,11 @@ func TestSchema_mistakes(t *testing.T) {
 		"a field of two places":         head + "methods: [{method: m, endpoint: /a, response: {fields: [{field: a, header: B}]}}]\n",
 		"a status that is none":         head + "auth: {type: none, refresh_on: [99]}\n" + method,
 		"true as text":                  head + "ignore_auth: 'true'\n" + method,
+		"auth beside alternatives":      head + "auth: {type: none}\nauthentications: [{name: a, auth: {type: none}}]\n" + method,
+		"a format of no date":           head + "methods: [{method: m, endpoint: /a, response: {fields: [{field: a, system: A, type: text, format: yyyy}]}}]\n",
+		"a format without a type":       head + "methods: [{method: m, endpoint: /a, request: {fields: [{field: a, format: yyyy}]}}]\n",
+		"an xml_root of JSON":           head + "methods: [{method: m, endpoint: /a, data_type: json, xml_root: A}]\n",
+		"an answer's header in a query": head + "parameters: [{name: p, target: query_string, header: Link}]\n" + method,
 		"both kinds of script":          head + "script: ''\nscript_file: a.js\n" + method,
 	}
 	for name, file := range cases {
@@ -130,6 +135,21 @@ func TestSchema_mistakes(t *testing.T) {
 				t.Error("the parser takes it")
 			}
 		})
+	}
+}
+
+// Of two keys that exclude each other the editor marks one, not the whole file.
+func TestSchema_marksWhatIsTooMuch(t *testing.T) {
+	s := compiled(t)
+	const head = "connector: acme\nbase_url: https://acme.example\n"
+	for file, want := range map[string]string{
+		head + "script: ''\nscript_file: a.js\nmethods: [{method: m, endpoint: /a}]\n":                                        "at '/script_file'",
+		head + "methods: [{method: m, endpoint: /a, script: '', script_file: a.js}]\n":                                        "at '/methods/0/script_file'",
+		head + "auth: {type: none}\nauthentications: [{name: a, auth: {type: none}}]\nmethods: [{method: m, endpoint: /a}]\n": "at '/authentications'",
+	} {
+		if err := s.Validate(plainJSON(t, []byte(file))); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: got %v, want %s", file, err, want)
+		}
 	}
 }
 
