@@ -131,14 +131,25 @@ func (a *authorization) choose(cred *credentials.Credential) error {
 	case !ok:
 		return cli.Usage("%s", a.def.LacksAuthentication(cred))
 	case def.Auth.Type != "oauth2":
-		return cli.Usage("connector %q has auth type %s: nobody is sent to a browser for it; use `credential put`", def.Name, def.Auth.Type)
+		return cli.Usage("connector %q has auth type %s: nobody is sent to a browser for it; use `credential put`%s", def.Name, def.Auth.Type, a.ways())
 	case def.Auth.Grant != "authorization_code":
-		return cli.Usage("connector %q has the grant %s: nobody is sent to a browser for it; put a credential with \"oauth2\": {}", def.Name, def.Auth.Grant)
+		return cli.Usage("connector %q has the grant %s: nobody is sent to a browser for it; put a credential with \"oauth2\": {}%s", def.Name, def.Auth.Grant, a.ways())
 	case def.Auth.AuthorizeURL == "":
 		return cli.Usage("connector %q has no auth.authorize_url", def.Name)
 	}
 	a.def = def
 	return nil
+}
+
+// ways are the alternatives that a person is sent to a browser for, as what
+// else may be done.
+func (a *authorization) ways() (text string) {
+	for _, one := range a.def.Authentications {
+		if one.Auth.Grant == "authorization_code" && one.Auth.AuthorizeURL != "" {
+			text += fmt.Sprintf(", or --authentication %q", one.Name)
+		}
+	}
+	return text
 }
 
 // readInput is the credential as the command line and the file give it.
