@@ -382,6 +382,7 @@ func (p *Pool) refreshed(ctx context.Context, cred *credentials.Credential, kind
 func (a *attempt) nothingToRenew(ctx context.Context, e *connectors.AuthError, failure *ResultError) error {
 	failure.Message = fmt.Sprintf("the API refused the credential (%s), and the connector cannot renew it: it has no %s", e.Text, e.Missing)
 	if a.def.TestMethod == "" {
+		failure.Message += ", and no post_install.test_auth_method, which could tell that the credential is dead"
 		return a.failCode(ctx, failure, e.Status)
 	}
 	if a.cred.Meta.Tested {

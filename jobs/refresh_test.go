@@ -7,6 +7,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -28,7 +29,7 @@ func withConnector(t *testing.T, yaml string) func(*jobs.PoolConfig) {
 		t.Fatal(err)
 	}
 	catalog, findings, err := connectors.Load(dir)
-	if err != nil || len(findings) > 0 {
+	if err != nil || slices.ContainsFunc(findings, func(f connectors.Finding) bool { return !f.Hint }) {
 		t.Fatal(findings, err)
 	}
 	return func(cfg *jobs.PoolConfig) { cfg.Catalog = catalog }
@@ -116,6 +117,19 @@ func TestDeadKey_aTestMethodThatCannotBeAskedIsWaitedFor(t *testing.T) {
 	h.results(h.enqueue(1, jobs.Step{CredentialID: "c", Method: "m"}))
 	if tests.Load() != 3 {
 		t.Error("the test method was asked again")
+	}
+}
+
+// Without a test method nothing can tell that the key is dead: each execution
+// fails, and is told what is missing.
+func TestDeadKey_withoutATestMethodEachFails(t *testing.T) {
+	h := newHouse(t, withConnector(t, strings.Replace(keyed, "post_install: {test_auth_method: me}\n", "", 1)))
+	h.url = serve(t, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(401) })
+	h.put(map[string]any{"credential_id": "c", "connector": "own", "api_key": "dead-key"})
+	for _, r := range h.results(h.enqueue(2, jobs.Step{CredentialID: "c", Method: "m"})) {
+		if r.Error == nil || r.Error.Kind != jobs.KindAuth || !strings.Contains(r.Error.Message, "post_install.test_auth_method") {
+			t.Errorf("%+v", r.Error)
+		}
 	}
 }
 
