@@ -24,9 +24,9 @@ func (e *codingError) Error() string {
 
 // readAnswer reads an answer's body, at most max bytes of it. errTooLarge says
 // that there is more; of one that says so itself nothing is read. A success in
-// a content coding that cannot be decoded is a *codingError,
-// beside it. Any other error is
-// the network's.
+// a content coding that nobody here reads is a *codingError, beside it; a 401
+// that is not what its coding says has no body, for its status says enough. Any
+// other error is the network's.
 func readAnswer(res *http.Response, max int64) ([]byte, error) {
 	if res.Body == http.NoBody || res.Request.Method == http.MethodHead { // Content-Length is that of what a GET would bring
 		return nil, nil
@@ -35,7 +35,11 @@ func readAnswer(res *http.Response, max int64) ([]byte, error) {
 		return nil, errTooLarge
 	}
 	raw, err := readSized(&source{r: res.Body, left: max}, res.ContentLength)
-	if err != nil {
+	var decoding *decodeError
+	switch {
+	case errors.As(err, &decoding) && res.StatusCode == http.StatusUnauthorized:
+		return nil, nil
+	case err != nil:
 		return nil, err
 	}
 	if codings := codingsOf(res.Header); len(codings) > 0 && len(raw) > 0 && res.StatusCode >= 200 && res.StatusCode <= 299 {

@@ -112,6 +112,16 @@ func TestAnswer_thatDoesNotCome(t *testing.T) {
 	}
 }
 
+// A 401 tells of a dead credential by its status, whatever its body is.
+func TestAnswer_aRefusalThatCannotBeDecompressed(t *testing.T) {
+	for _, coding := range []string{"gzip", "deflate", "br", "zstd", "br, gzip"} {
+		a, _ := rawAPI(t, "HTTP/1.1 401 Unauthorized\r\nContent-Encoding: "+coding+"\r\nContent-Length: 24\r\n\r\n{\"a\": \"not compressed\"}  ", "", "GET", "")
+		if e := a.fails("m"); e.Kind != "http" || e.StatusCode != 401 || e.Repeat {
+			t.Errorf("%s: got %+v", coding, e)
+		}
+	}
+}
+
 // coded is a body in one content coding.
 func coded(t *testing.T, coding string, body []byte) []byte {
 	t.Helper()
