@@ -535,13 +535,21 @@ func (x *exchange) authError(e *hooks.Exception) error {
 		a.Text = fmt.Sprintf("%s threw %s", e.Event, e.Kind)
 	}
 	oauth2, session := x.c.CanRefresh(x.d, x.cred)
-	switch {
+	switch static := staticCredentials[x.d.Auth.Type]; {
+	case static != "" && !session && len(a.Session) == 0:
+		a.NoRenewal, a.Static = true, static
 	case a.Kind == credentials.OAuth2 && !oauth2:
 		a.NoRenewal, a.Missing = true, "auth.type: oauth2"
 	case a.Kind == credentials.Session && !session && len(a.Session) == 0:
 		a.NoRenewal, a.Missing = true, "post_install.property_lookup_method"
 	}
 	return a
+}
+
+// staticCredentials are what no token request and, where there is no login
+// method, no login renews.
+var staticCredentials = map[string]string{
+	"api_key": "an API key", "basic": "a user name and password", "oauth1": "an OAuth 1.0a token", authFields: "the fields of an account",
 }
 
 // scopeText says what to do about a scope that is missing.

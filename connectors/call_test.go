@@ -180,10 +180,36 @@ func TestCall_theOtherExceptionCannotRenewAnything(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			a := newAPI(t, oneMethod+"    script: |\n      function after_action() { throw new "+c.class+"(); }\n", nil)
 			e := a.refused("get")
-			if !e.NoRenewal || e.Missing != c.missing {
+			if !e.NoRenewal || e.CannotRenew() != "the connector cannot renew it: it has no "+c.missing {
 				t.Errorf("got %+v", e)
 			}
 		})
+	}
+}
+
+// What a person alone can replace lacks no login: its text names none.
+func TestCall_whatAPersonAloneCanReplaceSaysSo(t *testing.T) {
+	for auth, what := range map[string]string{
+		"{type: api_key}": "an API key", "{type: basic}": "a user name and password",
+		"{type: oauth1}": "an OAuth 1.0a token", "{type: auth_fields, fields: [{name: user}]}": "the fields of an account",
+	} {
+		for _, script := range []string{"throw new AuthRefreshException();", "throw new AuthSessionException();", ""} {
+			t.Run(auth+script, func(t *testing.T) {
+				on := auth
+				if script == "" {
+					on = strings.TrimSuffix(auth, "}") + ", refresh_on: [401]}"
+				}
+				a := newAPI(t, "connector: acme\nbase_url: BASE\nauth: "+on+"\nmethods: [{method: get, endpoint: /things}]\nscript: |\n  function after_error() { "+script+" return true; }\n", answering(401, `{}`))
+				a.Cred.Secrets.APIKey, a.Cred.Secrets.HasBasic = credentials.NewSecret("a-key"), true
+				a.Cred.Secrets.OAuth1 = &credentials.OAuth1{ConsumerKey: "app", ConsumerSecret: credentials.NewSecret("app-secret")}
+				a.Cred.Secrets.Fields = map[string]credentials.Secret{"user": credentials.NewSecret("ann")}
+				e := a.refused("get")
+				want := "the worker cannot renew " + what + ": a person must put the credential anew (worker credential put)"
+				if got := e.CannotRenew(); !e.NoRenewal || got != want {
+					t.Errorf("got %q, want %q", got, want)
+				}
+			})
+		}
 	}
 }
 

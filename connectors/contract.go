@@ -88,9 +88,11 @@ type AuthError struct {
 	ActionData json.RawMessage
 	Session    map[string]string
 	// NoRenewal: nothing can be renewed on this connector. Missing names the
-	// setting; if the connector has a test method the caller tries it once.
+	// setting, or Static what no setting makes renewable, such as an API key; if
+	// the connector has a test method the caller tries it once.
 	NoRenewal bool
 	Missing   string
+	Static    string
 	// Restart: the call is made again from its first page.
 	Restart bool
 	// Unsent: no request was sent (a session was needed first).
@@ -100,6 +102,14 @@ type AuthError struct {
 }
 
 func (e *AuthError) Error() string { return e.Text }
+
+// CannotRenew says of NoRenewal why, and what a person can do about it.
+func (e *AuthError) CannotRenew() string {
+	if e.Static != "" {
+		return "the worker cannot renew " + e.Static + ": a person must put the credential anew (worker credential put)"
+	}
+	return "the connector cannot renew it: it has no " + e.Missing
+}
 
 // CallError is every other way in which a call fails. Kind is the result's
 // error.kind: http network script limit rate input auth.

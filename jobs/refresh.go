@@ -380,7 +380,7 @@ func (p *Pool) refreshed(ctx context.Context, cred *credentials.Credential, kind
 // nothingToRenew handles an exception on a connector where neither a token nor
 // a session can be renewed: the test method decides, once for the version.
 func (a *attempt) nothingToRenew(ctx context.Context, e *connectors.AuthError, failure *ResultError) error {
-	failure.Message = fmt.Sprintf("the API refused the credential (%s), and the connector cannot renew it: it has no %s", e.Text, e.Missing)
+	failure.Message = fmt.Sprintf("the API refused the credential (%s), and %s", e.Text, e.CannotRenew())
 	if a.def.TestMethod == "" {
 		failure.Message += ", and no post_install.test_auth_method, which could tell that the credential is dead"
 		return a.failCode(ctx, failure, e.Status)

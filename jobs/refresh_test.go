@@ -277,6 +277,24 @@ func TestRefresh_ofAnUnknownConnectorIsNotKept(t *testing.T) {
 	h.until("none is left", h.noRefreshIsLeft)
 }
 
+// Without a test method the execution that was refused says who can help.
+func TestDeadKey_withoutATestMethodThePersonIsNamed(t *testing.T) {
+	h := newHouse(t, withConnector(t, strings.NewReplacer("post_install: {test_auth_method: me}\n", "", ", refresh_on: [401]", "").Replace(keyed)+`script: |
+  function after_error() {
+    // A gateway in front of the API may hand out session_properties; this one does not.
+    throw new AuthSessionException();
+  }
+`))
+	h.url = serve(t, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(401) })
+	h.put(map[string]any{"credential_id": "c", "connector": "own", "api_key": "dead-key"})
+	ids := h.enqueue(1, jobs.Step{CredentialID: "c", Method: "m"})
+	r := h.results(ids)[ids[0]]
+	const want = "and the worker cannot renew an API key: a person must put the credential anew (worker credential put)"
+	if r.Error == nil || r.Error.Kind != jobs.KindAuth || !strings.HasSuffix(r.Error.Message, want) {
+		t.Errorf("%+v", r.Error)
+	}
+}
+
 // Where there is nothing to renew a forced refresh changes nothing.
 func TestForced_withNothingToRenewHarmsNobody(t *testing.T) {
 	h := newHouse(t, nil)

@@ -347,7 +347,7 @@ func (t *try) renew(ctx context.Context, kind credentials.Kind, found map[string
 // nothingToRenew says what comes of an exception where neither a token nor a
 // session can be renewed: the test method tells whether the key is dead.
 func (t *try) nothingToRenew(ctx context.Context, e *connectors.AuthError) string {
-	text := fmt.Sprintf("%s, and the connector cannot renew anything: it has no %s", e.Text, e.Missing)
+	text := fmt.Sprintf("%s, and %s", e.Text, e.CannotRenew())
 	if t.def.TestMethod == "" {
 		return text
 	}
