@@ -1,6 +1,7 @@
 package connectors
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -61,47 +62,89 @@ type Partners struct {
 // of any text there may be {"sealed": "…"}, which one of the keys opens; nil:
 // there are no keys.
 func ParsePartnerSettings(raw []byte, keys *credentials.Keyring) *Partners {
-	all := &Partners{Settings: map[string]PartnerSettings{}}
-	var file map[string]map[string]json.RawMessage
-	if err := json.Unmarshal(raw, &file); err != nil {
-		text := `an object of objects is needed: {"acme": {"client_id": "…", "client_secret": "…", "properties": {}}}`
-		var syntax *json.SyntaxError
-		if errors.As(err, &syntax) {
-			text = fmt.Sprintf("malformed JSON at line %d", 1+strings.Count(string(raw[:min(int(syntax.Offset), len(raw))]), "\n"))
-		}
-		all.Mistakes = []string{text}
-		return all
+	r := &partnerReader{all: &Partners{Settings: map[string]PartnerSettings{}}, keys: keys, text: raw}
+	var whole json.RawMessage
+	var syntax *json.SyntaxError
+	if err := json.Unmarshal(raw, &whole); errors.As(err, &syntax) {
+		r.all.Mistakes = []string{"malformed JSON at " + r.place(max(int(syntax.Offset)-1, 0))}
+		return r.all
+	}
+	file, ok := r.object(settingValue{raw, 0}, "connector")
+	if !ok {
+		r.all.Mistakes = []string{`an object of objects is needed: {"acme": {"client_id": "…", "client_secret": "…", "properties": {}}}`}
+		return r.all
 	}
 	for _, name := range slices.Sorted(maps.Keys(file)) {
-		r := &partnerReader{all: all, keys: keys, connector: name}
+		r.connector, r.into = name, PartnerSettings{}
 		r.read(file[name])
-		all.Settings[name] = r.into
+		r.all.Settings[name] = r.into
 	}
-	return all
+	return r.all
 }
 
-// partnerReader reads the settings of one connector.
+// partnerReader reads the settings of one connector after the other.
 type partnerReader struct {
 	all       *Partners
 	keys      *credentials.Keyring
+	text      []byte // of the file
 	connector string
 	into      PartnerSettings
+}
+
+// settingValue is a value, and where in the file it begins.
+type settingValue struct {
+	raw json.RawMessage
+	at  int
+}
+
+func (r *partnerReader) place(at int) string {
+	head := r.text[:min(at, len(r.text))]
+	return fmt.Sprintf("line %d, column %d", 1+bytes.Count(head, []byte("\n")), len(head)-bytes.LastIndexByte(head, '\n'))
 }
 
 func (r *partnerReader) wrong(format string, args ...any) {
 	r.all.Mistakes = append(r.all.Mistakes, r.connector+fmt.Sprintf(format, args...))
 }
 
-func (r *partnerReader) read(members map[string]json.RawMessage) {
+// object are an object's members; what begins the text about one that is given
+// twice: the later would win, and who reads the file sees the first.
+func (r *partnerReader) object(v settingValue, what string) (members map[string]settingValue, ok bool) {
+	dec := json.NewDecoder(bytes.NewReader(v.raw))
+	if token, err := dec.Token(); err != nil || token != json.Delim('{') {
+		return nil, false
+	}
+	members = map[string]settingValue{}
+	for dec.More() {
+		before := int(dec.InputOffset())
+		token, _ := dec.Token()
+		name, _ := token.(string)
+		var member json.RawMessage
+		if dec.Decode(&member) != nil {
+			return nil, false
+		}
+		if _, twice := members[name]; twice {
+			at := v.at + before + bytes.IndexByte(v.raw[before:], '"')
+			r.wrong("%s %q is given twice, again at %s", what, name, r.place(at))
+		}
+		members[name] = settingValue{member, v.at + int(dec.InputOffset()) - len(member)}
+	}
+	return members, true
+}
+
+func (r *partnerReader) read(v settingValue) {
+	members, ok := r.object(v, ": member")
+	if !ok {
+		r.wrong(": an object is needed")
+	}
 	for _, member := range slices.Sorted(maps.Keys(members)) {
-		raw := members[member]
+		v := members[member]
 		switch member {
 		case "client_id":
-			r.into.ClientID = r.text(member, raw)
+			r.into.ClientID = r.textOf(member, v)
 		case "client_secret":
-			r.into.ClientSecret = r.text(member, raw)
+			r.into.ClientSecret = r.textOf(member, v)
 		case "private_key":
-			r.into.PrivateKey = credentials.NewSecret(r.text(member, raw))
+			r.into.PrivateKey = credentials.NewSecret(r.textOf(member, v))
 			if r.into.PrivateKey.Empty() {
 				continue
 			}
@@ -109,11 +152,14 @@ func (r *partnerReader) read(members map[string]json.RawMessage) {
 				r.wrong(".private_key: %v", err)
 			}
 		case "properties":
-			if json.Unmarshal(raw, &r.into.Properties) != nil {
+			properties, ok := r.object(v, ".properties: member")
+			if !ok && string(v.raw) != "null" {
 				r.wrong(".properties has the wrong type")
 			}
-			for _, name := range slices.Sorted(maps.Keys(r.into.Properties)) {
-				if text, ok := r.opened(partnerProperty+name, r.into.Properties[name]); ok {
+			r.into.Properties = map[string]json.RawMessage{}
+			for _, name := range slices.Sorted(maps.Keys(properties)) {
+				r.into.Properties[name] = properties[name].raw
+				if text, ok := r.opened(partnerProperty+name, properties[name]); ok {
 					r.into.Properties[name] = quote(text)
 				}
 			}
@@ -123,27 +169,31 @@ func (r *partnerReader) read(members map[string]json.RawMessage) {
 	}
 }
 
-// text is a member that is text, or sealed.
-func (r *partnerReader) text(member string, raw json.RawMessage) (text string) {
-	if text, ok := r.opened(member, raw); ok {
+// textOf is a member that is text, or sealed.
+func (r *partnerReader) textOf(member string, v settingValue) (text string) {
+	if text, ok := r.opened(member, v); ok {
 		return text
 	}
-	if json.Unmarshal(raw, &text) != nil {
+	if json.Unmarshal(v.raw, &text) != nil {
 		r.wrong(".%s has the wrong type", member)
 	}
 	return text
 }
 
 // opened is a sealed value; ok is false for anything else. Without a key that
-// opens it, it is empty and a mistake.
-func (r *partnerReader) opened(member string, raw json.RawMessage) (text string, ok bool) {
-	var box map[string]json.RawMessage
-	var sealed string
-	if json.Unmarshal(raw, &box) != nil || len(box) != 1 || json.Unmarshal(box["sealed"], &sealed) != nil {
+// opens it, it is empty and a mistake, and so is what is sealed by its name alone.
+func (r *partnerReader) opened(member string, v settingValue) (text string, ok bool) {
+	box, _ := r.object(v, "."+member+": member")
+	inside, ok := box["sealed"]
+	if !ok {
 		return "", false
 	}
+	if len(box) > 1 || inside.raw[0] != '"' {
+		r.wrong(".%s: a sealed value is {\"sealed\": \"…\"}, a text and nothing beside it; `worker key seal` makes one", member)
+		return "", true
+	}
 	r.into.secret = append(r.into.secret, member)
-	value, first, err := r.keys.OpenSetting(r.connector, member, sealed)
+	value, first, err := r.keys.OpenSetting(r.connector, member, textOf(inside.raw))
 	if err != nil {
 		r.wrong(".%s: %v", member, err)
 	} else if !first {

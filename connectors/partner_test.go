@@ -28,13 +28,13 @@ func TestPartnerSettings_sealed(t *testing.T) {
 	}
 	keys := keyring(t, first, second)
 	p := connectors.ParsePartnerSettings([]byte(`{"acme":{"client_id":`+seal(first, "acme", "client_id", "app-number-7")+`,"client_secret":`+seal(second, "acme", "client_secret", "hunter22")+`,
-		"properties":{"region":"eu","app_key":`+seal(first, "acme", "properties.app_key", `k"ey-of-the-app`)+`,"sealed":{"sealed":7}}}}`), keys)
+		"properties":{"region":"eu","app_key":`+seal(first, "acme", "properties.app_key", `k"ey-of-the-app`)+`,"sealed":{"seal":7}}}}`), keys)
 	if len(p.Mistakes) > 0 {
 		t.Fatal(p.Mistakes)
 	}
 	got := p.Settings["acme"]
 	if got.ClientID != "app-number-7" || got.ClientSecret != "hunter22" || string(got.Properties["app_key"]) != `"k\"ey-of-the-app"` ||
-		string(got.Properties["region"]) != `"eu"` || string(got.Properties["sealed"]) != `{"sealed":7}` {
+		string(got.Properties["region"]) != `"eu"` || string(got.Properties["sealed"]) != `{"seal":7}` {
 		t.Errorf("%q", got)
 	}
 	if d := cmp.Diff([]string{"acme client_secret"}, p.Aged); d != "" {
@@ -78,5 +78,41 @@ methods: [{method: get, endpoint: /things}]
 	p = connectors.ParsePartnerSettings([]byte(`{"acme":{"client_id":`+seal(first, "acme", "client_id", "app")+`}}`), nil)
 	if d := cmp.Diff([]string{"acme.client_id: it is sealed, and there is no key to open it: give STEPWORKER_KEYS or --keys-file"}, p.Mistakes); d != "" {
 		t.Error(d)
+	}
+}
+
+// What a reader of the file would not see is a mistake: a name that is given
+// twice, of which the later would win, and what only looks sealed.
+func TestPartnerSettings_whatIsNotAsItLooks(t *testing.T) {
+	const object = `an object of objects is needed: {"acme": {"client_id": "…", "client_secret": "…", "properties": {}}}`
+	const box = "a sealed value is {\"sealed\": \"…\"}, a text and nothing beside it; `worker key seal` makes one"
+	for name, c := range map[string]struct {
+		file string
+		want []string
+	}{
+		"null":                     {`null`, []string{object}},
+		"a list":                   {`[]`, []string{object}},
+		"text":                     {`"hunter22"`, []string{object}},
+		"nothing":                  {``, []string{"malformed JSON at line 1, column 1"}},
+		"malformed":                {"{\"acme\":\n {\"client_id\": hunter22}}", []string{"malformed JSON at line 2, column 16"}},
+		"more than one":            {"{}\n{}", []string{"malformed JSON at line 2, column 1"}},
+		"a connector that is null": {`{"acme": null, "other": 7}`, []string{"acme: an object is needed", "other: an object is needed"}},
+		"a connector twice": {"{\"acme\": {\"client_id\": \"hunter22\"},\n  \"acme\": {\"client_secret\": \"hunter23\"}}",
+			[]string{`connector "acme" is given twice, again at line 2, column 3`}},
+		"a member twice": {"{\"acme\": {\"client_id\": \"hunter22\",\n\"client_id\": \"hunter23\", \"properties\": {\"ä\": 1, \"\\u00e4\": 2}}}",
+			[]string{`acme: member "client_id" is given twice, again at line 2, column 1`, `acme.properties: member "ä" is given twice, again at line 2, column 50`}},
+		"properties of another type": {`{"acme": {"properties": [1]}}`, []string{"acme.properties has the wrong type"}},
+		"sealed, a number":           {`{"acme": {"client_secret": {"sealed": 5}, "properties": {"key": {"sealed": 5}}}}`, []string{"acme.client_secret: " + box, "acme.properties.key: " + box}},
+		"sealed, null":               {`{"acme": {"properties": {"key": {"sealed": null}}}}`, []string{"acme.properties.key: " + box}},
+		"sealed, and more":           {`{"acme": {"private_key": {"sealed": "hunter22", "y": 1}, "properties": {"key": {"y": 1, "sealed": "hunter22"}}}}`, []string{"acme.private_key: " + box, "acme.properties.key: " + box}},
+		"sealed, twice": {`{"acme": {"properties": {"key": {"sealed": "hunter22", "sealed": "hunter23"}}}}`,
+			[]string{`acme.properties.key: member "sealed" is given twice, again at line 1, column 56`, "acme.properties.key: it is no sealed value; `worker key seal` makes one"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := connectors.ParsePartnerSettings([]byte(c.file), keyring(t, credentials.NewKey()))
+			if d := cmp.Diff(c.want, p.Mistakes); d != "" {
+				t.Error(d)
+			}
+		})
 	}
 }
