@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"strings"
 
 	"golang.org/x/oauth2"
 
@@ -40,7 +41,8 @@ func (c *Caller) Authorize(ctx context.Context, d *Definition, cred *credentials
 	}
 	a := &Authorization{State: rand.Text(), verifier: oauth2.GenerateVerifier()}
 	conf := &oauth2.Config{ClientID: id, RedirectURL: redirect, Scopes: d.Auth.Scopes, Endpoint: oauth2.Endpoint{AuthURL: endpoint}}
-	a.URL = conf.AuthCodeURL(a.State, oauth2.S256ChallengeOption(a.verifier))
+	path, query, _ := strings.Cut(conf.AuthCodeURL(a.State, oauth2.S256ChallengeOption(a.verifier)), "?")
+	a.URL = path + "?" + blanks3986(query)
 	t := &tokenRequest{c: c, d: d, cred: cred, actionData: json.RawMessage(`{}`)}
 	out, err := t.hook(ctx, "before_oauth2_authorise", hooks.Global{Name: "method_endpoint", JSON: quote(a.URL), Write: true})
 	var verdict *credentials.RefreshError
@@ -55,16 +57,16 @@ func (c *Caller) Authorize(ctx context.Context, d *Definition, cred *credentials
 	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.User != nil {
 		return misconfigured("before_oauth2_authorise left a method_endpoint that is no http or https URL")
 	}
-	query := u.Query()
-	if len(query["state"]) != 1 || query.Get("state") != a.State { // without it anybody's answer would be taken, with another nobody's
-		query.Set("state", a.State)
-		u.RawQuery = query.Encode()
+	asked := u.Query()
+	if len(asked["state"]) != 1 || asked.Get("state") != a.State { // without it anybody's answer would be taken, with another nobody's
+		asked.Set("state", a.State)
+		u.RawQuery = blanks3986(asked.Encode())
 		a.URL = u.String()
 	}
 	// What the script took out for a provider that refuses it is missing from
 	// the exchange too.
-	a.redirect = query.Get("redirect_uri")
-	if query.Get("code_challenge") != oauth2.S256ChallengeFromVerifier(a.verifier) {
+	a.redirect = asked.Get("redirect_uri")
+	if asked.Get("code_challenge") != oauth2.S256ChallengeFromVerifier(a.verifier) {
 		a.verifier = ""
 	}
 	return a, nil

@@ -89,6 +89,14 @@ func TestAuthorize_codeIsExchangedOnceWithItsVerifier(t *testing.T) {
 	}
 }
 
+func TestAuthorize_blanksAreNoPluses(t *testing.T) {
+	for _, script := range []string{"", `function before_oauth2_authorise() { method_endpoint = method_endpoint.replace(/state=[^&]*/, 'for=a%20b'); }`} {
+		if auth, _ := authorize(t, newCodeAPI(t, script, nil)); !strings.Contains(auth.URL, "scope=a%20b") || strings.Contains(auth.URL, "+") {
+			t.Error(auth.URL)
+		}
+	}
+}
+
 func TestAuthorize_hooks(t *testing.T) {
 	a := newCodeAPI(t, `function before_oauth2_authorise() {
   method_endpoint += '&audience=' + script_parameters.region + external_account_id + Object.keys(cycle_variables).length;

@@ -230,7 +230,7 @@ func fillURL(parts []part, look lookup) (string, error) {
 			}
 			b.WriteString(text)
 		case strings.Contains(sofar, "?"):
-			b.WriteString(strings.ReplaceAll(url.QueryEscape(text), "+", "%20"))
+			b.WriteString(escape3986(text))
 		default:
 			segments := []string{text}
 			if p.raw {

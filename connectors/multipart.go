@@ -8,7 +8,6 @@ import (
 	"mime"
 	"mime/multipart"
 	"net/textproto"
-	"net/url"
 	"strings"
 	"unicode"
 )
@@ -148,7 +147,8 @@ func (p *parts) one(name string, v any) error {
 	h := textproto.MIMEHeader{}
 	switch {
 	case p.related:
-		h.Set("Content-ID", "<"+contentID(name)+">")
+		// As a Content-ID may have a name (RFC 2045 section 7).
+		h.Set("Content-ID", "<"+escape3986(name)+">")
 	case isFile:
 		if f.filename == "" {
 			f.filename = name
@@ -172,9 +172,4 @@ func (p *parts) one(name string, v any) error {
 		_, err = part.Write(content)
 	}
 	return err
-}
-
-// contentID is a name as a Content-ID may have it (RFC 2045 section 7).
-func contentID(name string) string {
-	return strings.ReplaceAll(url.QueryEscape(name), "+", "%20")
 }

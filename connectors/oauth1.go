@@ -182,9 +182,3 @@ func splitForm(s string) (all pairs) {
 	}
 	return all
 }
-
-// escape3986 is percent-encoding of all but the unreserved characters (RFC 5849
-// section 3.6, RFC 3986 section 2.3).
-func escape3986(s string) string {
-	return strings.ReplaceAll(url.QueryEscape(s), "+", "%20")
-}

@@ -823,7 +823,7 @@ func (c *Caller) authenticate(d *Definition, cred *credentials.Credential, req *
 		switch {
 		case d.Auth.In == "body": // keyInBody
 		case d.Auth.In == "query":
-			q := url.QueryEscape(d.Auth.Name) + "=" + url.QueryEscape(d.Auth.Prefix+s.APIKey.Reveal())
+			q := pairs{{d.Auth.Name, d.Auth.Prefix + s.APIKey.Reveal()}}.encode()
 			if req.URL.RawQuery != "" {
 				q = req.URL.RawQuery + "&" + q
 			}
@@ -915,10 +915,19 @@ func (p pairs) encode() string {
 		if i > 0 {
 			b.WriteByte('&')
 		}
-		b.WriteString(url.QueryEscape(kv[0]) + "=" + strings.ReplaceAll(url.QueryEscape(kv[1]), "+", "%20"))
+		b.WriteString(escape3986(kv[0]) + "=" + escape3986(kv[1]))
 	}
 	return b.String()
 }
+
+// escape3986 is percent-encoding of all but the unreserved characters (RFC 3986
+// section 2.3, RFC 5849 section 3.6). It is how all that we write stands in a
+// query or a form: who reads either takes %20 for a blank, and not all take a
+// plus for one.
+func escape3986(s string) string { return blanks3986(url.QueryEscape(s)) }
+
+// blanks3986 is a query that was encoded as a form, without its pluses.
+func blanks3986(query string) string { return strings.ReplaceAll(query, "+", "%20") }
 
 // formPairs: a list of scalars repeats its name, anything deeper is its JSON
 // text, null is left out, "" is sent empty.

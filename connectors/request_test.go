@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"testing"
 
@@ -145,6 +146,36 @@ methods:
 			t.Errorf("got %+v", e)
 		}
 	})
+}
+
+// A blank is %20 wherever we write one into a URL or a form, in names as in
+// values and in a key: not every server takes a plus for one.
+func TestBlanks_areWrittenAlike(t *testing.T) {
+	a := newAPI(t, `
+connector: acme
+base_url: BASE
+auth: {type: api_key, in: query, name: the key, prefix: "Token "}
+parameters: [{name: of all, target: query_string, value: a + b}]
+methods:
+  - {method: get, endpoint: "/a?x={{n}}", parameters: [{name: n, target: merge_field}]}
+  - {method: post, verb: POST, endpoint: /a, data_type: form, body: {a name: a + b}}
+`, nil)
+	a.Cred.Secrets.APIKey = credentials.NewSecret("k+e y")
+	a.must("get", withParameters(`{"n":"1 + 2"}`), withScript(`function before_action() { method_request_parameters['of a script'] = 'c + d'; }`))
+	a.must("post")
+	const key = "of%20all=a%20%2B%20b&the%20key=Token%20k%2Be%20y"
+	want := []string{"/a?x=1%20%2B%202&of%20all=a%20%2B%20b&of%20a%20script=c%20%2B%20d&the%20key=Token%20k%2Be%20y", "/a?" + key}
+	var got []string
+	sent := a.requests()
+	for _, r := range sent {
+		got = append(got, r.URI)
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("got  %q\nwant %q", got, want)
+	}
+	if got := sent[1].Body; got != "a%20name=a%20%2B%20b" {
+		t.Error(got)
+	}
 }
 
 func TestHeaders_whatCannotBeSentIsInput(t *testing.T) {
