@@ -153,21 +153,39 @@ func (p *fileParser) authentications(n *yaml.Node) {
 	}
 }
 
-// bodiesOf finds methods whose bodies have no members that a field could be.
-func (p *fileParser) bodiesOf(a *Auth) {
-	what, types, tell := "fields", memberTypes, p.find
+// bodiesOf finds methods whose bodies have no place for what an authentication
+// puts there; of is the name of an alternative. A credential may have another,
+// and a script may make another body, so it is a hint.
+func (p *fileParser) bodiesOf(a *Auth, of string) {
+	what, it, such := "fields", "them", ""
 	switch {
 	case a.Type == "api_key" && a.In == "body":
-		what, types, tell = "a key", []DataType{JSON, Form, XML, File, MultipartRelated, UnknownDT}, p.hint
+		what, it = "a key", "it"
 	case a.Type != authFields:
 		return
 	}
+	if of != "" {
+		of, such = fmt.Sprintf(", of authentication %q,", of), " with such a credential"
+	}
 	for _, name := range p.def.MethodNames {
 		m := p.def.Methods[name]
-		if m.Type == TypeAction && !m.IgnoreAuth && (m.HasBody || makesBody(m.Verb)) && !slices.Contains(types, m.DataType) {
-			tell(p.places[&m.Name], "method %q: auth type %s puts %s into bodies, which one of data_type %s has no place for; ignore_auth: true sends it without", name, a.Type, what, m.DataType)
+		if m.Type == TypeAction && !m.IgnoreAuth && (m.HasBody || makesBody(m.Verb)) && !a.hasPlaceIn(m.DataType) {
+			p.hint(p.places[&m.Name], "method %q: auth type %s%s puts %s into bodies, and one of data_type %s has no place for %s: a call%s fails; ignore_auth: true sends it without", name, a.Type, of, what, m.DataType, it, such)
 		}
 	}
+}
+
+// hasPlaceIn says that a body of this type has a place for what stands in bodies.
+func (a *Auth) hasPlaceIn(t DataType) bool {
+	if a.Type == authFields {
+		return slices.Contains(memberTypes, t)
+	}
+	return t != PlainText && t != SimpleFile
+}
+
+// noPlace is a call of a method that has no place for what stands in bodies.
+func (x *exchange) noPlace(what, it string) error {
+	return &CallError{Kind: "input", Message: fmt.Sprintf("%s, and one of data_type %s has no place for %s: method %q cannot be called with this credential", what, x.m.DataType, it, x.m.Name)}
 }
 
 // memberTypes are the data types whose bodies have members.
@@ -182,13 +200,13 @@ func makesBody(verb string) bool { return verb == "POST" || verb == "PUT" || ver
 func (p *fileParser) alternatives() {
 	d := p.def
 	if len(d.Authentications) == 0 {
-		p.bodiesOf(&d.Auth)
+		p.bodiesOf(&d.Auth, "")
 		return
 	}
 	d.variants = map[string]*Definition{}
 	for i := range d.Authentications {
 		a := &d.Authentications[i]
-		p.bodiesOf(&a.Auth)
+		p.bodiesOf(&a.Auth, a.Name)
 		v := *d
 		v.Auth = a.Auth
 		if !a.Default {
@@ -220,8 +238,12 @@ func (x *exchange) fieldsInBody() error {
 	if a.Type != authFields || x.m.IgnoreAuth || none && !makesBody(x.m.Verb) {
 		return nil
 	}
+	const what = "the authentication's fields stand in the body (auth_fields)"
 	bad := func(text string) error {
-		return &CallError{Kind: "input", Message: "the authentication's fields stand in the body (auth_fields), " + text}
+		return &CallError{Kind: "input", Message: what + ", " + text}
+	}
+	if !a.hasPlaceIn(x.m.DataType) {
+		return x.noPlace(what, "them")
 	}
 	var tree any
 	if !none {
@@ -230,7 +252,7 @@ func (x *exchange) fieldsInBody() error {
 			return bad("so the body must be an object")
 		}
 	}
-	if _, object := tree.(*OrderedMap); !none && !object || !slices.Contains(memberTypes, x.m.DataType) {
+	if _, object := tree.(*OrderedMap); !none && !object {
 		return bad("so the body must be an object")
 	}
 	var root any

@@ -315,6 +315,41 @@ func TestClientProperties_areTheCredentialsOwnClient(t *testing.T) {
 	}
 }
 
+// The alternative that a method has no place for harms that method alone, and
+// says so.
+func TestAlternatives_thatAMethodHasNoPlaceFor(t *testing.T) {
+	a := newAPI(t, `
+connector: acme
+base_url: BASE
+authentications:
+  - {name: App, auth: {type: none}}
+  - {name: Fields, auth: {type: auth_fields, fields: [{name: user}]}}
+  - {name: Key, auth: {type: api_key, in: body, name: key}}
+methods:
+  - {method: add, verb: POST, endpoint: /things}
+  - {method: text, verb: POST, endpoint: /text, data_type: plain_text, response: {data_type: json}, body: hello}
+`, nil)
+	a.Cred.Secrets.APIKey = credentials.NewSecret("the-api-key")
+	a.Cred.Secrets.Fields = map[string]credentials.Secret{"user": credentials.NewSecret("ann")}
+	base := a.Def
+	for name, want := range map[string]string{
+		"App":    "",
+		"Fields": `the authentication's fields stand in the body (auth_fields), and one of data_type plain_text has no place for them: method "text" cannot be called with this credential`,
+		"Key":    `the API key stands in the body (auth.in), and one of data_type plain_text has no place for it: method "text" cannot be called with this credential`,
+	} {
+		a.Cred.Authentication = name
+		a.Def, _ = base.For(a.Cred)
+		a.must("add")
+		if want == "" {
+			a.must("text")
+			continue
+		}
+		if e := a.fails("text"); e.Kind != "input" || e.Message != want {
+			t.Errorf("%s: got %q\nwant %q", name, e.Message, want)
+		}
+	}
+}
+
 func TestCheck_authentications(t *testing.T) {
 	methods := "\nmethods: [{method: m, endpoint: /x}, {method: text, verb: POST, endpoint: /x, data_type: plain_text}]\n"
 	for name, c := range map[string]struct{ file, want string }{
@@ -326,9 +361,11 @@ func TestCheck_authentications(t *testing.T) {
 		"none":               {"authentications: []", "authentications: there is none"},
 		"a URL of the other": {"authentications: [{name: a, auth: {type: none}}, {name: b, auth: {type: oauth2, token_url: /token}}]", "auth.token_url: an absolute http or https URL is needed"},
 		"a field of the other, for text": {"authentications: [{name: a, auth: {type: none}}, {name: b, auth: {type: auth_fields, fields: [{name: k}]}}]",
-			`method "text": auth type auth_fields puts fields into bodies, which one of data_type plain_text has no place for`},
-		"fields for text":       {"auth: {type: auth_fields, fields: [{name: k}]}", `method "text": auth type auth_fields puts fields into bodies`},
-		"a key for text":        {"auth: {type: api_key, in: body, name: k}", `method "text": auth type api_key puts a key into bodies, which one of data_type plain_text has no place for`},
+			`method "text": auth type auth_fields, of authentication "b", puts fields into bodies, and one of data_type plain_text has no place for them: a call with such a credential fails; ignore_auth: true sends it without (hint)`},
+		"a key of the other, for text": {"authentications: [{name: a, auth: {type: none}}, {name: b, auth: {type: api_key, in: body, name: k}}]",
+			`method "text": auth type api_key, of authentication "b", puts a key into bodies, and one of data_type plain_text has no place for it: a call with such a credential fails; ignore_auth: true sends it without (hint)`},
+		"fields for text":       {"auth: {type: auth_fields, fields: [{name: k}]}", `method "text": auth type auth_fields puts fields into bodies, and one of data_type plain_text has no place for them: a call fails; ignore_auth: true sends it without (hint)`},
+		"a key for text":        {"auth: {type: api_key, in: body, name: k}", `method "text": auth type api_key puts a key into bodies, and one of data_type plain_text has no place for it: a call fails; ignore_auth: true sends it without (hint)`},
 		"a field within one":    {"auth: {type: auth_fields, fields: [{name: k, key: a}, {name: l, key: a.b}]}", `auth fields "k" and "l" cannot both stand in a body: "a.b" is within "a"`},
 		"a field within, first": {"auth: {type: auth_fields, fields: [{name: k, key: a.b.c}, {name: l, key: a.b}]}", `auth fields "k" and "l" cannot both stand in a body: "a.b.c" is within "a.b"`},
 		"a field in a list":     {"auth: {type: auth_fields, fields: [{name: k, key: \"[a].b\"}]}", `auth field "k": key "[a].b" leads through a list`},

@@ -218,14 +218,18 @@ func (x *exchange) keyInBody() error {
 	if a.Type != "api_key" || a.In != "body" || x.m.IgnoreAuth || none && !makesBody(x.m.Verb) {
 		return nil
 	}
+	const what = "the API key stands in the body (auth.in)"
+	if !a.hasPlaceIn(x.m.DataType) {
+		return x.noPlace(what, "it")
+	}
 	decoded, err := decodeJSON(x.body)
 	m, ok := decoded.(*OrderedMap)
 	switch {
 	case x.body == nil, err == nil && decoded == nil:
 		m = &OrderedMap{}
 		decoded = m
-	case !ok || x.m.DataType == PlainText || x.m.DataType == SimpleFile:
-		return &CallError{Kind: "input", Message: fmt.Sprintf("the API key stands in the body (auth.in), so the body must be an object, for member %q", a.Name)}
+	case !ok:
+		return &CallError{Kind: "input", Message: fmt.Sprintf("%s, so the body must be an object, for member %q", what, a.Name)}
 	}
 	m = x.m.members(m)
 	if _, there := m.Values[a.Name]; there {
