@@ -173,13 +173,9 @@ func (e *deadEnds) tokens(m *Method, n *yaml.Node) {
 // attemptTime is what an attempt of a step has, if the step does not say.
 const attemptTime = 5 * time.Minute
 
-// repeats finds calls that are made again and should not be, or for too long.
-// A method that pages through an answer only reads, whatever its verb.
-func (e *deadEnds) repeats() {
+// timeouts finds calls that may take longer than an attempt.
+func (e *deadEnds) timeouts() {
 	e.each(func(m *Method, n *yaml.Node) {
-		if m.Retry == "always" && !safe(m.Verb) && m.Idempotency == "" && !m.Paging.Inbound {
-			e.p.hint(valueOf(n, "retry"), "retry: always may make a %s twice that has arrived: name an idempotency_header if the API has one", m.Verb)
-		}
 		if m.Timeout > attemptTime {
 			e.p.hint(valueOf(n, "timeout"), "timeout: an attempt of a step has %s unless the step says otherwise, so a call is cut off before", attemptTime)
 		}

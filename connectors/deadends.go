@@ -28,7 +28,7 @@ func (p *fileParser) deadEnds(root *yaml.Node) {
 	e.exceptions()
 	e.parameters()
 	e.pages()
-	e.repeats()
+	e.timeouts()
 	e.members()
 	e.values()
 }
