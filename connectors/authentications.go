@@ -85,7 +85,7 @@ var authFieldTypes = slices.DeleteFunc(slices.Clone(fieldTypes), func(t string) 
 func (p *fileParser) authFields(n *yaml.Node, a *Auth) {
 	p.sequence(n, func(n *yaml.Node) {
 		f := AuthField{}
-		p.mapping(n, "an auth field", keys{"name": p.text(&f.Name), "key": p.text(&f.Key), "type": p.enum(&f.Type, authFieldTypes)})
+		p.mapping(n, "an auth field", keys{"name": p.name(&f.Name), "key": p.text(&f.Key), "type": p.enum(&f.Type, authFieldTypes)})
 		if f.Name == "" {
 			p.find(n, "an auth field needs a name")
 			return
@@ -119,7 +119,7 @@ func (p *fileParser) authentications(n *yaml.Node) {
 	chosen := ""
 	p.sequence(n, func(n *yaml.Node) {
 		a := Authentication{}
-		got := p.mapping(n, "an authentication", keys{"name": p.text(&a.Name), "default": p.boolean(&a.Default), "auth": p.auth(&a.Auth)})
+		got := p.mapping(n, "an authentication", keys{"name": p.name(&a.Name), "default": p.boolean(&a.Default), "auth": p.auth(&a.Auth)})
 		switch {
 		case a.Name == "":
 			p.find(n, "an authentication needs a name")

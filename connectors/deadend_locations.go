@@ -8,9 +8,15 @@ import (
 	"golang.org/x/net/http/httpguts"
 )
 
-// locations finds response fields that no answer can have.
+// locations finds response fields that no answer can have, and request fields
+// that no body can.
 func (e *deadEnds) locations() {
 	e.each(func(m *Method, n *yaml.Node) {
+		if m.Type == TypeAction && m.DataType == PlainText {
+			for _, f := range items(valueOf(n, "request", "fields")) {
+				e.p.hint(f, "field %q: a body of data_type %s is text, which has no members", textOfNode(valueOf(f, "field")), m.DataType)
+			}
+		}
 		var seen []located
 		systems := map[string]bool{}
 		for _, f := range items(valueOf(n, "response", "fields")) {

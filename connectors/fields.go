@@ -49,7 +49,7 @@ func (p *fileParser) request(n *yaml.Node, m *Method) {
 					p.find(n, "a request field needs a location: key \"field\"")
 				}
 				f.Required = !optional
-				f.steps = p.location(n, got["field"], f.Field, seen)
+				f.steps = p.location(n, f.Field, seen)
 				p.dateFormat(got["format"], f.Type, f.Format)
 				if f.System == "" {
 					f.System = f.Field
@@ -70,8 +70,11 @@ func (p *fileParser) about(a *About) keys {
 }
 
 // location reads where a field stands; seen are those before it in its list.
-func (p *fileParser) location(n, key *yaml.Node, field string, seen map[string]bool) []pathStep {
-	if key == nil || field == "" {
+func (p *fileParser) location(n *yaml.Node, field string, seen map[string]bool) []pathStep {
+	if at := valueOf(n, "field"); field == "" {
+		if at != nil && at.Kind == yaml.ScalarNode && at.ShortTag() == "!!str" { // else text is missing, which is told
+			p.find(at, "field is empty: a location is needed, such as [records].id")
+		}
 		return nil
 	}
 	steps, err := parsePath(field)

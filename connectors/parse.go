@@ -108,6 +108,7 @@ func (p *fileParser) parse(raw []byte) *yaml.Node {
 		p.findings = append(p.findings, Finding{File: p.file, Line: 1, Column: 1, Text: "the file is empty"})
 		return nil
 	}
+	p.tags(doc.Content[0])
 	p.connector(doc.Content[0])
 	p.finish(doc.Content[0])
 	return doc.Content[0]
@@ -165,6 +166,16 @@ func (p *fileParser) text(into *string) func(*yaml.Node) {
 		}
 		*into = n.Value
 		p.places[into] = n
+	}
+}
+
+// name reads a text that steps, credentials or other keys name: what YAML takes
+// for something else looks like another name there.
+func (p *fileParser) name(into *string) func(*yaml.Node) {
+	return func(n *yaml.Node) {
+		if p.text(into)(n); n.Kind == yaml.ScalarNode && n.ShortTag() != "!!str" && n.ShortTag() != "!!null" {
+			p.hint(n, "a name is a text, and YAML reads %s as something else: write it in quotes", n.Value)
+		}
 	}
 }
 
@@ -474,7 +485,7 @@ func (p *fileParser) parameters(n *yaml.Node, m *Method) []Parameter {
 			}
 		}
 		k := keys{
-			"name":      p.text(&q.Name),
+			"name":      p.name(&q.Name),
 			"target":    p.enum(&q.Target, []string{"http_header", "merge_field", "query_string", filterField, "response_field", "script", "index"}),
 			"as":        p.text(&q.As),
 			"header":    p.text(&q.Header),
@@ -532,7 +543,7 @@ func (p *fileParser) method(n *yaml.Node) {
 	var nameNode *yaml.Node
 	kind := string(TypeAction)
 	got := p.mapping(n, "a method", keys{
-		"method":       func(n *yaml.Node) { nameNode = n; p.text(&m.Name)(n) },
+		"method":       func(n *yaml.Node) { nameNode = n; p.name(&m.Name)(n) },
 		"type":         p.enum(&kind, []string{string(TypeAction), string(TypeScript), string(TypeWebhook)}),
 		"verb":         p.enum(&m.Verb, []string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}),
 		"endpoint":     p.template(&m.Endpoint, "url", m),
@@ -664,7 +675,7 @@ func (p *fileParser) response(n *yaml.Node, m *Method) {
 				if f.System == "" {
 					f.System = f.Field
 				}
-				f.steps = p.location(n, got["field"], f.Field, seen)
+				f.steps = p.location(n, f.Field, seen)
 				p.dateFormat(got["format"], f.Type, f.Format)
 				m.Fields = append(m.Fields, f)
 			})

@@ -34,6 +34,12 @@ func check(t *testing.T, file string) []string {
 	return all
 }
 
+const unknownTag = " means nothing here: !!str, !!int, !!float, !!bool and !!null are known, of a scalar"
+
+func otherName(name string) string {
+	return "a name is a text, and YAML reads " + name + " as something else: write it in quotes (hint)"
+}
+
 func TestCheck_findings(t *testing.T) {
 	const head = "connector: acme\nbase_url: https://acme.example\n"
 	cases := map[string]struct {
@@ -63,6 +69,14 @@ func TestCheck_findings(t *testing.T) {
 			[]string{`1:1: session property "sid": there is no login method to fill it (post_install.property_lookup_method) (hint)`}},
 		"a port, a big number and a property": {"connector: a\nbase_url: http://127.0.0.1:{{port}}/{{domain}}\nparameters: [{name: port, target: merge_field, property: account}]\nmethods: [{method: m, endpoint: /a, verb: POST, body: {big: 12345678901234567890}}]\n",
 			[]string{`2:11: no parameter declares merge field {{domain}}: each credential must have a property of that name (hint)`}},
+		"locations that are empty": {head + "methods: [{method: m, endpoint: /a, request: {fields: [{field: ''}]}, response: {fields: [{field: '', system: A}, {field: null}]}}]\n",
+			[]string{`3:64: field is empty: a location is needed, such as [records].id`, `3:99: field is empty: a location is needed, such as [records].id`, `3:123: text is needed here`}},
+		"tags": {head + "title: !!str Acme\nheaders: !!map {X: !foo a}\nmethods: !!seq\n  - {method: !!str 5, verb: !!str 'PUT', endpoint: /a, body: {a: !!str 5, b: !!int '5', c: !!float 5, d: !!bool true, e: !!binary aGk=, f: !!str {}, g: !!set {h}, i: !<tag:acme.example,2026:x> 1, j: !!str}}\n",
+			[]string{`3:8: tag !!str changes nothing here (hint)`, `4:10: tag !!map changes nothing here (hint)`, `4:20: tag !foo` + unknownTag, `5:10: tag !!seq changes nothing here (hint)`,
+				`6:29: tag !!str changes nothing here (hint)`, `6:106: tag !!bool changes nothing here (hint)`, `6:122: tag !!binary` + unknownTag, `6:140: tag !!str` + unknownTag,
+				`6:153: tag !!set` + unknownTag, `6:167: tag tag:acme.example,2026:x` + unknownTag}},
+		"names that YAML reads as something else": {head + "parameters: [{name: 2026-01-01, target: script}, {name: 'true', target: script}]\nauthentications: [{name: 1.5, auth: {type: auth_fields, fields: [{name: true}]}}]\nmethods: [{method: 5, endpoint: /a}]\n",
+			[]string{"3:21: " + otherName("2026-01-01"), "4:26: " + otherName("1.5"), "4:73: " + otherName("true"), "5:20: " + otherName("5")}},
 		"a login method that does not exist": {head + "post_install:\n  property_lookup_method: logn\nmethods: [{method: login, endpoint: /a}]\n",
 			[]string{`4:27: post_install.property_lookup_method names method "logn", which does not exist; did you mean "login"?`}},
 		"a logout method that does not exist": {head + "post_install: {property_lookup_method: login, logout_method: logot}\nmethods: [{method: login, endpoint: /a}, {method: logout, endpoint: /b}]\n",

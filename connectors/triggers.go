@@ -80,7 +80,7 @@ func (t *Trigger) Choices(content json.RawMessage) ([]Choice, error) {
 func (p *fileParser) triggers(n *yaml.Node) {
 	p.sequence(n, func(n *yaml.Node) {
 		t := &Trigger{}
-		got := p.mapping(n, "a trigger", keys{"name": p.text(&t.Name), "method": p.text(&t.Method), "key": p.text(&t.Key), "label": p.text(&t.Label)})
+		got := p.mapping(n, "a trigger", keys{"name": p.name(&t.Name), "method": p.text(&t.Method), "key": p.text(&t.Key), "label": p.text(&t.Label)})
 		for _, k := range []string{"name", "method", "key"} {
 			if got[k] == nil && n.Kind == yaml.MappingNode {
 				p.find(n, "a trigger: key %q is missing", k)
