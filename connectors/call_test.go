@@ -1337,6 +1337,49 @@ func TestHTTPRequest_obeysTheNetworkPolicy(t *testing.T) {
 	}
 }
 
+// An answer that is nested deeper than it can be read, or changed, says so: it
+// is no text, no malformed JSON, and passes no filter unseen.
+func TestCall_anAnswerThatIsNestedTooDeeplySaysSo(t *testing.T) {
+	nested := func(depth int) string {
+		return `{"records":[` + strings.Repeat(`{"a":[`, depth/2) + `"]}"` + strings.Repeat(`]}`, depth/2) + `]}`
+	}
+	const method = "connector: acme\nbase_url: BASE\nmethods:\n  - method: get\n    endpoint: /a\n    "
+	const filter = "parameters: [{name: least, target: filter_field, as: '[records].n', value: 1}]"
+	const beyond, above = "the answer: JSON is nested deeper than 10000", "the answer: JSON is nested deeper than 1000"
+	for name, c := range map[string]struct {
+		more          string
+		depth         int
+		kind, message string // "": it is given as it came
+	}{
+		"deep":                     {"", 9000, "", ""},
+		"too deep":                 {"", 100_000, "limit", beyond},
+		"too deep for fields":      {"response: {fields: [{field: '[records].a', system: A}]}", 1100, "limit", above},
+		"far too deep for fields":  {"response: {fields: [{field: '[records].a', system: A}]}", 100_000, "limit", beyond},
+		"too deep for a filter":    {filter, 1100, "limit", above},
+		"far too deep for one":     {filter, 100_000, "limit", beyond},
+		"too deep for a script":    {"script: function after_action() { method_response.x = 1; }", 1100, "script", "after_action at method level: GoError: method_response: JSON is nested deeper than 1000"},
+		"far too deep for scripts": {"script: function after_action() { return true; }", 100_000, "limit", beyond},
+		"far too deep for paging":  {"paging: {inbound: true}\n    parameters: [{name: page, target: query_string, value: '{{CYCLR_PAGE_NUMBER}}'}]\n    response: {fields: [{field: '[records].a', system: A}]}", 100_000, "limit", beyond},
+	} {
+		t.Run(name, func(t *testing.T) {
+			a := newAPI(t, method+c.more+"\n", answering(200, nested(c.depth)))
+			if c.kind == "" {
+				if answer := a.must("get"); string(answer.Content) != nested(c.depth) {
+					t.Error("it was changed")
+				}
+				return
+			}
+			if e := a.fails("get"); e.Kind != c.kind || e.Message != c.message || e.Repeat {
+				t.Errorf("got %s: %s\nwant %s: %s", e.Kind, e.Message, c.kind, c.message)
+			}
+		})
+	}
+	a := newAPI(t, method+"\n", answering(200, `{"a": "`+strings.Repeat("[", 20_000)+`"`)) // cut off, not deep
+	if e := a.fails("get"); e.Kind != "http" {
+		t.Errorf("got %s: %s", e.Kind, e.Message)
+	}
+}
+
 func TestCall_everyErrorHasAKind(t *testing.T) {
 	file := oneMethod + "    response: {fields: [{field: a, system: A, type: float}]}\n"
 	cases := map[string]struct{ body, kind, fields string }{

@@ -2,6 +2,7 @@ package connectors
 
 import (
 	"encoding/json"
+	"errors"
 	"strings"
 
 	"go.yaml.in/yaml/v4"
@@ -37,7 +38,10 @@ func (x *exchange) filtered(content json.RawMessage) (json.RawMessage, error) {
 				content = x.parseLeft(content, x.m.ResponseDT)
 			}
 			var ok bool
-			if tree, ok = listed(content); !ok {
+			var err error
+			if tree, ok, err = listed(content); errors.Is(err, errTooDeep) {
+				return nil, x.nestedDeeper(maxDepth)
+			} else if !ok {
 				return content, nil
 			}
 		}
@@ -54,13 +58,15 @@ func (x *exchange) filtered(content json.RawMessage) (json.RawMessage, error) {
 }
 
 // listed is content that a list may be in: not nothing, and no text.
-func listed(content json.RawMessage) (tree any, ok bool) {
-	tree, err := decodeJSON(content)
+func listed(content json.RawMessage) (tree any, ok bool, err error) {
+	if tree, err = decodeJSON(content); err != nil {
+		return nil, false, err
+	}
 	switch tree.(type) {
 	case []any, *OrderedMap:
-		return tree, err == nil
+		return tree, true, nil
 	}
-	return nil, false
+	return nil, false, nil
 }
 
 // keepLater goes down to the last list of a location, which is its step with

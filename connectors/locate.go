@@ -109,8 +109,8 @@ func hasList(steps []pathStep) bool {
 	return false
 }
 
-// tooDeep says that valid JSON is nested deeper than maxDepth.
-func tooDeep(raw json.RawMessage) bool {
+// tooDeep says that valid JSON is nested deeper than most.
+func tooDeep(raw json.RawMessage, most int) bool {
 	depth, text := 0, false
 	for i := 0; i < len(raw); i++ {
 		switch c := raw[i]; {
@@ -120,7 +120,7 @@ func tooDeep(raw json.RawMessage) bool {
 			text = !text
 		case text:
 		case c == '[' || c == '{':
-			if depth++; depth > maxDepth {
+			if depth++; depth > most {
 				return true
 			}
 		case c == ']' || c == '}':

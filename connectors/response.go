@@ -287,9 +287,16 @@ func (x *exchange) mustParse(content json.RawMessage) error {
 	what := "JSON object or list"
 	if x.m.ResponseDT == XML {
 		what = "XML document"
+	} else if text := strings.TrimSpace(textOf(content)); text != "" && strings.ContainsRune("[{", rune(text[0])) && tooDeep([]byte(text), readDepth) {
+		return x.nestedDeeper(readDepth)
 	}
 	return &CallError{Kind: "http", StatusCode: x.status, Detail: x.detail(textOf(content)),
 		Message: fmt.Sprintf("the answer is no %s, though response.data_type says %s", what, x.m.ResponseDT)}
+}
+
+// nestedDeeper is an answer that is nested deeper than can be worked with.
+func (x *exchange) nestedDeeper(most int) error {
+	return &CallError{Kind: "limit", StatusCode: x.status, Message: fmt.Sprintf("the answer: JSON is nested deeper than %d", most)}
 }
 
 // collect makes the Answer of a call that ran to its end.
@@ -311,8 +318,8 @@ func (x *exchange) collect(a *Answer) error {
 	if len(x.m.Fields) == 0 && !x.m.IsLogin {
 		return nil
 	}
-	if tooDeep(content) {
-		return &CallError{Kind: "limit", StatusCode: x.status, Message: "the answer: " + errTooDeep.Error()}
+	if tooDeep(content, maxDepth) {
+		return x.nestedDeeper(maxDepth)
 	}
 	body := view(content)
 	if x.m.IsLogin {

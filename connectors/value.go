@@ -64,6 +64,10 @@ func marshal(v any) ([]byte, error) {
 // maxDepth is how deep JSON may be nested: as deep as hooks take it.
 const maxDepth = 1000
 
+// readDepth is how deep the standard library reads JSON at all: what is nested
+// deeper is to it no JSON.
+const readDepth = 10_000
+
 var errTooDeep = fmt.Errorf("JSON is nested deeper than %d", maxDepth)
 
 // decodeJSON reads JSON with members in order and numbers as they are written.

@@ -84,7 +84,7 @@ func (s *scanner) space() {
 
 func (s *scanner) value(depth int) (goja.Value, error) {
 	if depth > maxJSONDepth {
-		return nil, errors.New("JSON is nested too deeply")
+		return nil, fmt.Errorf("JSON is nested deeper than %d", maxJSONDepth)
 	}
 	s.space()
 	if s.i >= len(s.b) {
