@@ -23,14 +23,14 @@ func (p *fileParser) filterLocation(n *yaml.Node, q *Parameter) {
 }
 
 // filtered is the content without the items that the method's filter
-// parameters keep back. One without a value keeps back nothing, nor does one
-// whose list is not there.
+// parameters keep back. One without a value, or with an empty text, keeps back
+// nothing, nor does one whose list is not there.
 func (x *exchange) filtered(content json.RawMessage) (json.RawMessage, error) {
 	var tree any
 	for i := range x.m.Parameters {
 		q := &x.m.Parameters[i]
 		least, ok := x.params[q.Name]
-		if q.Target != filterField || !ok {
+		if q.Target != filterField || !ok || least == "" {
 			continue
 		}
 		if tree == nil {
@@ -111,7 +111,7 @@ func keepLater(v any, steps []pathStep, list int, least any, lone bool) any {
 }
 
 // later compares numbers as numbers, dates as dates, and all else as text.
-// Nothing is not later than anything.
+// Nothing, and an empty text, is not later than anything.
 func later(v, than any) bool {
 	a, there := scalar(v)
 	b, _ := scalar(than)
