@@ -193,7 +193,8 @@ func TestBody_multipartForm(t *testing.T) {
 func TestBody_multipartRelated(t *testing.T) {
 	a := newAPI(t, "connector: acme\nbase_url: BASE\nmethods: [{method: m, endpoint: /a, verb: POST, data_type: multipart_related}]\n", nil)
 	a.must("m", func(call *connectors.Call) {
-		call.Body = json.RawMessage(`{"meta data":{"name":"a.png","parents":["x"]},"note":"hi","gone":null,"file":{"content":"AP8=","content_encoding":"base64","content_type":"image/png"}}`)
+		call.Body = json.RawMessage(`{"meta data":{"name":"a.png","parents":["x"]},"note":"hi","gone":null,"file":{"content":"AP8=","content_encoding":"base64","content_type":"image/png"},
+			"more":[{"content":"a","content_type":"text/plain","filename":"a \"b\".txt"},{"content":"b","content_type":"text/plain","filename":"é\r\n.txt"}]}`)
 	})
 	seen := a.only()
 	media, params, got := partsOf(t, seen)
@@ -201,6 +202,8 @@ func TestBody_multipartRelated(t *testing.T) {
 		{map[string]string{"Content-Id": "<meta%20data>", "Content-Type": "application/json"}, `{"name":"a.png","parents":["x"]}`},
 		{map[string]string{"Content-Id": "<note>", "Content-Type": "text/plain; charset=utf-8"}, "hi"},
 		{map[string]string{"Content-Id": "<file>", "Content-Type": "image/png"}, "\x00\xff"},
+		{map[string]string{"Content-Id": "<more>", "Content-Type": "text/plain", "Content-Disposition": `attachment; filename="a \"b\".txt"`}, "a"},
+		{map[string]string{"Content-Id": "<more~2>", "Content-Type": "text/plain", "Content-Disposition": "attachment; filename*=utf-8''%C3%A9%0D%0A.txt"}, "b"},
 	}
 	if d := cmp.Diff(want, got); d != "" || media != "multipart/related" || params["type"] != "application/json" || seen.Header.Get("Accept") != "application/json" {
 		t.Errorf("%s %v: %s", media, params, d)

@@ -43,7 +43,7 @@ func (x *exchange) multipart(v any, given string) (body []byte, contentType stri
 	if err := w.SetBoundary(params["boundary"]); err != nil {
 		return nil, "", fmt.Errorf("its boundary %q cannot be one", clip(params["boundary"], 80))
 	}
-	p := parts{w: w, related: x.m.DataType == MultipartRelated, files: x.m.fileFields()}
+	p := parts{w: w, related: x.m.DataType == MultipartRelated, files: x.m.fileFields(), ids: map[string]int{}}
 	for _, name := range o.Keys {
 		if err := p.member(name, o.Values[name]); err != nil {
 			return nil, "", fmt.Errorf("member %q: %w", clip(name, 60), err)
@@ -77,7 +77,8 @@ type parts struct {
 	w       *multipart.Writer
 	related bool
 	files   map[string]bool
-	first   string // media type of the first
+	first   string         // media type of the first
+	ids     map[string]int // parts of one name
 }
 
 // member writes a member: a list of files or scalars one by one, null not at all.
@@ -124,6 +125,9 @@ func (p *parts) one(name string, v any) error {
 	if err != nil {
 		return err
 	}
+	if isFile && strings.ContainsFunc(f.filename, func(c rune) bool { return unicode.IsControl(c) && c != '\r' && c != '\n' }) {
+		return errors.New("a control character cannot stand in a filename")
+	}
 	_, composite := v.(*OrderedMap)
 	if _, list := v.([]any); list {
 		composite = true
@@ -147,14 +151,18 @@ func (p *parts) one(name string, v any) error {
 	h := textproto.MIMEHeader{}
 	switch {
 	case p.related:
-		// As a Content-ID may have a name (RFC 2045 section 7).
-		h.Set("Content-ID", "<"+escape3986(name)+">")
+		// As a Content-ID may have a name; each is one part's (RFC 2045 section 7).
+		id := escape3986(name)
+		if p.ids[name]++; p.ids[name] > 1 {
+			id = fmt.Sprintf("%s~%d", id, p.ids[name])
+		}
+		h.Set("Content-ID", "<"+id+">")
+		if isFile && f.filename != "" {
+			h.Set("Content-Disposition", mime.FormatMediaType("attachment", map[string]string{"filename": f.filename}))
+		}
 	case isFile:
 		if f.filename == "" {
 			f.filename = name
-		}
-		if strings.ContainsFunc(f.filename, func(c rune) bool { return unicode.IsControl(c) && c != '\r' && c != '\n' }) {
-			return errors.New("a control character cannot stand in a filename")
 		}
 		h.Set("Content-Disposition", multipart.FileContentDisposition(name, f.filename))
 	default:

@@ -628,6 +628,12 @@ func (x *exchange) slice(body json.RawMessage) (json.RawMessage, error) {
 		return body, nil
 	}
 	list, ok := listAt(view(body), p.outbound, false)
+	if at := onlyList(body); !ok && at != nil {
+		if other, _ := listAt(view(body), at, false); other.n > p.OutboundPageSize {
+			return nil, &CallError{Kind: "input", Message: fmt.Sprintf("the body has no list at paging.outbound_location, %q; that of %d items which it has is more than a request may carry, %d",
+				p.OutboundLocation, other.n, p.OutboundPageSize)}
+		}
+	}
 	if !ok || list.n <= p.OutboundPageSize {
 		return body, nil
 	}

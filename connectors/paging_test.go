@@ -589,6 +589,28 @@ func TestPaging_onePagePutOff(t *testing.T) {
 	}
 }
 
+// A list that is not where outbound_location says is not sent whole.
+func TestPaging_outboundListElsewhere(t *testing.T) {
+	a := newAPI(t, pagedHead+`methods:
+  - method: put_all
+    verb: POST
+    endpoint: /batch
+    paging: {outbound: true, outbound_page_size: 2, outbound_location: "data.[rows]"}
+`, func(w http.ResponseWriter, r *http.Request) { writeJSON(w, 200, `{}`) })
+	for body, sent := range map[string]int{`[1,2,3]`: 0, `{"rows":[1,2,3]}`: 0, `{"rows":[1,2]}`: 1, `{"kind":"x"}`: 1, `{"data":{"rows":[1,2,3]},"tags":[1,2,3]}`: 2} {
+		_, err := a.call("put_all", func(call *connectors.Call) { call.Body = json.RawMessage(body) })
+		if n := len(a.requests()); n != sent {
+			t.Errorf("%s: %d requests, want %d", body, n, sent)
+		}
+		var ce *connectors.CallError
+		if sent == 0 && (!errors.As(err, &ce) || ce.Kind != "input" || !strings.Contains(ce.Message, `no list at paging.outbound_location, "data.[rows]"; that of 3 items`)) {
+			t.Errorf("%s: %s", body, describe(err))
+		} else if sent > 0 && err != nil {
+			t.Errorf("%s: %s", body, describe(err))
+		}
+	}
+}
+
 // TestPaging_yields: an attempt whose time is nearly over leaves the rest to
 // the next.
 func TestPaging_yields(t *testing.T) {
