@@ -105,6 +105,9 @@ type Meta struct {
 	// Unknown says what the credential names that a worker did not have, its
 	// connector or its authentication; "" once one has run it that does.
 	Unknown string
+	// Denied says how the API refused a credential that nobody can renew or
+	// test, and DeniedTo which method; "" once that method has succeeded.
+	Denied, DeniedTo string
 	// Tested is true when the test method has answered with this version.
 	Tested bool
 	// Settings is what the connector and its settings were, in short, when the

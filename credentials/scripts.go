@@ -21,7 +21,8 @@ import "github.com/redis/go-redis/v9"
 // refresh (JSON), saver and failer the owners of the last save and failure; err masked last error; fails, next (ms);
 // heard:KIND passwords in a row that were neither taken nor refused;
 // lease, lease_until; intent_v, intent_until, intent_n; no_key (the version
-// that no key opens); unknown what it names that a worker does not have; tested (the version that the test method has answered);
+// that no key opens); unknown what it names that a worker does not have; denied how a method was
+// refused that no refresh helps, after its name and a line break; tested (the version that the test method has answered);
 // settings that were refused; client whose refusal holds it, see client.go; answer that had no
 // token, sealed; ep what was told of the episode under way, see luaTell; deleted; u:METHOD counter of refreshes that did not help
 // (JSON).
@@ -153,15 +154,15 @@ tell('recovered')
 return 1
 `)
 
-// unknownScript notes what a credential names that a worker does not have.
+// remarkScript notes something about a credential that its state does not show.
 //
 //	KEYS  credential
-//	ARGV  version, text ('' : a worker has it)
-var unknownScript = redis.NewScript(`
+//	ARGV  version, field, text ('' : it is so no more)
+var remarkScript = redis.NewScript(`
 local h = redis.call('HMGET', KEYS[1], 'v', 'deleted')
 if h[1] ~= ARGV[1] or h[2] then return 0 end
-if ARGV[2] == '' then return redis.call('HDEL', KEYS[1], 'unknown') end
-redis.call('HSET', KEYS[1], 'unknown', ARGV[2])
+if ARGV[3] == '' then return redis.call('HDEL', KEYS[1], ARGV[2]) end
+redis.call('HSET', KEYS[1], ARGV[2], ARGV[3])
 return 1
 `)
 

@@ -71,8 +71,11 @@ func (s *Store) Status(ctx context.Context, id string) (*Status, error) {
 		Authentication: f["authentication"], State: m.State, Since: instant(m.Since), Version: num(f["v"]), Expiry: instant(m.expiry()), LastRefresh: m.LastRefresh,
 		LastError: m.LastError, NextTry: instant(m.NextTry), Waiting: n.Val(),
 	}
-	if m.Unknown != "" { // it comes before anything that the provider may have said
+	switch {
+	case m.Unknown != "": // it comes before anything that the provider may have said
 		st.LastError = m.Unknown
+	case m.Denied != "":
+		st.LastError = fmt.Sprintf("method %q: %s", m.DeniedTo, m.Denied)
 	}
 	if opening := st.State == Active && m.Refused && m.RefusedKind == Opening; opening || f["lease"] != "" && time.Now().Before(m.LeaseUntil) {
 		st.State = Refreshing

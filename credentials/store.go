@@ -249,6 +249,7 @@ func readMeta(h map[string]string) Meta {
 		NoKey: h["no_key"] != "" && h["no_key"] == h["v"], LastError: h["err"], Unknown: h["unknown"],
 		Failures: int(num(h["fails"])), NextTry: parseMillis(h["next"]), LeaseUntil: parseMillis(h["lease_until"]), Client: h["client"],
 	}
+	m.DeniedTo, m.Denied, _ = strings.Cut(h["denied"], "\n")
 	if m.State == "" {
 		m.State = Active
 	}
@@ -450,7 +451,17 @@ func (s *Store) NoteOpened(ctx context.Context, id string, version int64) error 
 // NoteUnknown notes what the credential names that this worker does not have; ""
 // takes that back: a worker has it. The state stays as it is.
 func (s *Store) NoteUnknown(ctx context.Context, id string, version int64, text string) error {
-	return unknownScript.Run(ctx, s.rdb, []string{credKey(id)}, version, text).Err()
+	return remarkScript.Run(ctx, s.rdb, []string{credKey(id)}, version, "unknown", text).Err()
+}
+
+// NoteDenied notes how the API refused a method what nobody can renew or test,
+// so that nobody knows whether it is dead; text "" takes that back. The state
+// stays as it is.
+func (s *Store) NoteDenied(ctx context.Context, id string, version int64, method, text string) error {
+	if text != "" {
+		text = method + "\n" + clipText(text, 500)
+	}
+	return remarkScript.Run(ctx, s.rdb, []string{credKey(id)}, version, "denied", text).Err()
 }
 
 // Unwait takes an execution out of the waiting set: it has ended.

@@ -207,6 +207,11 @@ func (a *attempt) worked(ctx context.Context) error {
 			return err
 		}
 	}
+	if a.cred.Meta.DeniedTo == a.meth.Name {
+		if err := a.p.cfg.Store.NoteDenied(ctx, a.cred.ID, a.cred.Version, a.meth.Name, ""); err != nil {
+			return err
+		}
+	}
 	if a.cred.Meta.Proving {
 		if err := a.p.cfg.Store.NoteUsed(ctx, a.cred.ID, a.cred.Version); err != nil {
 			return err

@@ -382,7 +382,12 @@ func (p *Pool) refreshed(ctx context.Context, cred *credentials.Credential, kind
 func (a *attempt) nothingToRenew(ctx context.Context, e *connectors.AuthError, failure *ResultError) error {
 	failure.Message = fmt.Sprintf("the API refused the credential (%s), and %s", e.Text, e.CannotRenew())
 	if a.def.TestMethod == "" {
-		failure.Message += ", and no post_install.test_auth_method, which could tell that the credential is dead"
+		failure.Message += "; without post_install.test_auth_method nothing can tell whether the credential is dead"
+		if a.cred.Meta.Denied == "" {
+			if err := a.p.cfg.Store.NoteDenied(ctx, a.cred.ID, e.Version, a.meth.Name, failure.Message); err != nil {
+				return a.p.workerFault("redis cannot be written")
+			}
+		}
 		return a.failCode(ctx, failure, e.Status)
 	}
 	if a.cred.Meta.Tested {

@@ -124,12 +124,38 @@ func TestDeadKey_aTestMethodThatCannotBeAskedIsWaitedFor(t *testing.T) {
 // fails, and is told what is missing.
 func TestDeadKey_withoutATestMethodEachFails(t *testing.T) {
 	h := newHouse(t, withConnector(t, strings.Replace(keyed, "post_install: {test_auth_method: me}\n", "", 1)))
-	h.url = serve(t, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(401) })
+	var alive atomic.Bool
+	h.url = serve(t, func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/m" && !alive.Load() {
+			w.WriteHeader(401)
+			return
+		}
+		_, _ = w.Write([]byte(`{}`))
+	})
 	h.put(map[string]any{"credential_id": "c", "connector": "own", "api_key": "dead-key"})
 	for _, r := range h.results(h.enqueue(2, jobs.Step{CredentialID: "c", Method: "m"})) {
 		if r.Error == nil || r.Error.Kind != jobs.KindAuth || !strings.Contains(r.Error.Message, "post_install.test_auth_method") {
 			t.Errorf("%+v", r.Error)
 		}
+	}
+	told := func() string {
+		s, err := h.store.Status(context.Background(), "c")
+		if err != nil || s.State != credentials.Active {
+			t.Fatal(s, err)
+		}
+		return s.LastError
+	}
+	if text := told(); !strings.HasPrefix(text, `method "m": the API refused the credential`) {
+		t.Errorf("the credential tells %q", text)
+	}
+	h.succeed(h.enqueue(1, jobs.Step{CredentialID: "c", Method: "me"}))
+	if told() == "" {
+		t.Error("another method's success says nothing of this one")
+	}
+	alive.Store(true)
+	h.succeed(h.enqueue(1, jobs.Step{CredentialID: "c", Method: "m"}))
+	if text := told(); text != "" {
+		t.Errorf("the credential still tells %q", text)
 	}
 }
 
@@ -289,8 +315,8 @@ func TestDeadKey_withoutATestMethodThePersonIsNamed(t *testing.T) {
 	h.put(map[string]any{"credential_id": "c", "connector": "own", "api_key": "dead-key"})
 	ids := h.enqueue(1, jobs.Step{CredentialID: "c", Method: "m"})
 	r := h.results(ids)[ids[0]]
-	const want = "and the worker cannot renew an API key: a person must put the credential anew (worker credential put)"
-	if r.Error == nil || r.Error.Kind != jobs.KindAuth || !strings.HasSuffix(r.Error.Message, want) {
+	const want = "and the worker cannot renew an API key: a person must put the credential anew (worker credential put); without post_install"
+	if r.Error == nil || r.Error.Kind != jobs.KindAuth || !strings.Contains(r.Error.Message, want) {
 		t.Errorf("%+v", r.Error)
 	}
 }
