@@ -8,6 +8,7 @@ import (
 	"go.yaml.in/yaml/v4"
 
 	"github.com/stepworker/stepworker/credentials"
+	"github.com/stepworker/stepworker/internal/strictjson"
 )
 
 // authFields is the auth type that puts what the account gave into bodies.
@@ -46,7 +47,7 @@ func (d *Definition) NearestAuthentication(name string) string {
 	for i := range d.Authentications {
 		names[i] = d.Authentications[i].Name
 	}
-	return nearest(name, names)
+	return strictjson.Nearest(name, names)
 }
 
 // LacksAuthentication says that a credential names an alternative that there is none of.

@@ -29,7 +29,7 @@ func (c *Catalog) Names() []string {
 }
 
 // Nearest is the connector whose name is most like the given one, or "".
-func (c *Catalog) Nearest(name string) string { return nearest(name, c.Names()) }
+func (c *Catalog) Nearest(name string) string { return strictjson.Nearest(name, c.Names()) }
 
 // Lacks says what a credential names that is not here, its connector or one of
 // that one's alternatives; "" where nothing is amiss.
@@ -52,9 +52,9 @@ func (c *Catalog) Lacks(cred *credentials.Credential) string {
 func (d *Definition) Method(name string) (*Method, bool) { m, ok := d.Methods[name]; return m, ok }
 
 // NearestMethod is the method whose name is most like the given one, or "".
-func (d *Definition) NearestMethod(name string) string { return nearest(name, d.MethodNames) }
-
-func nearest(name string, known []string) string { return strictjson.Nearest(name, known) }
+func (d *Definition) NearestMethod(name string) string {
+	return strictjson.Nearest(name, d.MethodNames)
+}
 
 // String is the finding as compilers write it.
 func (f Finding) String() string {
@@ -149,11 +149,4 @@ func yamlFiles(folder string) ([]string, error) {
 		return err
 	})
 	return files, err
-}
-
-func didYouMean(name string, known []string) string {
-	if n := nearest(name, known); n != "" {
-		return fmt.Sprintf("; did you mean %q?", n)
-	}
-	return ""
 }

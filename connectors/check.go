@@ -9,6 +9,7 @@ import (
 	"github.com/agext/levenshtein"
 
 	"github.com/stepworker/stepworker/hooks"
+	"github.com/stepworker/stepworker/internal/strictjson"
 )
 
 // scriptFindings are what one script shows by itself.
@@ -84,7 +85,7 @@ func connectorsOnly(event string) bool {
 func nearestEvent(name string) string {
 	for _, prefix := range []string{"before_", "after_", "action_"} {
 		if strings.HasPrefix(name, prefix) {
-			return nearest(name, hooks.EventNames)
+			return strictjson.Nearest(name, hooks.EventNames)
 		}
 	}
 	plain := func(s string) string { return strings.ToLower(strings.ReplaceAll(s, "_", "")) }
@@ -148,7 +149,7 @@ func (p *fileParser) missing(in *hooks.Inspection, beside ...*hooks.Inspection) 
 		}
 	}
 	for _, m := range in.Missing(beside...) {
-		near := nearest(m.Name, known)
+		near := strictjson.Nearest(m.Name, known)
 		if m.Tried && !alike(m.Name, near) {
 			continue
 		}
@@ -165,7 +166,7 @@ func alike(a, b string) bool {
 // event's data, and that nobody reads.
 func lost(in *hooks.Inspection, beside ...*hooks.Inspection) (all []Finding) {
 	for _, m := range in.Lost(beside...) {
-		if near := nearest(m.Name, dataNames()); alike(m.Name, near) && !slices.Contains(hooks.Names(), m.Name) {
+		if near := strictjson.Nearest(m.Name, dataNames()); alike(m.Name, near) && !slices.Contains(hooks.Names(), m.Name) {
 			all = append(all, hintAt(in.Script, m, "%s is written and never read; did you mean %s?", m.Name, near))
 		}
 	}
@@ -203,7 +204,7 @@ func inlineCalls(in *hooks.Inspection) (all []Finding) {
 		if strings.HasPrefix(m.Name, fieldVariable) {
 			continue
 		}
-		near := nearest(m.Name, hooks.Names())
+		near := strictjson.Nearest(m.Name, hooks.Names())
 		if m.Tried && !alike(m.Name, near) {
 			continue
 		}
@@ -268,7 +269,7 @@ func CheckStep(s *hooks.Script) []Finding {
 	}
 	all = append(all, misspelt(in)...)
 	for _, m := range in.Missing() {
-		near := nearest(m.Name, hooks.Names())
+		near := strictjson.Nearest(m.Name, hooks.Names())
 		if strings.EqualFold(m.Name, near) && m.Value && strings.ToLower(m.Name) == m.Name {
 			continue // date, json: perhaps a variable of the connector's
 		}

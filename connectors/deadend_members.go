@@ -4,6 +4,7 @@ import (
 	"slices"
 
 	"github.com/stepworker/stepworker/hooks"
+	"github.com/stepworker/stepworker/internal/strictjson"
 )
 
 // members finds names in scripts that no parameter declares.
@@ -42,7 +43,7 @@ func (e *deadEnds) membersOf(s *hooks.Script, methods []string) {
 	_, writes := in.Members(sessionGlobal)
 	for _, m := range writes {
 		if !slices.Contains(session, m.Name) {
-			e.p.findings = append(e.p.findings, hintAt(s, m, "session_properties.%s: no parameter with property: session has that name, so nothing uses it%s", m.Name, didYouMean(m.Name, session)))
+			e.p.findings = append(e.p.findings, hintAt(s, m, "session_properties.%s: no parameter with property: session has that name, so nothing uses it%s", m.Name, strictjson.DidYouMean(m.Name, session)))
 		}
 	}
 }
@@ -58,7 +59,7 @@ func (e *deadEnds) member(in *hooks.Inspection, object string, known []string, w
 		if slices.Contains(known, m.Name) || slices.Contains(objectMembers, m.Name) || e.writes(object, m.Name) || e.computed(object) {
 			continue
 		}
-		e.p.findings = append(e.p.findings, hintAt(in.Script, m, "%s.%s is never there: %s%s", object, m.Name, why, didYouMean(m.Name, known)))
+		e.p.findings = append(e.p.findings, hintAt(in.Script, m, "%s.%s is never there: %s%s", object, m.Name, why, strictjson.DidYouMean(m.Name, known)))
 	}
 }
 

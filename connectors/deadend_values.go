@@ -4,6 +4,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/stepworker/stepworker/internal/strictjson"
 	"go.yaml.in/yaml/v4"
 )
 
@@ -61,7 +62,7 @@ func (e *deadEnds) leftOut(n *yaml.Node) {
 	}
 	for _, q := range items(valueOf(n, "parameters")) {
 		if name, v := textOfNode(valueOf(q, "name")), valueOf(q, "value"); textOfNode(v) == ignored && !slices.Contains(names, name) {
-			e.p.hint(v, "the connector has no parameter %q that could be left out%s", name, didYouMean(name, names))
+			e.p.hint(v, "the connector has no parameter %q that could be left out%s", name, strictjson.DidYouMean(name, names))
 		}
 	}
 }

@@ -45,13 +45,13 @@ func formatted(name, format string, look lookup) (v any, known, foreign bool, er
 // zone's name.
 const javaScriptDate = "Mon Jan 02 2006 15:04:05 GMT-0700"
 
-// dateOf is a value's date: text as readDate reads it or as JavaScript writes
+// dateOf is a value's date: text as parseDate reads it or as JavaScript writes
 // a Date, or a number of seconds since 1970, of milliseconds if there are too
 // many for seconds.
 func dateOf(v any) (time.Time, bool) {
 	switch v := v.(type) {
 	case string:
-		if at, ok := readDate(quote(v)); ok {
+		if at, ok := parseDate(v); ok {
 			return at, true
 		}
 		text, _, _ := strings.Cut(strings.TrimSpace(v), " (")

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/stepworker/stepworker/hooks"
+	"github.com/stepworker/stepworker/internal/strictjson"
 )
 
 // mapping is what a step wants computed: a place of its input, and a template
@@ -129,7 +130,7 @@ func (x *exchange) mappedValue(ctx context.Context, m *mapping) (any, bool, erro
 	for _, name := range fields {
 		if _, known, _ := x.stepField(name); !known {
 			names := slices.Concat(slices.Sorted(maps.Keys(x.given)), accountFields, callFields, suppliedFields)
-			return nil, false, &CallError{Kind: "input", Message: fmt.Sprintf("mapping %q: unknown merge field {{%s}}%s", m.path, name, didYouMean(name, names))}
+			return nil, false, &CallError{Kind: "input", Message: fmt.Sprintf("mapping %q: unknown merge field {{%s}}%s", m.path, name, strictjson.DidYouMean(name, names))}
 		}
 	}
 	if m.in != nil {
@@ -174,7 +175,7 @@ func (x *exchange) declares(name string) error {
 	if slices.Contains(declared, name) || slices.Contains(suppliedFields, name) {
 		return nil
 	}
-	return &CallError{Kind: "input", Message: fmt.Sprintf("method %q has no parameter %q%s", x.m.Name, name, didYouMean(name, declared))}
+	return &CallError{Kind: "input", Message: fmt.Sprintf("method %q has no parameter %q%s", x.m.Name, name, strictjson.DidYouMean(name, declared))}
 }
 
 // pristineBody is the body before any script, of an outbound request its part of it.

@@ -4,6 +4,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/stepworker/stepworker/internal/strictjson"
 	"go.yaml.in/yaml/v4"
 )
 
@@ -94,7 +95,7 @@ func (p *fileParser) pageVariable(n *yaml.Node, q *Parameter) {
 	if text, ok := q.Value.(string); ok && strings.HasPrefix(text, pagePrefix) {
 		q.Value = "{{" + text + "}}"
 		if text != pageNextURL && !isPageField(text) {
-			p.find(n, "%q is no page variable%s", text, didYouMean(text, pageVariables))
+			p.find(n, "%q is no page variable%s", text, strictjson.DidYouMean(text, pageVariables))
 		}
 	}
 	if q.Target != "response_field" {

@@ -21,6 +21,7 @@ import (
 	"golang.org/x/net/http/httpguts"
 
 	"github.com/stepworker/stepworker/hooks"
+	"github.com/stepworker/stepworker/internal/strictjson"
 )
 
 var namePattern = regexp.MustCompile(`^[a-z][a-z0-9-]*$`)
@@ -149,10 +150,10 @@ func (p *fileParser) mapping(n *yaml.Node, what string, known keys) map[string]*
 			read(v)
 		default:
 			names, place := slices.Sorted(maps.Keys(known)), belongs(k.Value, what)
-			if alike(k.Value, nearest(k.Value, names)) {
+			if alike(k.Value, strictjson.Nearest(k.Value, names)) {
 				place = ""
 			}
-			p.find(k, "unknown key %q%s", k.Value, cmp.Or(place, didYouMean(k.Value, names)))
+			p.find(k, "unknown key %q%s", k.Value, cmp.Or(place, strictjson.DidYouMean(k.Value, names)))
 		}
 	}
 	return got
@@ -195,7 +196,7 @@ func (p *fileParser) enum(into *string, words []string) func(*yaml.Node) {
 			p.knows(n, words)
 		}
 		if !slices.Contains(words, *into) {
-			p.find(n, "%q is none of %s%s", *into, strings.Join(words, ", "), didYouMean(*into, words))
+			p.find(n, "%q is none of %s%s", *into, strings.Join(words, ", "), strictjson.DidYouMean(*into, words))
 		}
 	}
 }
@@ -814,7 +815,7 @@ func (p *fileParser) finish(n *yaml.Node) {
 	for key, named := range map[string]*string{"property_lookup_method": &d.LoginMethod, "test_auth_method": &d.TestMethod, "logout_method": &d.LogoutMethod} {
 		name := *named
 		if m, ok := d.Methods[name]; name != "" && !ok {
-			p.find(p.places[named], "post_install.%s names method %q, which does not exist%s", key, name, didYouMean(name, d.MethodNames))
+			p.find(p.places[named], "post_install.%s names method %q, which does not exist%s", key, name, strictjson.DidYouMean(name, d.MethodNames))
 		} else if ok && m.Type == TypeWebhook {
 			p.find(p.places[named], "post_install.%s names method %q, which is a webhook", key, name)
 		} else if ok && key == "property_lookup_method" {
@@ -881,13 +882,13 @@ func (p *fileParser) checkTemplate(t template) {
 			continue
 		}
 		if strings.HasPrefix(f.name, pagePrefix) {
-			p.find(t.node, "{{%s}} is no page variable here%s", f.name, didYouMean(f.name, pageVariables))
+			p.find(t.node, "{{%s}} is no page variable here%s", f.name, strictjson.DidYouMean(f.name, pageVariables))
 			continue
 		}
 		if slices.Contains(known, f.name) {
 			continue
 		}
-		if near := didYouMean(f.name, known); near != "" {
+		if near := strictjson.DidYouMean(f.name, known); near != "" {
 			p.find(t.node, "unknown merge field {{%s}}%s", f.name, near)
 		} else {
 			p.hint(t.node, "no parameter declares merge field {{%s}}: each credential must have a property of that name", f.name)

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/stepworker/stepworker/credentials"
+	"github.com/stepworker/stepworker/internal/strictjson"
 )
 
 // PartnerSettings are what an operator supplies for one connector.
@@ -33,7 +34,7 @@ func CheckPartnerMember(member string) error {
 	if name, ok := strings.CutPrefix(member, partnerProperty); ok && name != "" || slices.Contains(partnerMembers[:3], member) {
 		return nil
 	}
-	return fmt.Errorf("%q is none of client_id, client_secret, private_key and properties.NAME%s", member, didYouMean(member, partnerMembers[:3]))
+	return fmt.Errorf("%q is none of client_id, client_secret, private_key and properties.NAME%s", member, strictjson.DidYouMean(member, partnerMembers[:3]))
 }
 
 // sealed are the values that were sealed, with their names.
@@ -164,7 +165,7 @@ func (r *partnerReader) read(v settingValue) {
 				}
 			}
 		default:
-			r.wrong(": unknown member %q%s", member, didYouMean(member, partnerMembers))
+			r.wrong(": unknown member %q%s", member, strictjson.DidYouMean(member, partnerMembers))
 		}
 	}
 }
@@ -208,7 +209,7 @@ func UnknownPartners(settings map[string]PartnerSettings, c *Catalog) []string {
 	var all []string
 	for _, name := range slices.Sorted(maps.Keys(settings)) {
 		if _, ok := c.Get(name); !ok {
-			all = append(all, fmt.Sprintf("the partner settings name connector %q, which does not exist%s", name, didYouMean(name, c.Names())))
+			all = append(all, fmt.Sprintf("the partner settings name connector %q, which does not exist%s", name, strictjson.DidYouMean(name, c.Names())))
 		}
 	}
 	return all

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/stepworker/stepworker/internal/strictjson"
 	"go.yaml.in/yaml/v4"
 )
 
@@ -183,7 +184,7 @@ func lookUp(v any, steps []pathStep, at string) string {
 			}
 			next, there := m.Values[s.name]
 			if !there {
-				return fmt.Sprintf("has no member %q%s; it has %s%s", s.name, below(at), quotedList(m.Keys[:min(len(m.Keys), 8)]), didYouMean(s.name, m.Keys))
+				return fmt.Sprintf("has no member %q%s; it has %s%s", s.name, below(at), quotedList(m.Keys[:min(len(m.Keys), 8)]), strictjson.DidYouMean(s.name, m.Keys))
 			}
 			v, at = next, strings.TrimPrefix(at+"."+s.name, ".")
 		}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/stepworker/stepworker/internal/strictjson"
 	"go.yaml.in/yaml/v4"
 )
 
@@ -32,7 +33,9 @@ func (d *Definition) Trigger(name string) (*Trigger, bool) {
 }
 
 // NearestTrigger is the lookup that a name was perhaps meant to be.
-func (d *Definition) NearestTrigger(name string) string { return nearest(name, d.triggerNames()) }
+func (d *Definition) NearestTrigger(name string) string {
+	return strictjson.Nearest(name, d.triggerNames())
+}
 
 func (d *Definition) triggerNames() []string {
 	names := make([]string, len(d.Triggers))
@@ -153,10 +156,10 @@ func (p *fileParser) checkTriggers() {
 		_, known := d.Trigger(u.trigger)
 		switch {
 		case u.method == "" && !known:
-			p.find(u.at, "trigger %q does not exist%s", u.trigger, didYouMean(u.trigger, d.triggerNames()))
+			p.find(u.at, "trigger %q does not exist%s", u.trigger, strictjson.DidYouMean(u.trigger, d.triggerNames()))
 		case u.method == "":
 		case m == nil:
-			p.find(u.at, "trigger %q names method %q, which does not exist%s", u.trigger, u.method, didYouMean(u.method, d.MethodNames))
+			p.find(u.at, "trigger %q names method %q, which does not exist%s", u.trigger, u.method, strictjson.DidYouMean(u.method, d.MethodNames))
 		case m.Type == TypeWebhook:
 			p.find(u.at, "trigger %q names method %q, which is a webhook", u.trigger, u.method)
 		case m.IsLogin || u.method == d.LogoutMethod:

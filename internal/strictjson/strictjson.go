@@ -13,8 +13,9 @@ import (
 	"strings"
 	"time"
 
-	"github.com/agext/levenshtein"
 	"unicode/utf8"
+
+	"github.com/agext/levenshtein"
 )
 
 // Options say how errors are worded.
@@ -243,4 +244,13 @@ func Nearest(name string, known []string) string {
 		}
 	}
 	return best
+}
+
+// DidYouMean ends a text about an unknown name with the nearest known one; it is
+// "" if none is near.
+func DidYouMean(name string, known []string) string {
+	if n := Nearest(name, known); n != "" {
+		return fmt.Sprintf("; did you mean %q?", n)
+	}
+	return ""
 }
