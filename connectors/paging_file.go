@@ -41,7 +41,7 @@ const (
 
 // paging reads a mapping. A method's begins as the connector's.
 func (p *fileParser) paging(n *yaml.Node, into *Paging) map[string]*yaml.Node {
-	location := func(text *string, steps *[]pathStep) func(*yaml.Node) {
+	at := func(text *string, steps *[]pathStep) func(*yaml.Node) {
 		return func(n *yaml.Node) {
 			p.text(text)(n)
 			var err error
@@ -52,7 +52,7 @@ func (p *fileParser) paging(n *yaml.Node, into *Paging) map[string]*yaml.Node {
 	}
 	listOf := func(text *string, steps *[]pathStep) func(*yaml.Node) {
 		return func(n *yaml.Node) {
-			location(text, steps)(n)
+			at(text, steps)(n)
 			if i := slices.IndexFunc(*steps, func(s pathStep) bool { return s.list }); len(*steps) > 0 && i != len(*steps)-1 {
 				p.find(n, "location %q: a list is needed, such as data.[records], and no other before it", *text)
 			}
@@ -63,8 +63,8 @@ func (p *fileParser) paging(n *yaml.Node, into *Paging) map[string]*yaml.Node {
 		"page_size":          p.number(&into.PageSize, 1, maxPageSize),
 		"max_pages":          p.number(&into.MaxPages, 1, mostPages),
 		"list":               listOf(&into.List, &into.list),
-		"more":               location(&into.More, &into.more),
-		"last_page":          location(&into.LastPage, &into.lastPage),
+		"more":               at(&into.More, &into.more),
+		"last_page":          at(&into.LastPage, &into.lastPage),
 		"end":                p.enum(&into.End, []string{endShort, endEmpty}),
 		"outbound":           p.boolean(&into.Outbound),
 		"outbound_page_size": p.number(&into.OutboundPageSize, 1, maxPageSize),

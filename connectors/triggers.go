@@ -101,10 +101,10 @@ func (p *fileParser) triggers(n *yaml.Node) {
 }
 
 func (p *fileParser) triggerLocations(n *yaml.Node, t *Trigger) {
-	list := func(what, location string) ([]pathStep, bool) {
-		steps, err := parsePath(location)
+	list := func(what, at string) ([]pathStep, bool) {
+		steps, err := parsePath(at)
 		if err != nil {
-			p.find(n, "trigger %q: %s %q: %v", t.Name, what, location, err)
+			p.find(n, "trigger %q: %s %q: %v", t.Name, what, at, err)
 			return nil, false
 		}
 		return toList(steps), true

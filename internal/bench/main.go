@@ -252,13 +252,13 @@ func client(sock string, protocol int) redis.UniversalClient {
 func runPool(sock, api string, steps, concurrency int, scripts bool) error {
 	ctx := context.Background()
 	rdb := client(sock, 2) // as the worker's own
-	definition, script := connectorYAML+connectorMethods, ""
+	file, script := connectorYAML+connectorMethods, ""
 	if scripts {
-		definition, script = connectorYAML+connectorScript+connectorMethods+methodScript, stepScript
+		file, script = connectorYAML+connectorScript+connectorMethods+methodScript, stepScript
 	}
 	var done atomic.Int64
 	finished := make(chan struct{})
-	h, err := openHouse(rdb, definition, concurrency, func(m jobs.Moment) {
+	h, err := openHouse(rdb, file, concurrency, func(m jobs.Moment) {
 		switch m.What {
 		case "failed", "retried", "parked":
 			fmt.Fprintln(os.Stderr, m.What, m.Text)
@@ -304,12 +304,12 @@ type house struct {
 	pool   *jobs.Pool
 }
 
-func openHouse(rdb redis.UniversalClient, definition string, concurrency int, observe func(jobs.Moment)) (*house, error) {
-	return openHouseWith(rdb, definition, credentials.NewKey(), concurrency, observe)
+func openHouse(rdb redis.UniversalClient, file string, concurrency int, observe func(jobs.Moment)) (*house, error) {
+	return openHouseWith(rdb, file, credentials.NewKey(), concurrency, observe)
 }
 
 // openHouseWith is openHouse with a key that several processes share.
-func openHouseWith(rdb redis.UniversalClient, definition, key string, concurrency int, observe func(jobs.Moment)) (*house, error) {
+func openHouseWith(rdb redis.UniversalClient, file, key string, concurrency int, observe func(jobs.Moment)) (*house, error) {
 	keys, err := credentials.ParseKeys(key)
 	if err != nil {
 		return nil, err
@@ -320,7 +320,7 @@ func openHouseWith(rdb redis.UniversalClient, definition, key string, concurrenc
 		return nil, err
 	}
 	defer os.RemoveAll(dir)
-	if err := os.WriteFile(filepath.Join(dir, "bench.yaml"), []byte(definition), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, "bench.yaml"), []byte(file), 0o600); err != nil {
 		return nil, err
 	}
 	catalog, findings, err := connectors.Load(dir)
