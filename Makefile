@@ -5,7 +5,7 @@ test: redis
 	go test -timeout 10m ./...
 
 race: redis
-	go test -race -short -timeout 20m ./credentials ./connectors ./hooks ./jobs ./internal/... ./cmd/enqueue
+	go test -race -short -timeout 20m ./credentials ./connectors/... ./hooks ./jobs ./internal/... ./cmd/enqueue
 
 bench: redis
 	go run ./internal/bench

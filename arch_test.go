@@ -13,13 +13,21 @@ var importRules = map[string]struct {
 	may []string
 	why string
 }{
-	"hooks":             {nil, "hooks knows JavaScript and nothing else: what runs strangers' code must not reach secrets or Redis"},
-	"credentials":       {[]string{"internal/killpoint", "internal/strictjson"}, "credentials knows what is stored and how it is renewed, not who asks"},
-	"connectors":        {[]string{"hooks", "credentials", "internal/strictjson"}, "connectors decides how a method is called, never when: it must not know of jobs"},
-	"jobs":              {[]string{"connectors", "credentials", "internal/killpoint", "internal/strictjson"}, "jobs decides when; scripts are connectors' business"},
-	"cmd/enqueue":       {[]string{"jobs", "internal/cli"}, "enqueue needs no key and no connectors"},
-	"internal/cli":      {nil, "the command line's helpers serve both programs"},
-	"internal/embedded": {nil, "the embedded Redis is a leaf"},
+	"hooks":       {nil, "hooks knows JavaScript and nothing else: what runs strangers' code must not reach secrets or Redis"},
+	"credentials": {[]string{"internal/killpoint", "internal/strictjson"}, "credentials knows what is stored and how it is renewed, not who asks"},
+	"connectors": {[]string{"connectors/dates", "connectors/definition", "connectors/inline", "connectors/jsontree", "connectors/location", "connectors/mergefields",
+		"hooks", "credentials", "internal/strictjson"}, "connectors decides how a method is called, never when: it must not know of jobs"},
+	"connectors/definition": {[]string{"connectors/dates", "connectors/inline", "connectors/jsontree", "connectors/location", "connectors/mergefields",
+		"hooks", "credentials", "internal/strictjson"}, "definition knows what a connector file says, not how a call goes: it must not know of connectors"},
+	"connectors/inline":      {[]string{"connectors/mergefields", "hooks"}, "inline turns a value into JavaScript, and runs none"},
+	"connectors/mergefields": {[]string{"connectors/dates", "connectors/jsontree"}, "mergefields knows templates, not where values come from"},
+	"connectors/location":    {[]string{"connectors/jsontree"}, "location knows where in a value something stands, not what it is for"},
+	"connectors/jsontree":    {[]string{"connectors/dates"}, "jsontree knows values alone"},
+	"connectors/dates":       {nil, "dates is a leaf"},
+	"jobs":                   {[]string{"connectors", "connectors/definition", "credentials", "internal/killpoint", "internal/strictjson"}, "jobs decides when; scripts are connectors' business"},
+	"cmd/enqueue":            {[]string{"jobs", "internal/cli"}, "enqueue needs no key and no connectors"},
+	"internal/cli":           {nil, "the command line's helpers serve both programs"},
+	"internal/embedded":      {nil, "the embedded Redis is a leaf"},
 }
 
 func TestImportRules(t *testing.T) {

@@ -12,6 +12,9 @@ import (
 
 	"github.com/golang-jwt/jwt/v5"
 
+	"github.com/stepworker/stepworker/connectors/definition"
+	"github.com/stepworker/stepworker/connectors/jsontree"
+	"github.com/stepworker/stepworker/connectors/mergefields"
 	"github.com/stepworker/stepworker/credentials"
 )
 
@@ -19,12 +22,6 @@ import (
 const (
 	wireGrantJWT     = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 	wireAssertionJWT = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
-)
-
-// The same in a connector's words.
-const (
-	jwtBearer     = "jwt_bearer"
-	privateKeyJWT = "private_key_jwt"
 )
 
 // How long an assertion is good: Salesforce takes three minutes at most, Google
@@ -41,15 +38,15 @@ var errNoClientID = errors.New("there is no client_id: put one with the credenti
 // 2.1), the client's (section 2.2), both or neither. Each is made for one
 // request, with a jti of its own. The error tells what is wrong with connector
 // or credential.
-func (c *Caller) assertions(d *Definition, cred *credentials.Credential, endpoint string, now time.Time) (url.Values, error) {
+func (c *Caller) assertions(d *definition.Connector, cred *credentials.Credential, endpoint string, now time.Time) (url.Values, error) {
 	form := url.Values{}
-	bearer, client := d.Auth.Grant == jwtBearer, d.Auth.AuthStyle == privateKeyJWT
+	bearer, client := d.Auth.Grant == definition.JWTBearer, d.Auth.AuthStyle == definition.PrivateKeyJWT
 	if !bearer && !client {
 		return form, nil
 	}
 	look := func(name string) (any, bool, bool) { return c.ownField(d, cred, name) }
 	text := func(key, template string) (string, error) {
-		v, ok, err := expandText(template, look)
+		v, ok, err := mergefields.Text(template, look)
 		if err != nil {
 			return "", fmt.Errorf("auth.%s: %w", key, err)
 		}
@@ -82,11 +79,11 @@ func (c *Caller) assertions(d *Definition, cred *credentials.Credential, endpoin
 			claims["scope"] = strings.Join(d.Auth.Scopes, " ")
 		}
 		if d.Auth.Claims != nil {
-			tree, _, err := expandTree(d.Auth.Claims, look)
+			tree, _, err := mergefields.Tree(d.Auth.Claims, look)
 			if err != nil {
 				return nil, fmt.Errorf("auth.claims: %w", err)
 			}
-			maps.Copy(claims, tree.(*OrderedMap).Values)
+			maps.Copy(claims, tree.(*jsontree.Object).Values)
 		}
 		switch {
 		case d.Auth.Issuer != "":
@@ -103,7 +100,7 @@ func (c *Caller) assertions(d *Definition, cred *credentials.Credential, endpoin
 				return nil, err
 			}
 		} else if user, _, _ := look("username"); user != nil { // a Google service account may speak for itself
-			if name, ok := scalar(user); ok && name != "" {
+			if name, ok := jsontree.Text(user); ok && name != "" {
 				claims["sub"] = name
 			}
 		}
@@ -129,7 +126,7 @@ func (c *Caller) assertions(d *Definition, cred *credentials.Credential, endpoin
 }
 
 // signJWT signs by RS256 or ES256 (RFC 7518 section 3.1), whichever the key is for.
-func (c *Caller) signJWT(d *Definition, cred *credentials.Credential, claims jwt.MapClaims, keyID string) (string, error) {
+func (c *Caller) signJWT(d *definition.Connector, cred *credentials.Credential, claims jwt.MapClaims, keyID string) (string, error) {
 	secret := c.privateKeyOf(d, cred)
 	if secret.Empty() {
 		return "", errors.New("there is no private_key: put one with the credential, or in the partner settings")
@@ -154,7 +151,7 @@ func (c *Caller) signJWT(d *Definition, cred *credentials.Credential, claims jwt
 }
 
 // privateKeyOf is the private key: the credential's, else the partner's.
-func (c *Caller) privateKeyOf(d *Definition, cred *credentials.Credential) credentials.Secret {
+func (c *Caller) privateKeyOf(d *definition.Connector, cred *credentials.Credential) credentials.Secret {
 	if key := cred.Secrets.PrivateKey; !key.Empty() {
 		return key
 	}

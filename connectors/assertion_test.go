@@ -21,6 +21,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/stepworker/stepworker/connectors"
+	"github.com/stepworker/stepworker/connectors/definition"
 	"github.com/stepworker/stepworker/credentials"
 	"github.com/stepworker/stepworker/internal/authserver"
 )
@@ -365,7 +366,7 @@ func TestRefresh_keyAndAssertionsAreMasked(t *testing.T) {
 		assertion = r.FormValue("assertion")
 		writeJSON(w, 400, `{"error":"invalid_grant","error_description":"`+assertion+`"}`)
 	}, func(c *connectors.CallerConfig) {
-		c.Partner = map[string]connectors.PartnerSettings{"acme": {PrivateKey: keyText}}
+		c.Partner = map[string]definition.PartnerSettings{"acme": {PrivateKey: keyText}}
 		c.Logger = slog.New(slog.NewTextHandler(&log, nil))
 	})
 	a.Def.Auth.Grant, a.Def.Auth.AuthStyle = "jwt_bearer", "private_key_jwt"
@@ -389,11 +390,11 @@ func TestRefresh_keyAndAssertionsAreMasked(t *testing.T) {
 func TestParsePartnerSettings_privateKey(t *testing.T) {
 	_, keyText := newECKey(t)
 	quoted := strings.ReplaceAll(keyText.Reveal(), "\n", `\n`)
-	p := connectors.ParsePartnerSettings([]byte(`{"acme":{"client_id":"c","private_key":"`+quoted+`"}}`), nil)
+	p := definition.ParsePartnerSettings([]byte(`{"acme":{"client_id":"c","private_key":"`+quoted+`"}}`), nil)
 	if len(p.Mistakes) > 0 || p.Settings["acme"].PrivateKey.Reveal() != keyText.Reveal() {
 		t.Errorf("%v", p.Mistakes)
 	}
-	p = connectors.ParsePartnerSettings([]byte(`{"acme":{"private_key":"hunter2"}}`), nil)
+	p = definition.ParsePartnerSettings([]byte(`{"acme":{"private_key":"hunter2"}}`), nil)
 	if want := []string{"acme.private_key: a key in PEM is needed, which begins with -----BEGIN PRIVATE KEY-----"}; !slices.Equal(p.Mistakes, want) {
 		t.Errorf("%v", p.Mistakes)
 	}

@@ -3,218 +3,25 @@ package connectors
 import (
 	"encoding/json"
 	"fmt"
-	"slices"
 
-	"go.yaml.in/yaml/v4"
-
+	"github.com/stepworker/stepworker/connectors/definition"
+	"github.com/stepworker/stepworker/connectors/jsontree"
+	"github.com/stepworker/stepworker/connectors/location"
 	"github.com/stepworker/stepworker/credentials"
-	"github.com/stepworker/stepworker/internal/strictjson"
 )
-
-// authFields is the auth type that puts what the account gave into bodies.
-const authFields = "auth_fields"
-
-// AuthField is one of them.
-type AuthField struct {
-	Name string // for people, and in the credential's fields
-	Key  string // its location in the body; default Name
-	Type string
-
-	steps []pathStep // Key, read
-}
-
-// Authentication is a named alternative; a credential names the one it has.
-type Authentication struct {
-	Name    string
-	Default bool
-	Auth    Auth
-}
-
-// For is the definition with the authentication that a credential has: what is
-// done with a credential is done by this one. ok is false for a name that the
-// connector does not have.
-func (d *Definition) For(cred *credentials.Credential) (v *Definition, ok bool) {
-	if cred.Authentication == "" {
-		return d, true
-	}
-	v, ok = d.variants[cred.Authentication]
-	return v, ok
-}
-
-// NearestAuthentication is the alternative that a name was perhaps meant to be.
-func (d *Definition) NearestAuthentication(name string) string {
-	names := make([]string, len(d.Authentications))
-	for i := range d.Authentications {
-		names[i] = d.Authentications[i].Name
-	}
-	return strictjson.Nearest(name, names)
-}
-
-// LacksAuthentication says that a credential names an alternative that there is none of.
-func (d *Definition) LacksAuthentication(cred *credentials.Credential) string {
-	text := fmt.Sprintf("connector %q has no authentication %q, which the credential names", d.Name, cred.Authentication)
-	if near := d.NearestAuthentication(cred.Authentication); near != "" {
-		text += fmt.Sprintf("; did you mean %q?", near)
-	}
-	return text
-}
 
 // styleName is under what the connector's way of client authentication is
 // kept: each alternative has one of its own.
-func (d *Definition) styleName() string {
-	if d.alternative == "" {
+func styleName(d *definition.Connector) string {
+	if d.Alternative == "" {
 		return d.Name
 	}
-	return d.Name + "/" + d.alternative // no connector's name has a slash
-}
-
-// authFieldNames are the fields that credentials may have, of any alternative.
-func (d *Definition) authFieldNames() (all []string) {
-	for _, f := range d.Auth.Fields {
-		all = append(all, f.Name)
-	}
-	for _, a := range d.Authentications {
-		for _, f := range a.Auth.Fields {
-			all = append(all, f.Name)
-		}
-	}
-	return all
-}
-
-var authFieldTypes = slices.DeleteFunc(slices.Clone(fieldTypes), func(t string) bool { return t == "file" })
-
-func (p *fileParser) authFields(n *yaml.Node, a *Auth) {
-	p.sequence(n, func(n *yaml.Node) {
-		f := AuthField{}
-		p.mapping(n, "an auth field", keys{"name": p.name(&f.Name), "key": p.text(&f.Key), "type": p.enum(&f.Type, authFieldTypes)})
-		if f.Name == "" {
-			p.find(n, "an auth field needs a name")
-			return
-		}
-		if slices.ContainsFunc(a.Fields, func(other AuthField) bool { return other.Name == f.Name }) {
-			p.find(n, "auth field %q is declared twice", f.Name)
-		}
-		if f.Key == "" {
-			f.Key = f.Name
-		}
-		var err error
-		if f.steps, err = parsePath(f.Key); err != nil {
-			p.find(n, "auth field %q: key %q: %v", f.Name, f.Key, err)
-		} else if hasList(f.steps) {
-			p.find(n, "auth field %q: key %q leads through a list, and a field stands in an object", f.Name, f.Key)
-		}
-		for _, other := range a.Fields {
-			outer, inner := &other, &f
-			if len(outer.steps) > len(inner.steps) {
-				outer, inner = inner, outer
-			}
-			if len(outer.steps) > 0 && slices.Equal(outer.steps, inner.steps[:len(outer.steps)]) && other.Name != f.Name {
-				p.find(n, "auth fields %q and %q cannot both stand in a body: %q is within %q", other.Name, f.Name, inner.Key, outer.Key)
-			}
-		}
-		a.Fields = append(a.Fields, f)
-	})
-}
-
-func (p *fileParser) authentications(n *yaml.Node) {
-	chosen := ""
-	p.sequence(n, func(n *yaml.Node) {
-		a := Authentication{}
-		got := p.mapping(n, "an authentication", keys{"name": p.name(&a.Name), "default": p.boolean(&a.Default), "auth": p.auth(&a.Auth)})
-		switch {
-		case a.Name == "":
-			p.find(n, "an authentication needs a name")
-		case slices.ContainsFunc(p.def.Authentications, func(other Authentication) bool { return other.Name == a.Name }):
-			p.find(n, "authentication %q is declared twice", a.Name)
-		}
-		if got["auth"] == nil {
-			p.find(n, "authentication %q: key \"auth\" is missing", a.Name)
-		}
-		if a.Default && chosen != "" {
-			p.find(got["default"], "authentication %q is a default too: %q is it already, and there is one", a.Name, chosen)
-		} else if a.Default {
-			chosen = a.Name
-		}
-		p.def.Authentications = append(p.def.Authentications, a)
-	})
-	if len(p.def.Authentications) == 0 {
-		if n.Kind == yaml.SequenceNode {
-			p.find(n, "authentications: there is none")
-		}
-		return
-	}
-	if chosen == "" {
-		p.def.Authentications[0].Default = true
-	}
-	for _, a := range p.def.Authentications {
-		if a.Default {
-			p.def.Auth = a.Auth
-			break
-		}
-	}
-}
-
-// bodiesOf finds methods whose bodies have no place for what an authentication
-// puts there; of is the name of an alternative. A credential may have another,
-// and a script may make another body, so it is a hint.
-func (p *fileParser) bodiesOf(a *Auth, of string) {
-	what, it, such := "fields", "them", ""
-	switch {
-	case a.Type == "api_key" && a.In == "body":
-		what, it = "a key", "it"
-	case a.Type != authFields:
-		return
-	}
-	if of != "" {
-		of, such = fmt.Sprintf(", of authentication %q,", of), " with such a credential"
-	}
-	for _, name := range p.def.MethodNames {
-		m := p.def.Methods[name]
-		if m.Type == TypeAction && !m.IgnoreAuth && (m.HasBody || makesBody(m.Verb)) && !a.hasPlaceIn(m.DataType) {
-			p.hint(p.places[&m.Name], "method %q: auth type %s%s puts %s into bodies, and one of data_type %s has no place for %s: a call%s fails; ignore_auth: true sends it without", name, a.Type, of, what, m.DataType, it, such)
-		}
-	}
-}
-
-// hasPlaceIn says that a body of this type has a place for what stands in bodies.
-func (a *Auth) hasPlaceIn(t DataType) bool {
-	if a.Type == authFields {
-		return slices.Contains(memberTypes, t)
-	}
-	return t != PlainText && t != SimpleFile
+	return d.Name + "/" + d.Alternative // no connector's name has a slash
 }
 
 // noPlace is a call of a method that has no place for what stands in bodies.
 func (x *exchange) noPlace(what, it string) error {
 	return &CallError{Kind: "input", Message: fmt.Sprintf("%s, and one of data_type %s has no place for %s: method %q cannot be called with this credential", what, x.m.DataType, it, x.m.Name)}
-}
-
-// memberTypes are the data types whose bodies have members.
-var memberTypes = []DataType{JSON, Form, XML, File}
-
-// makesBody says that a request of this verb has a body for auth fields to
-// stand in, whether or not anything else does.
-func makesBody(verb string) bool { return verb == "POST" || verb == "PUT" || verb == "PATCH" }
-
-// alternatives makes a definition for each named authentication. They share
-// all else, so it comes after everything that is read or checked.
-func (p *fileParser) alternatives() {
-	d := p.def
-	if len(d.Authentications) == 0 {
-		p.bodiesOf(&d.Auth, "")
-		return
-	}
-	d.variants = map[string]*Definition{}
-	for i := range d.Authentications {
-		a := &d.Authentications[i]
-		p.bodiesOf(&a.Auth, a.Name)
-		v := *d
-		v.Auth = a.Auth
-		if !a.Default {
-			v.alternative = a.Name
-		}
-		d.variants[a.Name] = &v
-	}
 }
 
 // authenticatedBody is what is sent: the body as the hooks left it and what the
@@ -236,32 +43,32 @@ func (x *exchange) authenticatedBody(given string) (body []byte, contentType str
 func (x *exchange) fieldsInBody() error {
 	a := &x.d.Auth
 	none := len(x.body) == 0 || string(x.body) == "null"
-	if a.Type != authFields || x.m.IgnoreAuth || none && !makesBody(x.m.Verb) {
+	if a.Type != definition.AuthFields || x.m.IgnoreAuth || none && !definition.MakesBody(x.m.Verb) {
 		return nil
 	}
 	const what = "the authentication's fields stand in the body (auth_fields)"
 	bad := func(text string) error {
 		return &CallError{Kind: "input", Message: what + ", " + text}
 	}
-	if !a.hasPlaceIn(x.m.DataType) {
+	if !a.HasPlaceIn(x.m.DataType) {
 		return x.noPlace(what, "them")
 	}
 	var tree any
 	if !none {
 		var err error
-		if tree, err = decodeJSON(x.body); err != nil {
+		if tree, err = jsontree.Decode(x.body); err != nil {
 			return bad("so the body must be an object")
 		}
 	}
-	if _, object := tree.(*OrderedMap); !none && !object {
+	if _, object := tree.(*jsontree.Object); !none && !object {
 		return bad("so the body must be an object")
 	}
 	var root any
-	if m, ok := tree.(*OrderedMap); ok && x.m.members(m) != m { // of XML within its root element
-		root, tree = tree, x.m.members(m)
+	if m, ok := tree.(*jsontree.Object); ok && membersOf(x.m, m) != m { // of XML within its root element
+		root, tree = tree, membersOf(x.m, m)
 	}
 	for _, f := range a.Fields {
-		if _, there := memberAt(tree, f.steps); there {
+		if _, there := location.Member(tree, f.Steps); there {
 			continue
 		}
 		secret := x.cred.Secrets.Fields[f.Name]
@@ -271,11 +78,11 @@ func (x *exchange) fieldsInBody() error {
 		var v any = secret.Reveal()
 		var ok bool
 		if f.Type != "" {
-			if v, ok = coerce(v, f.Type); !ok {
+			if v, ok = jsontree.Coerce(v, f.Type); !ok {
 				return bad(fmt.Sprintf("and field %q of the credential is not of type %s", f.Name, f.Type))
 			}
 		}
-		if tree, ok = lay(tree, f.steps, v); !ok {
+		if tree, ok = location.Lay(tree, f.Steps, v); !ok {
 			return bad(fmt.Sprintf("and the body has something else than an object on the way to %q", f.Key))
 		}
 	}
@@ -283,18 +90,18 @@ func (x *exchange) fieldsInBody() error {
 		tree = root
 	}
 	var err error
-	x.body, err = marshal(tree)
+	x.body, err = jsontree.Marshal(tree)
 	return err
 }
 
 // fieldsValue is method_auth_value of auth_fields: the fields as JSON text.
-func (d *Definition) fieldsValue(cred *credentials.Credential) json.RawMessage {
-	all := &OrderedMap{}
+func fieldsValue(d *definition.Connector, cred *credentials.Credential) json.RawMessage {
+	all := &jsontree.Object{}
 	for _, f := range d.Auth.Fields {
 		if v, ok := cred.Secrets.Fields[f.Name]; ok {
 			all.Set(f.Name, v.Reveal())
 		}
 	}
-	text, _ := marshal(all) // texts alone
-	return quote(string(text))
+	text, _ := jsontree.Marshal(all) // texts alone
+	return jsontree.Quote(string(text))
 }

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/stepworker/stepworker/connectors"
+	"github.com/stepworker/stepworker/connectors/definition"
 	"github.com/stepworker/stepworker/credentials"
 )
 
@@ -287,7 +288,7 @@ func TestAuthentications_styleIsTheirOwn(t *testing.T) {
 func TestClientProperties_areTheCredentialsOwnClient(t *testing.T) {
 	a := newAPI(t, alternatives, func(w http.ResponseWriter, r *http.Request) { writeJSON(w, 200, `{"access_token":"new-access"}`) },
 		func(c *connectors.CallerConfig) {
-			c.Partner = map[string]connectors.PartnerSettings{"acme": {ClientID: "partner", ClientSecret: "partner-secret"}}
+			c.Partner = map[string]definition.PartnerSettings{"acme": {ClientID: "partner", ClientSecret: "partner-secret"}}
 		})
 	asked := func() string {
 		t.Helper()

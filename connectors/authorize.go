@@ -11,6 +11,9 @@ import (
 
 	"golang.org/x/oauth2"
 
+	"github.com/stepworker/stepworker/connectors/definition"
+	"github.com/stepworker/stepworker/connectors/jsontree"
+	"github.com/stepworker/stepworker/connectors/mergefields"
 	"github.com/stepworker/stepworker/credentials"
 	"github.com/stepworker/stepworker/hooks"
 )
@@ -27,11 +30,11 @@ type Authorization struct {
 
 // Authorize begins an authorization that comes back to the redirect URL. The
 // error is a *credentials.RefreshError.
-func (c *Caller) Authorize(ctx context.Context, d *Definition, cred *credentials.Credential, redirect string) (*Authorization, error) {
+func (c *Caller) Authorize(ctx context.Context, d *definition.Connector, cred *credentials.Credential, redirect string) (*Authorization, error) {
 	misconfigured := func(format string, args ...any) (*Authorization, error) {
 		return nil, &credentials.RefreshError{Verdict: credentials.VerdictMisconfigured, Text: fmt.Sprintf(format, args...)}
 	}
-	endpoint, err := expandURL(d.Auth.AuthorizeURL, func(name string) (any, bool, bool) { return c.ownField(d, cred, name) })
+	endpoint, err := mergefields.URL(d.Auth.AuthorizeURL, func(name string) (any, bool, bool) { return c.ownField(d, cred, name) })
 	if err != nil {
 		return misconfigured("auth.authorize_url: %v", err)
 	}
@@ -42,9 +45,9 @@ func (c *Caller) Authorize(ctx context.Context, d *Definition, cred *credentials
 	a := &Authorization{State: rand.Text(), verifier: oauth2.GenerateVerifier()}
 	conf := &oauth2.Config{ClientID: id, RedirectURL: redirect, Scopes: d.Auth.Scopes, Endpoint: oauth2.Endpoint{AuthURL: endpoint}}
 	path, query, _ := strings.Cut(conf.AuthCodeURL(a.State, oauth2.S256ChallengeOption(a.verifier)), "?")
-	a.URL = path + "?" + blanks3986(query)
+	a.URL = path + "?" + mergefields.EscapeBlanks(query)
 	t := &tokenRequest{c: c, d: d, cred: cred, actionData: json.RawMessage(`{}`)}
-	out, err := t.hook(ctx, "before_oauth2_authorise", hooks.Global{Name: "method_endpoint", JSON: quote(a.URL), Write: true})
+	out, err := t.hook(ctx, "before_oauth2_authorise", hooks.Global{Name: "method_endpoint", JSON: jsontree.Quote(a.URL), Write: true})
 	var verdict *credentials.RefreshError
 	if errors.As(err, &verdict) {
 		return nil, verdict
@@ -52,7 +55,7 @@ func (c *Caller) Authorize(ctx context.Context, d *Definition, cred *credentials
 		return nil, &credentials.RefreshError{Verdict: credentials.Transient, Text: "before_oauth2_authorise was not run to its end"}
 	}
 	a.actionData = t.actionData
-	a.URL = textOf(out.Value("method_endpoint", quote(a.URL)))
+	a.URL = jsontree.TextIn(out.Value("method_endpoint", jsontree.Quote(a.URL)))
 	u, err := url.Parse(a.URL)
 	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.User != nil {
 		return misconfigured("before_oauth2_authorise left a method_endpoint that is no http or https URL")
@@ -60,7 +63,7 @@ func (c *Caller) Authorize(ctx context.Context, d *Definition, cred *credentials
 	asked := u.Query()
 	if len(asked["state"]) != 1 || asked.Get("state") != a.State { // without it anybody's answer would be taken, with another nobody's
 		asked.Set("state", a.State)
-		u.RawQuery = blanks3986(asked.Encode())
+		u.RawQuery = mergefields.EscapeBlanks(asked.Encode())
 		a.URL = u.String()
 	}
 	// What the script took out for a provider that refuses it is missing from
@@ -74,7 +77,7 @@ func (c *Caller) Authorize(ctx context.Context, d *Definition, cred *credentials
 
 // ExchangeCode gives the code that came back for the account's first token.
 // The error is a *credentials.RefreshError.
-func (c *Caller) ExchangeCode(ctx context.Context, d *Definition, cred *credentials.Credential, a *Authorization, code string) (*credentials.Renewal, error) {
+func (c *Caller) ExchangeCode(ctx context.Context, d *definition.Connector, cred *credentials.Credential, a *Authorization, code string) (*credentials.Renewal, error) {
 	return c.obtainToken(ctx, d, cred, &codeGrant{a, code})
 }
 

@@ -11,17 +11,19 @@ import (
 	"strings"
 	"unicode/utf8"
 
+	"github.com/stepworker/stepworker/connectors/definition"
+	"github.com/stepworker/stepworker/connectors/jsontree"
 	"github.com/stepworker/stepworker/hooks"
 )
 
 // accepts is the Accept header by the method's data types; "" for none.
-func (m *Method) accepts() string {
+func accepts(m *definition.Method) string {
 	switch {
-	case m.ResponseDT == JSON:
+	case m.ResponseDT == definition.JSON:
 		return "application/json"
-	case m.ResponseDT == XML:
+	case m.ResponseDT == definition.XML:
 		return "application/xml"
-	case m.ResponseDT == Form && (m.Verb == http.MethodGet || m.Verb == http.MethodHead): // else it tells of the request
+	case m.ResponseDT == definition.Form && (m.Verb == http.MethodGet || m.Verb == http.MethodHead): // else it tells of the request
 		return formType
 	}
 	return ""
@@ -48,30 +50,30 @@ func (x *exchange) encodeBody(given string) (body []byte, contentType string, er
 		given = x.m.ContentType
 	}
 	var v any
-	if x.m.DataType == JSON || x.m.DataType == UnknownDT {
+	if x.m.DataType == definition.JSON || x.m.DataType == definition.UnknownDT {
 		if !json.Valid(raw) {
 			return nil, "", bad(errors.New("it is no JSON value"))
 		}
-	} else if v, err = decodeJSON(raw); err != nil {
+	} else if v, err = jsontree.Decode(raw); err != nil {
 		return nil, "", bad(errors.New("it is no JSON value"))
 	}
 	switch x.m.DataType {
-	case XML:
-		body, err = x.m.xmlBody(v)
+	case definition.XML:
+		body, err = xmlBody(x.m, v)
 		contentType = "application/xml"
-	case Form:
+	case definition.Form:
 		var p pairs
 		p, err = formPairs(raw)
 		body, contentType = []byte(p.encode()), formType
-	case File, MultipartRelated:
+	case definition.File, definition.MultipartRelated:
 		body, given, err = x.multipart(v, given)
-	case PlainText:
+	case definition.PlainText:
 		var text string
 		text, err = plainText(v)
 		body, contentType = []byte(text), textType
-	case SimpleFile:
+	case definition.SimpleFile:
 		body, contentType, err = simpleFile(v)
-	case UnknownDT:
+	case definition.UnknownDT:
 		body = raw
 		var text string
 		if json.Unmarshal(raw, &text) == nil {
@@ -91,10 +93,10 @@ func (x *exchange) encodeBody(given string) (body []byte, contentType string, er
 
 func plainText(v any) (string, error) {
 	switch v.(type) {
-	case []any, *OrderedMap:
+	case []any, *jsontree.Object:
 		return "", errors.New("text is needed, not an object or a list")
 	}
-	text, _ := scalar(v)
+	text, _ := jsontree.Text(v)
 	return text, nil
 }
 
@@ -103,7 +105,7 @@ const xmlDeclaration = `<?xml version="1.0" encoding="utf-8"?>`
 
 // xmlBody writes an object as XML, below xml_root unless that is its only
 // member. Text that is XML already, a script's perhaps, stays as it is.
-func (m *Method) xmlBody(v any) ([]byte, error) {
+func xmlBody(m *definition.Method, v any) ([]byte, error) {
 	if text, ok := v.(string); ok {
 		_, err := hooks.XMLToJSON(text)
 		switch {
@@ -116,20 +118,20 @@ func (m *Method) xmlBody(v any) ([]byte, error) {
 			return []byte(text), nil
 		}
 	}
-	o, ok := v.(*OrderedMap)
+	o, ok := v.(*jsontree.Object)
 	switch {
 	case m.XMLRoot != "" && (!ok || len(o.Keys) != 1 || o.Keys[0] != m.XMLRoot):
 		if _, list := v.([]any); list {
 			return nil, fmt.Errorf("a list cannot stand right below its root element <%s>: give its items a name, {\"item\": […]}", m.XMLRoot)
 		}
-		o = &OrderedMap{}
+		o = &jsontree.Object{}
 		o.Set(m.XMLRoot, v)
 	case !ok:
 		return nil, errors.New("an object is needed, whose one member is the root element")
 	case len(o.Keys) != 1 && !slices.ContainsFunc(o.Keys, func(k string) bool { return strings.HasPrefix(k, "?") }):
 		return nil, fmt.Errorf("it has %d members, and a document has one root element: say xml_root", len(o.Keys))
 	}
-	raw, err := marshal(o)
+	raw, err := jsontree.Marshal(o)
 	if err != nil {
 		return nil, err
 	}
@@ -146,7 +148,7 @@ type fileValue struct {
 // fileOf reads an object with member content, and perhaps content_encoding
 // (base64), filename and content_type, as a file. ok is false for other values.
 func fileOf(v any) (f *fileValue, ok bool, err error) {
-	o, _ := v.(*OrderedMap)
+	o, _ := v.(*jsontree.Object)
 	if o == nil {
 		return nil, false, nil
 	}
@@ -204,9 +206,9 @@ func simpleFile(v any) (body []byte, contentType string, err error) {
 // So each of its bytes can be had back, whatever its Content-Type says.
 func simpleContent(body []byte) (content json.RawMessage, binary bool) {
 	if utf8.Valid(body) {
-		return quote(asText(body)), false
+		return jsontree.Quote(asText(body)), false
 	}
-	return quoteBase64(body), true
+	return jsontree.QuoteBase64(body), true
 }
 
 // keyInBody puts an API key into the body, where the connector wants it there
@@ -215,23 +217,23 @@ func simpleContent(body []byte) (content json.RawMessage, binary bool) {
 func (x *exchange) keyInBody() error {
 	a := &x.d.Auth
 	none := len(x.body) == 0 || string(x.body) == "null"
-	if a.Type != "api_key" || a.In != "body" || x.m.IgnoreAuth || none && !makesBody(x.m.Verb) {
+	if a.Type != "api_key" || a.In != "body" || x.m.IgnoreAuth || none && !definition.MakesBody(x.m.Verb) {
 		return nil
 	}
 	const what = "the API key stands in the body (auth.in)"
-	if !a.hasPlaceIn(x.m.DataType) {
+	if !a.HasPlaceIn(x.m.DataType) {
 		return x.noPlace(what, "it")
 	}
-	decoded, err := decodeJSON(x.body)
-	m, ok := decoded.(*OrderedMap)
+	decoded, err := jsontree.Decode(x.body)
+	m, ok := decoded.(*jsontree.Object)
 	switch {
 	case x.body == nil, err == nil && decoded == nil:
-		m = &OrderedMap{}
+		m = &jsontree.Object{}
 		decoded = m
 	case !ok:
 		return &CallError{Kind: "input", Message: fmt.Sprintf("%s, so the body must be an object, for member %q", what, a.Name)}
 	}
-	m = x.m.members(m)
+	m = membersOf(x.m, m)
 	if _, there := m.Values[a.Name]; there {
 		return nil
 	}
@@ -239,16 +241,16 @@ func (x *exchange) keyInBody() error {
 		return lacks(x.d, "api_key")
 	}
 	m.Set(a.Name, a.Prefix+x.cred.Secrets.APIKey.Reveal())
-	x.body, err = marshal(decoded)
+	x.body, err = jsontree.Marshal(decoded)
 	return err
 }
 
-// members is where a body's members stand: in XML those of its root element.
-func (m *Method) members(body *OrderedMap) *OrderedMap {
-	if m.DataType != XML || len(body.Keys) != 1 || m.XMLRoot != "" && body.Keys[0] != m.XMLRoot {
+// membersOf is where a body's members stand: in XML those of its root element.
+func membersOf(m *definition.Method, body *jsontree.Object) *jsontree.Object {
+	if m.DataType != definition.XML || len(body.Keys) != 1 || m.XMLRoot != "" && body.Keys[0] != m.XMLRoot {
 		return body
 	}
-	if inner, ok := body.Values[body.Keys[0]].(*OrderedMap); ok {
+	if inner, ok := body.Values[body.Keys[0]].(*jsontree.Object); ok {
 		return inner
 	}
 	return body

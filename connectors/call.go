@@ -13,6 +13,11 @@ import (
 	"sync"
 	"time"
 
+	"github.com/stepworker/stepworker/connectors/dates"
+	"github.com/stepworker/stepworker/connectors/definition"
+	"github.com/stepworker/stepworker/connectors/inline"
+	"github.com/stepworker/stepworker/connectors/jsontree"
+	"github.com/stepworker/stepworker/connectors/mergefields"
 	"github.com/stepworker/stepworker/credentials"
 	"github.com/stepworker/stepworker/hooks"
 )
@@ -64,12 +69,12 @@ func NewCaller(cfg CallerConfig) (*Caller, error) {
 func (c *Caller) Close() { c.client.CloseIdleConnections() }
 
 // CanRefresh says what can be renewed: a token, a session.
-func (c *Caller) CanRefresh(d *Definition, _ *credentials.Credential) (oauth2, session bool) {
+func (c *Caller) CanRefresh(d *definition.Connector, _ *credentials.Credential) (oauth2, session bool) {
 	return d.Auth.Type == "oauth2", d.LoginMethod != ""
 }
 
 // CanRenewToken says that a token request can bring a new token without a person.
-func (c *Caller) CanRenewToken(d *Definition, cred *credentials.Credential) bool {
+func (c *Caller) CanRenewToken(d *definition.Connector, cred *credentials.Credential) bool {
 	return d.Auth.Type == "oauth2" && (d.Auth.Grant != "authorization_code" || cred.Secrets.OAuth2 != nil && !cred.Secrets.OAuth2.RefreshToken.Empty())
 }
 
@@ -77,13 +82,13 @@ func (c *Caller) CanRenewToken(d *Definition, cred *credentials.Credential) bool
 type exchange struct {
 	c    *Caller
 	call *Call
-	d    *Definition
-	m    *Method
+	d    *definition.Connector
+	m    *definition.Method
 	cred *credentials.Credential
 
 	given  map[string]json.RawMessage // the step's parameters
 	mapped []mapped                   // what its mappings make of its body
-	values map[*inline]any            // of inline script that no page changes
+	values map[*inline.Script]any     // of inline script that no page changes
 	book   book
 
 	page // that is asked for
@@ -103,10 +108,10 @@ type exchange struct {
 // page is one request of a call and its answer: what is made anew, from the
 // pristine input, for each.
 type page struct {
-	params  map[string]any  // resolved values by parameter name
-	step    map[string]bool // of these, supplied by the step
-	wanted  *Parameter      // a session property that a template needs, and that has no value
-	missing []missing       // required ones without a value, which before_action may supply
+	params  map[string]any        // resolved values by parameter name
+	step    map[string]bool       // of these, supplied by the step
+	wanted  *definition.Parameter // a session property that a template needs, and that has no value
+	missing []missing             // required ones without a value, which before_action may supply
 
 	template  string          // of the URL, the connector's own
 	endpoint  string          // the same, hooks may change it
@@ -197,12 +202,12 @@ func (x *exchange) onePage(ctx context.Context) (*Answer, error) {
 	if err := x.ready(ctx); err != nil {
 		return nil, err
 	}
-	if x.m.Type == TypeWebhook {
+	if x.m.Type == definition.TypeWebhook {
 		return x.receive(ctx)
 	}
 	headers, body, merge := x.headers, x.body, x.merge
 	// Who must wait does so before its scripts run, so that they run once.
-	if handled(x.scripts("before_action"), "before_action") || x.m.Type == TypeScript {
+	if handled(x.scripts("before_action"), "before_action") || x.m.Type == definition.TypeScript {
 		if err := x.pace(ctx, PaceBegin); err != nil {
 			return nil, err
 		}
@@ -213,7 +218,7 @@ func (x *exchange) onePage(ctx context.Context) (*Answer, error) {
 	if err := x.supplied(); err != nil {
 		return nil, err
 	}
-	if x.m.Type == TypeScript {
+	if x.m.Type == definition.TypeScript {
 		return x.scripted(ctx)
 	}
 	if err := x.refill(headers, body, merge); err != nil {
@@ -312,7 +317,7 @@ func (x *exchange) failed(ctx context.Context, f *fault) (*Answer, error) {
 
 // apiError is an unresolved error of the API or the network.
 func (x *exchange) apiError(f *fault) *CallError {
-	repeat := x.m.mayRepeat()
+	repeat := x.m.MayRepeat()
 	if f != nil {
 		return &CallError{Kind: "network", Message: f.text, Repeat: repeat || !f.sent}
 	}
@@ -457,7 +462,7 @@ func nextActionData(left json.RawMessage) json.RawMessage {
 // take lays what an event changed over the call's own data.
 func (x *exchange) take(out *hooks.Outcome) {
 	if v, ok := out.Changed["method_endpoint"]; ok {
-		x.endpoint = textOf(v)
+		x.endpoint = jsontree.TextIn(v)
 	}
 	x.headers = out.Value("method_request_headers", x.headers)
 	x.query = out.Value("method_request_parameters", x.query)
@@ -489,7 +494,7 @@ func (x *exchange) paging(ctx context.Context) error {
 		return nil
 	}
 	var ok bool
-	if x.nextRun, ok = readDate(next); !ok {
+	if x.nextRun, ok = dates.FromJSON(next); !ok {
 		return &CallError{Kind: "script", StatusCode: x.status,
 			Message: fmt.Sprintf("after_action_paging left a %s that is no date: %s; a Date is needed, or text such as 2026-11-25T10:00:00Z", name, clip(string(next), 60))}
 	}
@@ -549,7 +554,7 @@ func (x *exchange) authError(e *hooks.Exception) error {
 // staticCredentials are what no token request and, where there is no login
 // method, no login renews.
 var staticCredentials = map[string]string{
-	"api_key": "an API key", "basic": "a user name and password", "oauth1": "an OAuth 1.0a token", authFields: "the fields of an account",
+	"api_key": "an API key", "basic": "a user name and password", "oauth1": "an OAuth 1.0a token", definition.AuthFields: "the fields of an account",
 }
 
 // scopeText says what to do about a scope that is missing.
@@ -584,7 +589,7 @@ func (x *exchange) condition(ctx context.Context, answer *Answer) error {
 func (x *exchange) finish(ctx context.Context, err error) error {
 	var auth *AuthError
 	var ce *CallError
-	var exp *expandError
+	var exp *mergefields.Error
 	var host *HostError
 	var pacer *PacerError
 	var pages *PagesError
@@ -597,7 +602,7 @@ func (x *exchange) finish(ctx context.Context, err error) error {
 		return auth
 	case errors.As(err, &ce):
 	case errors.As(err, &exp):
-		ce = &CallError{Kind: "input", Message: exp.text}
+		ce = &CallError{Kind: "input", Message: exp.Text}
 	case errors.As(err, &host), errors.As(err, &pacer), errors.As(err, &pages), ofContext(err):
 		return err
 	case errors.As(err, &pace):
@@ -662,7 +667,7 @@ func newRedactors(secrets []string) *redactors {
 }
 
 // redactorsOf are a credential's, made once for each version.
-func (c *Caller) redactorsOf(d *Definition, cred *credentials.Credential) *redactors {
+func (c *Caller) redactorsOf(d *definition.Connector, cred *credentials.Credential) *redactors {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if r := c.redactors[cred.ID]; r != nil && r.version == cred.Version && r.connector == d.Name {
@@ -680,18 +685,18 @@ func (c *Caller) redactorsOf(d *Definition, cred *credentials.Credential) *redac
 // Secrets is everything that must not be shown: the credential's secrets,
 // a session that was put among its properties, and what the connector marks as
 // sensitive.
-func (c *Caller) Secrets(d *Definition, cred *credentials.Credential) []string {
+func (c *Caller) Secrets(d *definition.Connector, cred *credentials.Credential) []string {
 	secrets := cred.SecretValues()
-	add := func(q Parameter) {
+	add := func(q definition.Parameter) {
 		if !q.Sensitive && q.Property != "session" {
 			return
 		}
 		if v, ok := c.property(d, cred, q.Property, q.Name); ok {
-			if s, ok := scalar(v); ok {
+			if s, ok := jsontree.Text(v); ok {
 				secrets = append(secrets, s)
 			}
 		}
-		if s, ok := scalar(q.Value); ok && q.Sensitive && q.HasValue && !isInline(q.Value) { // what an inline script comes to is masked as it comes
+		if s, ok := jsontree.Text(q.Value); ok && q.Sensitive && q.HasValue && !inline.Is(q.Value) { // what an inline script comes to is masked as it comes
 			secrets = append(secrets, s)
 		}
 	}
@@ -710,7 +715,7 @@ func (c *Caller) Secrets(d *Definition, cred *credentials.Credential) []string {
 	if v, _ := c.property(d, cred, "account", clientSecretProperty); v != nil {
 		secrets = append(secrets, leaves(v)...)
 	}
-	for _, s := range p.sealed() {
+	for _, s := range sealedOf(p) {
 		secrets = append(secrets, s.Value)
 	}
 	if !p.PrivateKey.Empty() {

@@ -15,6 +15,7 @@ import (
 	"testing"
 
 	"github.com/stepworker/stepworker/connectors"
+	"github.com/stepworker/stepworker/connectors/definition"
 	"github.com/stepworker/stepworker/credentials"
 	"github.com/stepworker/stepworker/hooks"
 )
@@ -44,7 +45,7 @@ type api struct {
 	t      *testing.T
 	URL    string
 	Caller *connectors.Caller
-	Def    *connectors.Definition
+	Def    *definition.Connector
 	Cred   *credentials.Credential
 
 	mu   sync.Mutex
@@ -86,13 +87,13 @@ func newAPI(t *testing.T, file string, answer http.HandlerFunc, configure ...fun
 }
 
 // load reads one connector file; any finding but a hint fails the test.
-func load(t *testing.T, file string) *connectors.Definition {
+func load(t *testing.T, file string) *definition.Connector {
 	t.Helper()
 	dir := t.TempDir()
 	if err := os.WriteFile(filepath.Join(dir, "acme.yaml"), []byte(file), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	catalog, findings, err := connectors.Load(dir)
+	catalog, findings, err := definition.Load(dir)
 	if err != nil {
 		t.Fatal(err)
 	}

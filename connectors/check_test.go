@@ -7,7 +7,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/stepworker/stepworker/connectors"
+	"github.com/stepworker/stepworker/connectors/definition"
 	"github.com/stepworker/stepworker/hooks"
 )
 
@@ -82,7 +82,7 @@ func TestCheckStep(t *testing.T) {
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
 			var got []string
-			for _, f := range connectors.CheckStep(&hooks.Script{Level: hooks.LevelStep, File: "step", Source: c.source}) {
+			for _, f := range definition.CheckStep(&hooks.Script{Level: hooks.LevelStep, File: "step", Source: c.source}) {
 				got = append(got, f.String())
 			}
 			if d := cmp.Diff(c.want, got); d != "" {

@@ -7,14 +7,15 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/stepworker/stepworker/connectors/definition"
 	"github.com/stepworker/stepworker/credentials"
 	"github.com/stepworker/stepworker/hooks"
 )
 
 // Call is one call of a method.
 type Call struct {
-	Definition *Definition
-	Method     *Method
+	Definition *definition.Connector
+	Method     *definition.Method
 	Credential *credentials.Credential
 	// ExecutionID fills idempotency_header; "" for a login or a test call.
 	ExecutionID string
@@ -155,7 +156,7 @@ func (e *HostError) Unwrap() error { return e.Err }
 type CallerConfig struct {
 	Engine *hooks.Engine
 	// Partner settings by connector name.
-	Partner map[string]PartnerSettings
+	Partner map[string]definition.PartnerSettings
 	// AllowPrivate lets APIs be on loopback and private addresses;
 	// AllowNetworks (CIDR) opens single networks, link-local ones only if they
 	// are that themselves; Forbidden (host:port) are always refused, by every

@@ -3,6 +3,8 @@ package connectors
 import (
 	"encoding/json"
 	"strings"
+
+	"github.com/stepworker/stepworker/connectors/jsontree"
 )
 
 // tokenError is what a token endpoint's answer says of its error.
@@ -25,24 +27,24 @@ func readError(answer map[string]json.RawMessage) tokenError {
 			written = append(written, code)
 		}
 	}
-	note(textOf(answer["error"]))
+	note(jsontree.TextIn(answer["error"]))
 	for _, o := range inner {
-		note(textOf(o["code"]))
-		note(textOf(o["type"]))
+		note(jsontree.TextIn(o["code"]))
+		note(jsontree.TextIn(o["type"]))
 	}
 	proper := len(written)
 	for _, o := range inner {
 		for _, with := range []string{"type", "field"} { // {"type": "OAuthException", "code": 190}, {"field": "refresh_token", "code": "invalid"}
-			if name, code := textOf(o[with]), word(o["code"]); name != "" && code != "" {
+			if name, code := jsontree.TextIn(o[with]), word(o["code"]); name != "" && code != "" {
 				note(name + " " + code)
 			}
 		}
 		for _, k := range []string{"error", "errorType", "error_type", "errorCode", "error_code", "status"} {
-			note(textOf(o[k]))
+			note(jsontree.TextIn(o[k]))
 		}
 	}
 	for _, k := range []string{"error_code", "errorCode", "error_type", "errorType", "code", "type", "status"} {
-		note(textOf(answer[k]))
+		note(jsontree.TextIn(answer[k]))
 	}
 	if n := word(answer["errcode"]); n != "" {
 		note("errcode " + n)
@@ -62,7 +64,7 @@ func readError(answer map[string]json.RawMessage) tokenError {
 		}
 	}
 	if len(written) == 0 {
-		e.code = sentences[strings.ToLower(textOf(answer["message"]))]
+		e.code = sentences[strings.ToLower(jsontree.TextIn(answer["message"]))]
 	}
 	for _, x := range exceptions {
 		if e.code == x.code && x.says.MatchString(e.text) {
@@ -75,12 +77,12 @@ func readError(answer map[string]json.RawMessage) tokenError {
 
 // describeError finds the sentence that a provider has for people.
 func describeError(answer map[string]json.RawMessage, inner []map[string]json.RawMessage) string {
-	if d := textOf(answer["error_description"]); d != "" {
+	if d := jsontree.TextIn(answer["error_description"]); d != "" {
 		return d
 	}
 	for _, o := range append(inner, answer) {
 		for _, k := range []string{"error_description", "message", "error_message", "detail", "reason", "errmsg"} {
-			if d := textOf(o[k]); d != "" {
+			if d := jsontree.TextIn(o[k]); d != "" {
 				return d
 			}
 		}
@@ -106,7 +108,7 @@ func objects(values ...json.RawMessage) (all []map[string]json.RawMessage) {
 
 // word is a text, or a number as it is written.
 func word(raw json.RawMessage) string {
-	if s := textOf(raw); s != "" {
+	if s := jsontree.TextIn(raw); s != "" {
 		return s
 	}
 	var n json.Number

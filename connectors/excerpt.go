@@ -4,32 +4,9 @@ import (
 	"strconv"
 	"strings"
 	"unicode/utf8"
+
+	"github.com/stepworker/stepworker/connectors/definition"
 )
-
-// excerptWidth is how much of a long line an excerpt shows, in characters.
-const excerptWidth = 120
-
-// Excerpt is a line of a source and, below it, a caret under a column. Both
-// count from 1, columns in characters. It is "" where there is no such line.
-func Excerpt(source string, line, column int) string {
-	lines := strings.Split(source, "\n")
-	if line < 1 || line > len(lines) {
-		return ""
-	}
-	text := []rune(strings.TrimSuffix(lines[line-1], "\r"))
-	at := max(0, min(column-1, len(text)))
-	if len(text) > excerptWidth { // a script without line ends, perhaps
-		from := max(0, min(at-excerptWidth/2, len(text)-excerptWidth))
-		text, at = text[from:from+excerptWidth], at-from
-	}
-	pad := make([]rune, at)
-	for i := range pad {
-		if pad[i] = ' '; text[i] == '\t' { // as wide as whoever shows it makes them
-			pad[i] = '\t'
-		}
-	}
-	return string(text) + "\n" + string(pad) + "^"
-}
 
 // excerpt is the author's line at a script's place, masked, "" where it is not
 // known. It is masked before it is cut: a secret's end is no less secret.
@@ -56,7 +33,7 @@ func (x *exchange) excerpt(at string) string {
 		_, size := utf8.DecodeLastRuneInString(before)
 		before = before[:len(before)-size]
 	}
-	return Excerpt(masked, 1, utf8.RuneCountInString(before)+1)
+	return definition.Excerpt(masked, 1, utf8.RuneCountInString(before)+1)
 }
 
 // cutNumber cuts the number off that follows the last colon.
@@ -78,7 +55,7 @@ func (x *exchange) source(file string) string {
 		return x.call.Mappings[path]
 	}
 	if file == x.d.File {
-		return x.d.text
+		return x.d.Source
 	}
 	for _, s := range x.scripts("") {
 		if s.File == file {

@@ -5,134 +5,37 @@ import (
 	"errors"
 	"fmt"
 
-	"go.yaml.in/yaml/v4"
+	"github.com/stepworker/stepworker/connectors/dates"
+	"github.com/stepworker/stepworker/connectors/definition"
+	"github.com/stepworker/stepworker/connectors/jsontree"
+	"github.com/stepworker/stepworker/connectors/location"
+	"github.com/stepworker/stepworker/connectors/mergefields"
 )
-
-// About is what a file says of a field to people and to programs that offer
-// its values. What a step gives need not be one of Values.
-type About struct {
-	Title       string
-	Description string
-	Values      []any
-	Trigger     string // a lookup whose answer offers further values
-}
-
-// RequestField names where in a body a value stands, and as what it is written.
-type RequestField struct {
-	About
-	Field    string
-	System   string
-	Type     string
-	Format   string // of a datetime, in .NET's words
-	Required bool
-	Default  any
-	HasDef   bool
-
-	steps []pathStep
-}
-
-func (p *fileParser) request(n *yaml.Node, m *Method) {
-	p.mapping(n, "request", keys{
-		"fields": func(n *yaml.Node) {
-			seen := map[string]bool{}
-			p.sequence(n, func(n *yaml.Node) {
-				f, optional := RequestField{}, true
-				k := p.about(&f.About)
-				k["field"], k["system"], k["type"], k["format"] = p.text(&f.Field), p.text(&f.System), p.enum(&f.Type, fieldTypes), p.text(&f.Format)
-				k["optional"] = p.boolean(&optional)
-				k["default"] = func(n *yaml.Node) {
-					f.Default, f.HasDef = p.free(n), true
-					p.templatesIn(n, m, "body")
-				}
-				got := p.mapping(n, "a request field", k)
-				if f.Field == "" && n.Kind == yaml.MappingNode && got["field"] == nil {
-					p.find(n, "a request field needs a location: key \"field\"")
-				}
-				f.Required = !optional
-				f.steps = p.location(n, f.Field, seen)
-				p.dateFormat(got["format"], f.Type, f.Format)
-				if f.System == "" {
-					f.System = f.Field
-				}
-				m.Request = append(m.Request, f)
-			})
-		},
-	})
-}
-
-// about reads the keys that say what a field is.
-func (p *fileParser) about(a *About) keys {
-	return keys{
-		"title": p.text(&a.Title), "description": p.text(&a.Description),
-		"trigger": p.lookup(&a.Trigger),
-		"values":  func(n *yaml.Node) { p.sequence(n, func(n *yaml.Node) { a.Values = append(a.Values, p.free(n)) }) },
-	}
-}
-
-// location reads where a field stands; seen are those before it in its list.
-func (p *fileParser) location(n *yaml.Node, field string, seen map[string]bool) []pathStep {
-	if at := valueOf(n, "field"); field == "" {
-		if at != nil && at.Kind == yaml.ScalarNode && at.ShortTag() == "!!str" { // else text is missing, which is told
-			p.find(at, "field is empty: a location is needed, such as [records].id")
-		}
-		return nil
-	}
-	steps, err := parsePath(field)
-	switch {
-	case err != nil:
-		p.find(n, "field %q: %v", field, err)
-	case seen[field]:
-		p.hint(n, "field %q stands here twice", field)
-	}
-	seen[field] = true
-	return steps
-}
-
-// dateFormat checks a field's format.
-func (p *fileParser) dateFormat(key *yaml.Node, typ, format string) {
-	if key == nil {
-		return
-	}
-	if typ != "datetime" {
-		p.find(key, "format has a meaning for type datetime alone")
-	} else if err := checkFormat(format); err != nil {
-		p.find(key, "format: %v", err)
-	}
-}
-
-// webhookFields are read from a webhook's body as response fields are.
-func webhookFields(request []RequestField) (all []ResponseField) {
-	for _, f := range request {
-		all = append(all, ResponseField{Field: f.Field, System: f.System, Type: f.Type, Format: f.Format, Title: f.Title, Description: f.Description,
-			Optional: !f.Required, Default: f.Default, HasDef: f.HasDef, steps: f.steps})
-	}
-	return all
-}
 
 // fit makes the body what the method's request fields say: defaults are put
 // where nothing stands, values become what their types say. A location within
 // lists counts for each of their items; of a list that is missing there are none.
-func (x *exchange) fit(body json.RawMessage, look lookup) (json.RawMessage, error) {
-	if x.m.Type == TypeWebhook || len(x.m.Request) == 0 {
+func (x *exchange) fit(body json.RawMessage, look mergefields.Lookup) (json.RawMessage, error) {
+	if x.m.Type == definition.TypeWebhook || len(x.m.Request) == 0 {
 		return body, nil
 	}
 	var tree any
 	if body != nil {
 		var err error
-		if tree, err = decodeJSON(body); err != nil {
+		if tree, err = jsontree.Decode(body); err != nil {
 			return nil, &CallError{Kind: "input", Message: "the body is no JSON value"}
 		}
 	}
 	there := body != nil
 	for i := range x.m.Request {
-		f := fitting{RequestField: &x.m.Request[i], lone: x.m.DataType == XML}
+		f := fitting{RequestField: &x.m.Request[i], lone: x.m.DataType == definition.XML}
 		if f.HasDef {
 			var err error
-			if f.value, f.filled, err = expandTree(f.Default, look); err != nil {
+			if f.value, f.filled, err = mergefields.Tree(f.Default, look); err != nil {
 				return nil, err
 			}
 		}
-		v, keep, err := f.put(tree, there, f.steps)
+		v, keep, err := f.put(tree, there, f.Steps)
 		if err != nil {
 			return nil, &CallError{Kind: "input", Message: fmt.Sprintf("field %q of the body %v", f.Field, err)}
 		}
@@ -141,19 +44,19 @@ func (x *exchange) fit(body json.RawMessage, look lookup) (json.RawMessage, erro
 	if !there {
 		return nil, nil
 	}
-	return marshal(tree)
+	return jsontree.Marshal(tree)
 }
 
 // fitting is a field that is being put into a body.
 type fitting struct {
-	*RequestField
+	*definition.RequestField
 	value  any // the default, filled
 	filled bool
 	lone   bool // what should be a list may be a single value: XML knows no lists
 }
 
 // put returns what stands at a place from now on, and whether anything does.
-func (f *fitting) put(v any, there bool, steps []pathStep) (any, bool, error) {
+func (f *fitting) put(v any, there bool, steps []location.Step) (any, bool, error) {
 	if len(steps) == 0 {
 		if !there && f.filled {
 			v, there = f.value, true
@@ -165,25 +68,25 @@ func (f *fitting) put(v any, there bool, steps []pathStep) (any, bool, error) {
 		return v, true, err
 	}
 	s := steps[0]
-	if s.list && s.name == "" {
+	if s.List && s.Name == "" {
 		return f.items(v, there, steps[1:])
 	}
-	m, ok := v.(*OrderedMap)
+	m, ok := v.(*jsontree.Object)
 	switch {
 	case v == nil:
-		m = &OrderedMap{}
+		m = &jsontree.Object{}
 	case !ok: // not what the location means
 		return v, there, f.missing()
 	}
-	name := s.name
+	name := s.Name
 	inner, has := m.Values[name]
 	_, isList := inner.([]any)
-	if literal := "[" + name + "]"; s.list && !isList && m.Values[literal] != nil {
-		name, s.list = literal, false
+	if literal := "[" + name + "]"; s.List && !isList && m.Values[literal] != nil {
+		name, s.List = literal, false
 		inner, has = m.Values[name], true
 	}
 	put := f.put
-	if s.list {
+	if s.List {
 		put = f.items
 	}
 	inner, keep, err := put(inner, has, steps[1:])
@@ -200,7 +103,7 @@ func (f *fitting) put(v any, there bool, steps []pathStep) (any, bool, error) {
 }
 
 // items puts the field into each item of a list.
-func (f *fitting) items(v any, there bool, rest []pathStep) (any, bool, error) {
+func (f *fitting) items(v any, there bool, rest []location.Step) (any, bool, error) {
 	list, ok := v.([]any)
 	switch {
 	case !ok && (v == nil || f.lone) && (len(rest) == 0 || v != nil): // the list itself, which may be missing; or a list of one
@@ -238,22 +141,22 @@ func (f *fitting) write(v any) (any, error) {
 		return out, nil
 	}
 	if f.Type == "datetime" && f.Format != "" && v != nil {
-		text, _ := scalar(v)
-		if _, ok := readFormat(text, f.Format); ok {
+		text, _ := jsontree.Text(v)
+		if _, ok := dates.ParseAs(text, f.Format); ok {
 			return text, nil
 		}
-		t, ok := guessDate(text)
+		t, ok := dates.Guess(text)
 		if !ok {
 			return nil, fmt.Errorf("must be a date, such as 2026-11-25T10:00:00Z, to be written as %s", f.Format)
 		}
-		return formatDate(t, f.Format), nil
+		return dates.Format(t, f.Format), nil
 	}
-	v, ok := coerce(v, f.Type)
+	v, ok := jsontree.Coerce(v, f.Type)
 	if !ok {
 		return nil, fmt.Errorf("must be of type %s", f.Type)
 	}
 	if f.Type == "float" || f.Type == "decimal" {
-		v = convert(v, f.Type, "")
+		v = jsontree.Convert(v, f.Type, "")
 	}
 	return v, nil
 }

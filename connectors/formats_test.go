@@ -3,7 +3,7 @@ package connectors_test
 import (
 	"testing"
 
-	"github.com/stepworker/stepworker/connectors"
+	"github.com/stepworker/stepworker/connectors/definition"
 	"github.com/stepworker/stepworker/credentials"
 )
 
@@ -81,7 +81,7 @@ func TestMappings_formats(t *testing.T) {
 			t.Errorf("%s: %s %s", mapping, e.Kind, e.Message)
 		}
 	}
-	if err := connectors.CheckMapping("body.day", "{{name format=}}"); err == nil {
+	if err := definition.CheckMapping("body.day", "{{name format=}}"); err == nil {
 		t.Error("a format that says nothing is taken")
 	}
 }

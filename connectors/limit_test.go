@@ -9,6 +9,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/stepworker/stepworker/connectors"
+	"github.com/stepworker/stepworker/connectors/definition"
 )
 
 func TestCheck_rateLimits(t *testing.T) {
@@ -54,13 +55,13 @@ methods:
   - {method: none, endpoint: /a, rate_limits: []}
 rate_limits: [{requests: 100, per: 1m}]
 `)
-	got := map[string][]connectors.RateLimit{}
+	got := map[string][]definition.RateLimit{}
 	for _, name := range d.MethodNames {
 		got[name] = d.Methods[name].RateLimits
 	}
-	want := map[string][]connectors.RateLimit{
-		"plain": {{Requests: 100, Per: time.Minute, Scope: connectors.ScopeCredential}},
-		"own":   {{Requests: 1, Per: time.Second, Scope: connectors.ScopeConnector, Method: "own"}},
+	want := map[string][]definition.RateLimit{
+		"plain": {{Requests: 100, Per: time.Minute, Scope: definition.ScopeCredential}},
+		"own":   {{Requests: 1, Per: time.Second, Scope: definition.ScopeConnector, Method: "own"}},
 		"none":  {},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
@@ -87,7 +88,7 @@ methods:
 		if at == connectors.PaceExtra {
 			return nil
 		}
-		return &connectors.PaceError{Limit: connectors.RateLimit{Requests: 5, Per: time.Minute, Scope: connectors.ScopeCredential}, At: turn}
+		return &connectors.PaceError{Limit: definition.RateLimit{Requests: 5, Per: time.Minute, Scope: definition.ScopeCredential}, At: turn}
 	}
 	within := func(connectors.Pace) error { return nil }
 	broken := func(connectors.Pace) error { return errors.New("redis is away") }

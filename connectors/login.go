@@ -6,11 +6,13 @@ import (
 	"maps"
 	"slices"
 
+	"github.com/stepworker/stepworker/connectors/definition"
+	"github.com/stepworker/stepworker/connectors/jsontree"
 	"github.com/stepworker/stepworker/credentials"
 )
 
 // login calls the login method and returns the session it found.
-func (c *Caller) login(ctx context.Context, d *Definition, cred *credentials.Credential) (*credentials.Renewal, error) {
+func (c *Caller) login(ctx context.Context, d *definition.Connector, cred *credentials.Credential) (*credentials.Renewal, error) {
 	m, ok := d.Methods[d.LoginMethod]
 	if !ok {
 		return nil, &credentials.RefreshError{Verdict: credentials.VerdictMisconfigured,
@@ -60,7 +62,7 @@ func (c *Caller) login(ctx context.Context, d *Definition, cred *credentials.Cre
 
 // Open finishes a credential whose first token was just stored: the login
 // method, then the test method, each if there is one. A refused test: revoked.
-func (c *Caller) Open(ctx context.Context, d *Definition, cred *credentials.Credential) (*credentials.Renewal, error) {
+func (c *Caller) Open(ctx context.Context, d *definition.Connector, cred *credentials.Credential) (*credentials.Renewal, error) {
 	if d.LoginMethod != "" {
 		return c.login(ctx, d, cred)
 	}
@@ -74,11 +76,11 @@ func (c *Caller) Open(ctx context.Context, d *Definition, cred *credentials.Cred
 
 // Test calls the test method. The error is a *credentials.RefreshError, by the
 // rules of a login: revoked if the API refused it. It cannot cause a refresh.
-func (c *Caller) Test(ctx context.Context, d *Definition, cred *credentials.Credential) error {
+func (c *Caller) Test(ctx context.Context, d *definition.Connector, cred *credentials.Credential) error {
 	return c.test(ctx, d, cred, nil)
 }
 
-func (c *Caller) test(ctx context.Context, d *Definition, cred *credentials.Credential, found []string) error {
+func (c *Caller) test(ctx context.Context, d *definition.Connector, cred *credentials.Credential, found []string) error {
 	m, ok := d.Methods[d.TestMethod]
 	if !ok {
 		return nil
@@ -96,7 +98,7 @@ func (c *Caller) test(ctx context.Context, d *Definition, cred *credentials.Cred
 // a login found another, which must be stored by now: whatever comes of it
 // changes nothing. Where there was no session, or the login gave the same one
 // again, nothing is called. The error is masked, and cannot cause a refresh.
-func (c *Caller) Logout(ctx context.Context, d *Definition, old *credentials.Credential, session map[string]string) error {
+func (c *Caller) Logout(ctx context.Context, d *definition.Connector, old *credentials.Credential, session map[string]string) error {
 	m, ok := d.Methods[d.LogoutMethod]
 	if !ok || !c.replaced(d, old, session) {
 		return nil
@@ -111,10 +113,10 @@ func (c *Caller) Logout(ctx context.Context, d *Definition, old *credentials.Cre
 }
 
 // replaced says that a credential had a session, and that this is another.
-func (c *Caller) replaced(d *Definition, old *credentials.Credential, session map[string]string) bool {
+func (c *Caller) replaced(d *definition.Connector, old *credentials.Credential, session map[string]string) bool {
 	for _, name := range d.SessionNames {
 		v, had := c.property(d, old, "session", name)
-		before, _ := scalar(v)
+		before, _ := jsontree.Text(v)
 		if now := session[name]; had && now != "" && now != before {
 			return true
 		}

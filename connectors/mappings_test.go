@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/stepworker/stepworker/connectors"
+	"github.com/stepworker/stepworker/connectors/definition"
 	"github.com/stepworker/stepworker/credentials"
 )
 
@@ -116,7 +117,7 @@ func TestCheckMapping(t *testing.T) {
 		"body.b":          {"={{x", "not closed"},
 		"parameters.code": {"=/{{x}}/", "regular expression"},
 	} {
-		err := connectors.CheckMapping(path, c.text)
+		err := definition.CheckMapping(path, c.text)
 		if err == nil && c.want != "" {
 			t.Errorf("%s: no error", path)
 		} else if err != nil {

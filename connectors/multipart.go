@@ -10,6 +10,10 @@ import (
 	"net/textproto"
 	"strings"
 	"unicode"
+
+	"github.com/stepworker/stepworker/connectors/definition"
+	"github.com/stepworker/stepworker/connectors/jsontree"
+	"github.com/stepworker/stepworker/connectors/mergefields"
 )
 
 // BoundaryPrefix begins the boundaries that are made by chance.
@@ -19,12 +23,12 @@ const BoundaryPrefix = "stepworker-"
 // compound document (RFC 2387). One call has one boundary, so that a page's
 // request can be told from the one before.
 func (x *exchange) multipart(v any, given string) (body []byte, contentType string, err error) {
-	o, ok := v.(*OrderedMap)
+	o, ok := v.(*jsontree.Object)
 	if !ok {
 		return nil, "", errors.New("an object is needed: its members are the parts")
 	}
 	media, params := "multipart/form-data", map[string]string{}
-	if x.m.DataType == MultipartRelated {
+	if x.m.DataType == definition.MultipartRelated {
 		media = "multipart/related"
 	}
 	if given != "" {
@@ -43,7 +47,7 @@ func (x *exchange) multipart(v any, given string) (body []byte, contentType stri
 	if err := w.SetBoundary(params["boundary"]); err != nil {
 		return nil, "", fmt.Errorf("its boundary %q cannot be one", clip(params["boundary"], 80))
 	}
-	p := parts{w: w, related: x.m.DataType == MultipartRelated, files: x.m.fileFields(), ids: map[string]int{}}
+	p := parts{w: w, related: x.m.DataType == definition.MultipartRelated, files: fileFields(x.m), ids: map[string]int{}}
 	for _, name := range o.Keys {
 		if err := p.member(name, o.Values[name]); err != nil {
 			return nil, "", fmt.Errorf("member %q: %w", clip(name, 60), err)
@@ -62,11 +66,11 @@ func (x *exchange) multipart(v any, given string) (body []byte, contentType stri
 }
 
 // fileFields are the members that are files though they are plain text.
-func (m *Method) fileFields() map[string]bool {
+func fileFields(m *definition.Method) map[string]bool {
 	files := map[string]bool{}
 	for _, f := range m.Request {
-		if len(f.steps) == 1 && f.Type == "file" {
-			files[f.steps[0].name] = true
+		if len(f.Steps) == 1 && f.Type == "file" {
+			files[f.Steps[0].Name] = true
 		}
 	}
 	return files
@@ -107,7 +111,7 @@ func (p *parts) flat(list []any) bool {
 		switch e.(type) {
 		case []any:
 			return false
-		case *OrderedMap:
+		case *jsontree.Object:
 			if _, ok, _ := fileOf(e); !ok {
 				return false
 			}
@@ -128,11 +132,11 @@ func (p *parts) one(name string, v any) error {
 	if isFile && strings.ContainsFunc(f.filename, func(c rune) bool { return unicode.IsControl(c) && c != '\r' && c != '\n' }) {
 		return errors.New("a control character cannot stand in a filename")
 	}
-	_, composite := v.(*OrderedMap)
+	_, composite := v.(*jsontree.Object)
 	if _, list := v.([]any); list {
 		composite = true
 	}
-	text, _ := scalar(v)
+	text, _ := jsontree.Text(v)
 	if !isFile && p.files[name] && !composite {
 		f, isFile = &fileValue{content: []byte(text)}, true
 	}
@@ -152,7 +156,7 @@ func (p *parts) one(name string, v any) error {
 	switch {
 	case p.related:
 		// As a Content-ID may have a name; each is one part's (RFC 2045 section 7).
-		id := escape3986(name)
+		id := mergefields.Escape(name)
 		if p.ids[name]++; p.ids[name] > 1 {
 			id = fmt.Sprintf("%s~%d", id, p.ids[name])
 		}

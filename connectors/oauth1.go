@@ -22,12 +22,10 @@ import (
 	"strings"
 	"time"
 
+	"github.com/stepworker/stepworker/connectors/definition"
+	"github.com/stepworker/stepworker/connectors/mergefields"
 	"github.com/stepworker/stepworker/credentials"
 )
-
-// oauth1Methods are the signature methods of RFC 5849 section 3.4, and the
-// newer one that replaces SHA-1; the first is the default.
-var oauth1Methods = []string{"HMAC-SHA1", "HMAC-SHA256", "RSA-SHA1"}
 
 // oauth1Signer signs finished requests (RFC 5849 section 3).
 type oauth1Signer struct {
@@ -44,7 +42,7 @@ type signedBy struct{}
 
 // signerOf takes the client's credentials from the account's, else from the
 // client id and secret. Without a token a client signs for itself.
-func (c *Caller) signerOf(d *Definition, cred *credentials.Credential) (*oauth1Signer, error) {
+func (c *Caller) signerOf(d *definition.Connector, cred *credentials.Credential) (*oauth1Signer, error) {
 	s := &oauth1Signer{method: d.Auth.Signature, skew: c.Skew(d.Name)}
 	if o := cred.Secrets.OAuth1; o != nil {
 		s.consumer, s.consumerSecret = o.ConsumerKey, o.ConsumerSecret.Reveal()
@@ -111,7 +109,7 @@ func (s *oauth1Signer) sign(req *http.Request, now time.Time, nonce string) erro
 		if i > 0 {
 			b.WriteString(", ")
 		}
-		fmt.Fprintf(&b, `%s="%s"`, p[0], escape3986(p[1]))
+		fmt.Fprintf(&b, `%s="%s"`, p[0], mergefields.Escape(p[1]))
 	}
 	return setHeader(req.Header, "Authorization", b.String())
 }
@@ -126,7 +124,7 @@ func (s *oauth1Signer) signature(base string) (string, error) {
 		return base64.StdEncoding.EncodeToString(raw), nil
 	}
 	h := map[string]func() hash.Hash{"HMAC-SHA1": sha1.New, "HMAC-SHA256": sha256.New}[s.method]
-	mac := hmac.New(h, []byte(escape3986(s.consumerSecret)+"&"+escape3986(s.tokenSecret)))
+	mac := hmac.New(h, []byte(mergefields.Escape(s.consumerSecret)+"&"+mergefields.Escape(s.tokenSecret)))
 	mac.Write([]byte(base))
 	return base64.StdEncoding.EncodeToString(mac.Sum(nil)), nil
 }
@@ -140,14 +138,14 @@ func signatureBase(method string, u *url.URL, params pairs) string {
 	}
 	all := slices.Concat(params, splitForm(u.RawQuery))
 	for i, p := range all {
-		all[i] = [2]string{escape3986(p[0]), escape3986(p[1])}
+		all[i] = [2]string{mergefields.Escape(p[0]), mergefields.Escape(p[1])}
 	}
 	slices.SortFunc(all, func(a, b [2]string) int { return slices.Compare(a[:], b[:]) })
 	normal := make([]string, len(all))
 	for i, p := range all {
 		normal[i] = p[0] + "=" + p[1]
 	}
-	return strings.ToUpper(method) + "&" + escape3986(originOf(u)+path) + "&" + escape3986(strings.Join(normal, "&"))
+	return strings.ToUpper(method) + "&" + mergefields.Escape(originOf(u)+path) + "&" + mergefields.Escape(strings.Join(normal, "&"))
 }
 
 // formOf are the parameters of a request's body, if it is a form: no other body

@@ -13,6 +13,7 @@ import (
 	"github.com/mrjones/oauth"
 
 	"github.com/stepworker/stepworker/connectors"
+	"github.com/stepworker/stepworker/connectors/definition"
 	"github.com/stepworker/stepworker/credentials"
 )
 
@@ -130,7 +131,7 @@ func TestOAuth1_theProvidersLibraryTakesTheSignatures(t *testing.T) {
 // ignore_auth are left alone; a refusal asks the test method, as with a key.
 func TestOAuth1_whoseCredentials(t *testing.T) {
 	a := newAPI(t, strings.ReplaceAll(signedConnector, "METHOD", "HMAC-SHA1"), nil, func(c *connectors.CallerConfig) {
-		c.Partner = map[string]connectors.PartnerSettings{"acme": {ClientID: "partner-key", ClientSecret: "partner-secret"}}
+		c.Partner = map[string]definition.PartnerSettings{"acme": {ClientID: "partner-key", ClientSecret: "partner-secret"}}
 	})
 	a.must("plain")
 	header := a.only().Header.Get("Authorization")

@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/stepworker/stepworker/connectors/mergefields"
 )
 
 // The examples that RFC 5849 and Twitter's documentation print.
@@ -32,7 +34,7 @@ func TestOAuth1_documentedVectors(t *testing.T) {
 		params := pairs{{"oauth_consumer_key", "dpf43f3p2l4k3l03"}, {"oauth_token", "nnch734d00sl2jdk"}, {"oauth_signature_method", "HMAC-SHA1"},
 			{"oauth_timestamp", "137131202"}, {"oauth_nonce", "chapoH"}}
 		got, err := s.signature(signatureBase("GET", parse("http://photos.example.net/photos?file=vacation.jpg&size=original"), params))
-		if err != nil || escape3986(got) != "MdpQcU8iPSUjWoN%2FUDMsK2sui9I%3D" {
+		if err != nil || mergefields.Escape(got) != "MdpQcU8iPSUjWoN%2FUDMsK2sui9I%3D" {
 			t.Errorf("%s, %v", got, err)
 		}
 	})

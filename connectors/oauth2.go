@@ -17,6 +17,10 @@ import (
 	"golang.org/x/oauth2"
 	"golang.org/x/oauth2/clientcredentials"
 
+	"github.com/stepworker/stepworker/connectors/definition"
+	"github.com/stepworker/stepworker/connectors/inline"
+	"github.com/stepworker/stepworker/connectors/jsontree"
+	"github.com/stepworker/stepworker/connectors/mergefields"
 	"github.com/stepworker/stepworker/credentials"
 	"github.com/stepworker/stepworker/hooks"
 )
@@ -27,7 +31,7 @@ import (
 // runs the hooks, and knows whether the request was sent.
 type tokenRequest struct {
 	c     *Caller
-	d     *Definition
+	d     *definition.Connector
 	cred  *credentials.Credential
 	event string     // before_oauth2_refresh's "refresh", or "token"
 	grant *codeGrant // nil: with what is stored
@@ -50,7 +54,7 @@ type tokenRequest struct {
 
 // Refresh renews a credential: a token, or a session by the login method. The
 // error is a *credentials.RefreshError.
-func (c *Caller) Refresh(ctx context.Context, d *Definition, cred *credentials.Credential, kind credentials.Kind) (*credentials.Renewal, error) {
+func (c *Caller) Refresh(ctx context.Context, d *definition.Connector, cred *credentials.Credential, kind credentials.Kind) (*credentials.Renewal, error) {
 	if kind == credentials.Session {
 		return c.login(ctx, d, cred)
 	}
@@ -62,7 +66,7 @@ func (c *Caller) Refresh(ctx context.Context, d *Definition, cred *credentials.C
 
 // obtainToken asks the token endpoint in the style that it takes, with a code
 // or with what is stored.
-func (c *Caller) obtainToken(ctx context.Context, d *Definition, cred *credentials.Credential, grant *codeGrant) (*credentials.Renewal, error) {
+func (c *Caller) obtainToken(ctx context.Context, d *definition.Connector, cred *credentials.Credential, grant *codeGrant) (*credentials.Renewal, error) {
 	if grant == nil && len(cred.Answer) > 0 {
 		// What was sent for it may be spent, and the hook that reads it may have
 		// been put right.
@@ -73,11 +77,11 @@ func (c *Caller) obtainToken(ctx context.Context, d *Definition, cred *credentia
 	}
 	style := d.Auth.AuthStyle
 	if style == "auto" {
-		style = c.knownStyle(ctx, d.styleName())
+		style = c.knownStyle(ctx, styleName(d))
 	}
 	try := style
 	_, secret := c.clientOf(d, cred)
-	if try != "header" && try != "params" && try != privateKeyJWT {
+	if try != "header" && try != "params" && try != definition.PrivateKeyJWT {
 		try = "header"
 		if secret == "" {
 			try = "params" // a public client has nothing to put into the header (RFC 6749 section 3.2.1)
@@ -92,23 +96,23 @@ func (c *Caller) obtainToken(ctx context.Context, d *Definition, cred *credentia
 		style = "" // a person waits for it, and a server that refuses the client has not spent the code
 	}
 	switch {
-	case other && grant == nil && (style == credentials.StyleTrying || style == "" && !c.firstToTry(ctx, d.styleName())):
+	case other && grant == nil && (style == credentials.StyleTrying || style == "" && !c.firstToTry(ctx, styleName(d))):
 		return nil, &credentials.RefreshError{Verdict: credentials.Transient, Status: t.status, RetryAfter: 2 * time.Second,
 			Text: "the token endpoint refused the client in the header; another request finds out whether it takes it in the body"}
 	case other && style == "":
 		t2, err2 := c.requestToken(ctx, d, cred, grant, "params")
 		switch {
 		case t2.token != nil:
-			c.learnStyle(ctx, d.styleName(), "params")
+			c.learnStyle(ctx, styleName(d), "params")
 		case t2.clientRefused() && t2.fault == nil:
-			c.learnStyle(ctx, d.styleName(), credentials.StyleTried)
+			c.learnStyle(ctx, styleName(d), credentials.StyleTried)
 			t2, err2 = t, err
 		default:
-			c.learnStyle(ctx, d.styleName(), "") // it told nothing about the client
+			c.learnStyle(ctx, styleName(d), "") // it told nothing about the client
 		}
 		t, err = t2, err2
 	case style != try && t.token != nil && secret != "":
-		c.learnStyle(ctx, d.styleName(), try)
+		c.learnStyle(ctx, styleName(d), try)
 	}
 	var re *credentials.RefreshError
 	if errors.As(err, &re) {
@@ -126,7 +130,7 @@ func (c *Caller) obtainToken(ctx context.Context, d *Definition, cred *credentia
 }
 
 func (t *tokenRequest) renewal() (*credentials.Renewal, error) {
-	raw, err := marshal(t.answer)
+	raw, err := jsontree.Marshal(t.answer)
 	if err != nil {
 		return nil, err
 	}
@@ -145,7 +149,7 @@ func (t *tokenRequest) unread() []byte {
 
 // tokenEvent is what the hooks around a request for a new token are called by,
 // with what is stored.
-func tokenEvent(d *Definition) string {
+func tokenEvent(d *definition.Connector) string {
 	if d.Auth.Grant == "authorization_code" {
 		return "refresh"
 	}
@@ -186,20 +190,20 @@ func (c *Caller) learnStyle(ctx context.Context, connector, style string) {
 
 // requestToken makes exactly one request. The error is a verdict that stands
 // before or beside the answer's own.
-func (c *Caller) requestToken(ctx context.Context, d *Definition, cred *credentials.Credential, grant *codeGrant, style string) (*tokenRequest, error) {
+func (c *Caller) requestToken(ctx context.Context, d *definition.Connector, cred *credentials.Credential, grant *codeGrant, style string) (*tokenRequest, error) {
 	t := &tokenRequest{c: c, d: d, cred: cred, event: "token", grant: grant, actionData: json.RawMessage(`{}`)}
 	misconfigured := func(text string) (*tokenRequest, error) {
 		return t, &credentials.RefreshError{Verdict: credentials.VerdictMisconfigured, Text: text}
 	}
-	endpoint, err := expandURL(d.Auth.TokenURL, func(name string) (any, bool, bool) { return c.ownField(d, cred, name) })
+	endpoint, err := mergefields.URL(d.Auth.TokenURL, func(name string) (any, bool, bool) { return c.ownField(d, cred, name) })
 	if err != nil {
 		return misconfigured("auth.token_url: " + err.Error())
 	}
 	id, secret := c.clientOf(d, cred)
 	switch {
-	case style == privateKeyJWT:
+	case style == definition.PrivateKeyJWT:
 		style, secret = "params", "" // the client's name; the assertion is its proof
-	case d.Auth.Grant == jwtBearer && d.Auth.AuthStyle == "auto" && secret == "":
+	case d.Auth.Grant == definition.JWTBearer && d.Auth.AuthStyle == "auto" && secret == "":
 		style, id = "params", "" // the grant's assertion says it all (RFC 7521 section 4.1)
 	}
 	t.dated = c.Skew(d.Name)
@@ -224,14 +228,14 @@ func (c *Caller) requestToken(ctx context.Context, d *Definition, cred *credenti
 	case grant != nil:
 		t.actionData = grant.actionData
 		err = grant.exchange(ctx, conf)
-	case d.Auth.Grant == "client_credentials", d.Auth.Grant == jwtBearer: // whose grant_type is among the proof
+	case d.Auth.Grant == "client_credentials", d.Auth.Grant == definition.JWTBearer: // whose grant_type is among the proof
 		cc := clientcredentials.Config{ClientID: id, ClientSecret: secret, TokenURL: endpoint, Scopes: d.Auth.Scopes, AuthStyle: conf.Endpoint.AuthStyle}
 		_, err = cc.Token(ctx)
 	case d.Auth.Grant == "password":
 		user, _ := c.property(d, cred, "account", "username")
 		pass, _ := c.property(d, cred, "account", "password")
-		u, ok1 := scalar(user)
-		p, ok2 := scalar(pass)
+		u, ok1 := jsontree.Text(user)
+		p, ok2 := jsontree.Text(pass)
 		if !ok1 || !ok2 {
 			return misconfigured("the password grant needs the credential's username and password")
 		}
@@ -258,9 +262,9 @@ func (c *Caller) requestToken(ctx context.Context, d *Definition, cred *credenti
 }
 
 // ownField resolves merge fields where there is no call: in token_url.
-func (c *Caller) ownField(d *Definition, cred *credentials.Credential, name string) (any, bool, bool) {
+func (c *Caller) ownField(d *definition.Connector, cred *credentials.Credential, name string) (any, bool, bool) {
 	for i := range d.Parameters {
-		if q := &d.Parameters[i]; q.Name == name || q.wire() == name {
+		if q := &d.Parameters[i]; q.Name == name || q.Wire() == name {
 			if q.HasValue {
 				return unlessInline(q.Value), true, false
 			}
@@ -276,7 +280,7 @@ func (c *Caller) ownField(d *Definition, cred *credentials.Credential, name stri
 
 // unlessInline is a value that needs no script to be known.
 func unlessInline(v any) any {
-	if isInline(v) {
+	if inline.Is(v) {
 		return nil
 	}
 	return v
@@ -296,7 +300,7 @@ func (t *tokenRequest) RoundTrip(req *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	maps.Copy(form, t.proof)
-	body, header := &OrderedMap{}, &OrderedMap{}
+	body, header := &jsontree.Object{}, &jsontree.Object{}
 	keys := make([]string, 0, len(form))
 	for k := range form {
 		keys = append(keys, k)
@@ -308,8 +312,8 @@ func (t *tokenRequest) RoundTrip(req *http.Request) (*http.Response, error) {
 	for k := range req.Header {
 		header.Set(k, req.Header.Get(k))
 	}
-	bodyJSON, _ := marshal(body)
-	headerJSON, _ := marshal(header)
+	bodyJSON, _ := jsontree.Marshal(body)
+	headerJSON, _ := jsontree.Marshal(header)
 	before, err := t.hook(req.Context(), "before_oauth2_"+t.event,
 		hooks.Global{Name: "method_request", JSON: bodyJSON, Write: true}, hooks.Global{Name: "method_request_headers", JSON: headerJSON, Write: true, Headers: true})
 	if err != nil {
@@ -373,9 +377,9 @@ func (t *tokenRequest) settle(ctx context.Context) error {
 	if t.status < 200 || t.status > 299 {
 		return nil
 	}
-	answer, err := marshal(t.answer)
+	answer, err := jsontree.Marshal(t.answer)
 	if err != nil || t.answer == nil {
-		answer = quote(string(t.body))
+		answer = jsontree.Quote(string(t.body))
 	}
 	after, err := t.hook(ctx, "after_oauth2_"+t.event,
 		hooks.Global{Name: "method_response", JSON: answer, Write: true}, hooks.Global{Name: "method_response_headers", JSON: headersJSON(t.head), Headers: true})
@@ -418,7 +422,7 @@ func (t *tokenRequest) settle(ctx context.Context) error {
 // keep notes the tokens of an answer, to mask them.
 func (t *tokenRequest) keep(answer map[string]json.RawMessage) {
 	for _, k := range tokenMembers {
-		if v := textOf(answer[k]); v != "" {
+		if v := jsontree.TextIn(answer[k]); v != "" {
 			t.given = append(t.given, v)
 		}
 	}
@@ -426,7 +430,7 @@ func (t *tokenRequest) keep(answer map[string]json.RawMessage) {
 
 func parseLeftBytes(raw json.RawMessage) []byte {
 	if len(raw) > 0 && raw[0] == '"' {
-		return []byte(textOf(raw))
+		return []byte(jsontree.TextIn(raw))
 	}
 	return raw
 }
@@ -438,7 +442,7 @@ func (t *tokenRequest) hook(ctx context.Context, event string, globals ...hooks.
 	if s == nil || !strings.Contains(s.Source, event) {
 		return nil, nil
 	}
-	x := &exchange{c: t.c, d: t.d, m: &Method{IgnoreAuth: true, Type: TypeAction}, cred: t.cred, call: &Call{Urgent: true}, page: page{params: map[string]any{}}}
+	x := &exchange{c: t.c, d: t.d, m: &definition.Method{IgnoreAuth: true, Type: definition.TypeAction}, cred: t.cred, call: &Call{Urgent: true}, page: page{params: map[string]any{}}}
 	parameters, err := t.scriptParameters(ctx, x)
 	if err != nil {
 		return nil, inlineVerdict(x.finish(ctx, err))
@@ -480,7 +484,7 @@ func (t *tokenRequest) scriptParameters(ctx context.Context, x *exchange) (json.
 		}
 		return v, true, false
 	}
-	m := &OrderedMap{}
+	m := &jsontree.Object{}
 	for i := range t.d.Parameters {
 		q := &t.d.Parameters[i]
 		if q.Target != "script" {
@@ -508,9 +512,9 @@ func (t *tokenRequest) scriptParameters(ctx context.Context, x *exchange) (json.
 		if err := x.set(q, v); err != nil {
 			return nil, err
 		}
-		m.Set(q.wire(), x.params[q.Name])
+		m.Set(q.Wire(), x.params[q.Name])
 	}
-	return marshal(m)
+	return jsontree.Marshal(m)
 }
 
 // parseToken reads a token endpoint's answer tolerantly: JSON whatever its
@@ -530,18 +534,18 @@ func parseToken(body []byte) map[string]json.RawMessage {
 	}
 	m = map[string]json.RawMessage{}
 	for k := range form {
-		m[k] = quote(form.Get(k))
+		m[k] = jsontree.Quote(form.Get(k))
 	}
 	return m
 }
 
 // readToken finds a token in an answer; nil if there is no access token.
 func readToken(m map[string]json.RawMessage, now time.Time) *credentials.Token {
-	access := textOf(m["access_token"])
+	access := jsontree.TextIn(m["access_token"])
 	if access == "" {
 		return nil
 	}
-	t := &credentials.Token{AccessToken: credentials.NewSecret(access), RefreshToken: credentials.NewSecret(textOf(m["refresh_token"])), TokenType: textOf(m["token_type"])}
+	t := &credentials.Token{AccessToken: credentials.NewSecret(access), RefreshToken: credentials.NewSecret(jsontree.TextIn(m["refresh_token"])), TokenType: jsontree.TextIn(m["token_type"])}
 	if d, ok := credentials.ExpiresIn(m["expires_in"]); ok {
 		t.Expiry = now.Add(d)
 	}

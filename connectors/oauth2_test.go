@@ -16,6 +16,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/stepworker/stepworker/connectors"
+	"github.com/stepworker/stepworker/connectors/definition"
 	"github.com/stepworker/stepworker/credentials"
 )
 
@@ -369,7 +370,7 @@ func TestRefresh_aPublicClientSaysItsNameInTheBody(t *testing.T) {
 
 func TestRefresh_partnerSettings(t *testing.T) {
 	a := newTokenAPI(t, tokenConnector, answering(200, `{"access_token":"new"}`), func(c *connectors.CallerConfig) {
-		c.Partner = map[string]connectors.PartnerSettings{"acme": {ClientID: "partner-id", ClientSecret: "partner-secret"}}
+		c.Partner = map[string]definition.PartnerSettings{"acme": {ClientID: "partner-id", ClientSecret: "partner-secret"}}
 	})
 	a.Cred.Secrets.ClientID, a.Cred.Secrets.ClientSecret = "", credentials.Secret{}
 	if _, re := refresh(t, a, credentials.OAuth2); re != nil {

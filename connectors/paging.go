@@ -17,6 +17,10 @@ import (
 	"time"
 
 	"github.com/tidwall/gjson"
+
+	"github.com/stepworker/stepworker/connectors/definition"
+	"github.com/stepworker/stepworker/connectors/jsontree"
+	"github.com/stepworker/stepworker/connectors/location"
 )
 
 // Pages keeps of a paged call what outlives an attempt: the pages that are in,
@@ -47,10 +51,11 @@ func (e *PagesError) Error() string {
 func (e *PagesError) Unwrap() error { return e.Err }
 
 const (
-	// mostPages ends a call that would go on for ever.
-	mostPages = 10_000
 	// pagesFactor times --max-response is how large all pages together may be.
 	pagesFactor = 10
+)
+
+const (
 	// pagesInHand is up to how many bytes the pages that are kept elsewhere stay
 	// in memory too, until they are put together.
 	pagesInHand = 1 << 20
@@ -93,7 +98,7 @@ type book struct {
 
 // paged says that a call may have several requests. A login and a test have one.
 func (x *exchange) paged() bool {
-	return x.m.Type == TypeAction && !x.call.Urgent && (x.m.Paging.Inbound || x.m.Paging.Outbound)
+	return x.m.Type == definition.TypeAction && !x.call.Urgent && (x.m.Paging.Inbound || x.m.Paging.Outbound)
 }
 
 // openBook goes on where an earlier attempt ended.
@@ -205,7 +210,7 @@ func (x *exchange) turn(ctx context.Context) error {
 // its end then; else that is an error, since nobody knows what is missing.
 func (x *exchange) sameAgain() (bool, error) {
 	b := &x.book
-	if x.m.Paging.Outbound || x.m.leads() {
+	if x.m.Paging.Outbound || leads(x.m) {
 		return false, nil
 	}
 	sum := sha256.Sum256(x.came)
@@ -218,7 +223,7 @@ func (x *exchange) sameAgain() (bool, error) {
 	switch n := x.items(); {
 	case n == 0:
 		return false, nil // it has none, and ends the call
-	case len(declared) == 0 && !x.m.Paging.own && view(x.came).IsObject():
+	case len(declared) == 0 && !x.m.Paging.Own && location.View(x.came).IsObject():
 		return true, nil
 	}
 	return false, &CallError{Kind: "http", StatusCode: x.status, Message: fmt.Sprintf("page %d is the same as page %d: the API does not look at what should turn the page", b.Page, b.Page-1)}
@@ -256,7 +261,7 @@ func (x *exchange) keepLast(ctx context.Context, page json.RawMessage) error {
 			b.Masks = append(b.Masks, secret)
 		}
 	}
-	mark, err := marshal(&b.bookmark)
+	mark, err := jsontree.Marshal(&b.bookmark)
 	if err != nil {
 		return &PagesError{err}
 	}
@@ -339,7 +344,7 @@ func (x *exchange) more() (bool, error) {
 	if p.Outbound {
 		return b.Page < x.slices, nil
 	}
-	leads := x.m.leads()
+	leads := leads(x.m)
 	if err := x.pointers(); err != nil {
 		return false, err
 	}
@@ -347,31 +352,31 @@ func (x *exchange) more() (bool, error) {
 		return false, nil
 	}
 	if p.More != "" {
-		if v, _ := x.inAnswer(p.more); !truthy(v) {
+		if v, _ := x.inAnswer(p.MoreSteps); !truthy(v) {
 			return false, nil
 		}
 	}
 	if p.LastPage != "" {
-		v, _ := x.inAnswer(p.lastPage)
-		if text, _ := scalar(v); !beyond(text, b.Page) {
+		v, _ := x.inAnswer(p.LastPageSteps)
+		if text, _ := jsontree.Text(v); !beyond(text, b.Page) {
 			return false, nil
 		}
 	}
 	if !leads {
 		n := x.items()
-		if n == 0 || p.More == "" && p.LastPage == "" && p.End != endEmpty && p.PageSize > 0 && n < p.PageSize {
+		if n == 0 || p.More == "" && p.LastPage == "" && p.End != definition.EndEmpty && p.PageSize > 0 && n < p.PageSize {
 			return false, nil
 		}
 	}
-	if b.Page >= mostPages {
-		return false, &CallError{Kind: "limit", StatusCode: x.status, Message: fmt.Sprintf("the API has more than %d pages; paging.max_pages says how many are wanted", mostPages)}
+	if b.Page >= definition.MostPages {
+		return false, &CallError{Kind: "limit", StatusCode: x.status, Message: fmt.Sprintf("the API has more than %d pages; paging.max_pages says how many are wanted", definition.MostPages)}
 	}
 	return true, nil
 }
 
 // leads says that answers of the method name what leads to the next page.
-func (m *Method) leads() bool {
-	return slices.ContainsFunc(m.Parameters, func(q Parameter) bool { return q.pointer() != "" })
+func leads(m *definition.Method) bool {
+	return slices.ContainsFunc(m.Parameters, func(q definition.Parameter) bool { return q.Pointer() != "" })
 }
 
 // pointers reads what leads to the next page out of the answer: a URL, tokens.
@@ -380,28 +385,28 @@ func (x *exchange) pointers() (err error) {
 	b.Next, b.Tokens = "", nil
 	for i := range x.m.Parameters {
 		q := &x.m.Parameters[i]
-		name := q.pointer()
+		name := q.Pointer()
 		if name == "" {
 			continue
 		}
 		var v any
 		switch {
-		case strings.EqualFold(q.Header, "Link") && name == pageNextURL:
+		case strings.EqualFold(q.Header, "Link") && name == definition.PageNextURL:
 			v = nextLink(x.resHead.Values("Link"))
 		case q.Header != "":
 			v = strings.TrimSpace(x.resHead.Get(q.Header))
 		default:
-			steps, err := parsePath(q.wire())
+			steps, err := location.Parse(q.Wire())
 			if err != nil {
 				return &CallError{Kind: "input", Message: fmt.Sprintf("parameter %q: %v", q.Name, err)}
 			}
 			v, _ = x.inAnswer(steps)
 		}
-		text, _ := scalar(v)
+		text, _ := jsontree.Text(v)
 		if !truthy(v) {
 			continue
 		}
-		if name != pageNextURL {
+		if name != definition.PageNextURL {
 			if b.Tokens == nil {
 				b.Tokens = map[string]string{}
 			}
@@ -436,9 +441,9 @@ func (x *exchange) nextURL(text string) (string, error) {
 
 // inAnswer is a value of the page: as hooks left it, else as it came. Of a list
 // it is the last.
-func (x *exchange) inAnswer(steps []pathStep) (v any, found bool) {
+func (x *exchange) inAnswer(steps []location.Step) (v any, found bool) {
 	for _, content := range []json.RawMessage{x.content, x.came} {
-		if v, found = x.dig(view(content), steps, nil); found {
+		if v, found = x.dig(location.View(content), steps, nil); found {
 			break
 		}
 	}
@@ -461,7 +466,7 @@ func beyond(text string, page int) bool {
 
 // truthy says that a value leads on: null, false, 0 and "" do not.
 func truthy(v any) bool {
-	text, ok := scalar(v)
+	text, ok := jsontree.Text(v)
 	return ok && text != "" && text != "false" && text != "0"
 }
 
@@ -474,14 +479,14 @@ func (x *exchange) items() int {
 	}
 	for _, content := range []json.RawMessage{x.came, x.content} {
 		for _, at := range declared {
-			if list, ok := listAt(view(content), at, x.lone()); ok {
+			if list, ok := listAt(location.View(content), at, x.lone()); ok {
 				return list.n
 			}
 		}
 	}
 	for _, content := range []json.RawMessage{x.came, x.content} {
 		if at := onlyList(content); at != nil {
-			if list, _ := listAt(view(content), at, false); list.n > 0 {
+			if list, _ := listAt(location.View(content), at, false); list.n > 0 {
 				return list.n
 			}
 		}
@@ -492,22 +497,22 @@ func (x *exchange) items() int {
 // declaredLists are where the lists of a page stand: what paging.list says, else
 // the lists that response fields go through. single says that there are fields,
 // and none of them goes through one.
-func (x *exchange) declaredLists() (all [][]pathStep, single bool) {
-	if len(x.m.Paging.list) > 0 {
-		return [][]pathStep{x.m.Paging.list}, false
+func (x *exchange) declaredLists() (all [][]location.Step, single bool) {
+	if len(x.m.Paging.ListSteps) > 0 {
+		return [][]location.Step{x.m.Paging.ListSteps}, false
 	}
 	for _, f := range x.m.Fields {
-		steps, err := parsePath(f.Field)
+		steps, err := location.Parse(f.Field)
 		if err != nil || f.Field == "" {
 			continue
 		}
 		single = true
-		i := slices.IndexFunc(steps, func(s pathStep) bool { return s.list })
+		i := slices.IndexFunc(steps, func(s location.Step) bool { return s.List })
 		if i < 0 {
 			continue
 		}
 		at := steps[:i+1]
-		if !slices.ContainsFunc(all, func(other []pathStep) bool { return slices.Equal(other, at) }) {
+		if !slices.ContainsFunc(all, func(other []location.Step) bool { return slices.Equal(other, at) }) {
 			all = append(all, at)
 		}
 	}
@@ -516,18 +521,18 @@ func (x *exchange) declaredLists() (all [][]pathStep, single bool) {
 
 // lists are the locations of the lists that pages are put together by: the
 // declared ones, else the answer itself, else its only member that is a list.
-func (x *exchange) lists(pages []json.RawMessage) [][]pathStep {
+func (x *exchange) lists(pages []json.RawMessage) [][]location.Step {
 	all, _ := x.declaredLists()
 	for _, at := range all {
 		for _, p := range pages {
-			if _, ok := listAt(view(p), at, x.lone()); ok {
+			if _, ok := listAt(location.View(p), at, x.lone()); ok {
 				return all
 			}
 		}
 	}
 	for _, p := range pages {
 		if at := onlyList(p); at != nil {
-			return [][]pathStep{at}
+			return [][]location.Step{at}
 		}
 	}
 	return nil
@@ -535,16 +540,16 @@ func (x *exchange) lists(pages []json.RawMessage) [][]pathStep {
 
 // onlyList is the answer itself, if it is a list, else its only member that is
 // one; nil where that is not certain.
-func onlyList(content json.RawMessage) (at []pathStep) {
-	v := view(content)
+func onlyList(content json.RawMessage) (at []location.Step) {
+	v := location.View(content)
 	if v.IsArray() {
-		return []pathStep{{list: true}}
+		return []location.Step{{List: true}}
 	}
 	n := 0
 	if v.IsObject() {
 		v.ForEach(func(k, member gjson.Result) bool {
 			if member.IsArray() {
-				at, n = []pathStep{{name: k.Str, list: true}}, n+1
+				at, n = []location.Step{{Name: k.Str, List: true}}, n+1
 			}
 			return true
 		})
@@ -557,7 +562,7 @@ func onlyList(content json.RawMessage) (at []pathStep) {
 
 // lone says that a list of one may stand there without being one: XML knows no
 // lists.
-func (x *exchange) lone() bool { return x.ofXML || x.m.ResponseDT == XML }
+func (x *exchange) lone() bool { return x.ofXML || x.m.ResponseDT == definition.XML }
 
 // together merges the pages: lists are joined, other members are those of the
 // last page.
@@ -574,7 +579,7 @@ func (x *exchange) together(in []json.RawMessage) (json.RawMessage, error) {
 	}
 	whole := in[len(in)-1]
 	for _, p := range slices.Backward(in) { // the last may be nothing but an empty answer
-		if _, ok := listAt(view(p), lists[0], x.lone()); ok {
+		if _, ok := listAt(location.View(p), lists[0], x.lone()); ok {
 			whole = p
 			break
 		}
@@ -589,9 +594,9 @@ func (x *exchange) together(in []json.RawMessage) (json.RawMessage, error) {
 }
 
 // join puts the lists that stand at a location of the pages into whole, as one.
-func (x *exchange) join(in []json.RawMessage, at []pathStep, whole json.RawMessage) (json.RawMessage, error) {
+func (x *exchange) join(in []json.RawMessage, at []location.Step, whole json.RawMessage) (json.RawMessage, error) {
 	var before, after json.RawMessage // in whole, of what stands there
-	if v, ok := valueAt(view(whole), at); ok {
+	if v, ok := valueAt(location.View(whole), at); ok {
 		before, after = whole[:v.Index], whole[v.Index+len(v.Raw):]
 	}
 	size := len(before) + len(after) + 2
@@ -601,7 +606,7 @@ func (x *exchange) join(in []json.RawMessage, at []pathStep, whole json.RawMessa
 	joined := append(append(make(json.RawMessage, 0, size), before...), '[')
 	found, some := false, false
 	for _, p := range in {
-		list, ok := listAt(view(p), at, x.lone())
+		list, ok := listAt(location.View(p), at, x.lone())
 		if found = found || ok; !ok || list.n == 0 {
 			continue
 		}
@@ -627,9 +632,9 @@ func (x *exchange) slice(body json.RawMessage) (json.RawMessage, error) {
 	if !p.Outbound || x.call.Urgent {
 		return body, nil
 	}
-	list, ok := listAt(view(body), p.outbound, false)
+	list, ok := listAt(location.View(body), p.OutboundSteps, false)
 	if at := onlyList(body); !ok && at != nil {
-		if other, _ := listAt(view(body), at, false); other.n > p.OutboundPageSize {
+		if other, _ := listAt(location.View(body), at, false); other.n > p.OutboundPageSize {
 			return nil, &CallError{Kind: "input", Message: fmt.Sprintf("the body has no list at paging.outbound_location, %q; that of %d items which it has is more than a request may carry, %d",
 				p.OutboundLocation, other.n, p.OutboundPageSize)}
 		}
@@ -651,7 +656,7 @@ func (x *exchange) slice(body json.RawMessage) (json.RawMessage, error) {
 		i++
 		return i < first+p.OutboundPageSize
 	})
-	return replaceAt(body, p.outbound, json.RawMessage("["+part.String()+"]"))
+	return replaceAt(body, p.OutboundSteps, json.RawMessage("["+part.String()+"]"))
 }
 
 // rawList is a list within JSON text.
@@ -663,7 +668,7 @@ type rawList struct {
 
 // listAt finds a list. Where lone is set something that is no list is a list of
 // one.
-func listAt(v gjson.Result, at []pathStep, lone bool) (rawList, bool) {
+func listAt(v gjson.Result, at []location.Step, lone bool) (rawList, bool) {
 	v, ok := valueAt(v, at)
 	switch {
 	case !ok:
@@ -680,13 +685,13 @@ func listAt(v gjson.Result, at []pathStep, lone bool) (rawList, bool) {
 }
 
 // valueAt follows members alone: the last step's list itself is what it finds.
-func valueAt(v gjson.Result, at []pathStep) (gjson.Result, bool) {
+func valueAt(v gjson.Result, at []location.Step) (gjson.Result, bool) {
 	for _, s := range at {
-		if s.name == "" && s.list {
+		if s.Name == "" && s.List {
 			continue
 		}
 		var ok bool
-		if v, ok = memberOf(v, s.name); !ok {
+		if v, ok = location.MemberOf(v, s.Name); !ok {
 			return v, false
 		}
 	}
@@ -694,36 +699,36 @@ func valueAt(v gjson.Result, at []pathStep) (gjson.Result, bool) {
 }
 
 // replaceAt puts a value in place of the one at a location, or adds it.
-func replaceAt(raw json.RawMessage, at []pathStep, value json.RawMessage) (json.RawMessage, error) {
-	if v, ok := valueAt(view(raw), at); ok {
+func replaceAt(raw json.RawMessage, at []location.Step, value json.RawMessage) (json.RawMessage, error) {
+	if v, ok := valueAt(location.View(raw), at); ok {
 		return slices.Concat(raw[:v.Index], value, raw[v.Index+len(v.Raw):]), nil
 	}
 	return insertAt(raw, at, value)
 }
 
 // insertAt puts a value at a location where there is none.
-func insertAt(raw json.RawMessage, at []pathStep, value json.RawMessage) (json.RawMessage, error) {
-	tree, err := decodeJSON(raw)
+func insertAt(raw json.RawMessage, at []location.Step, value json.RawMessage) (json.RawMessage, error) {
+	tree, err := jsontree.Decode(raw)
 	if err != nil {
 		return nil, err
 	}
-	m, ok := tree.(*OrderedMap)
+	m, ok := tree.(*jsontree.Object)
 	for i, s := range at {
 		if !ok {
 			return raw, nil // there is no place for it
 		}
 		if i == len(at)-1 {
-			m.Set(s.name, value)
+			m.Set(s.Name, value)
 			break
 		}
-		below, there := m.Values[s.name]
+		below, there := m.Values[s.Name]
 		if !there || below == nil {
-			below = &OrderedMap{}
-			m.Set(s.name, below)
+			below = &jsontree.Object{}
+			m.Set(s.Name, below)
 		}
-		m, ok = below.(*OrderedMap)
+		m, ok = below.(*jsontree.Object)
 	}
-	return marshal(tree)
+	return jsontree.Marshal(tree)
 }
 
 // nextLink is the target of the link whose relation is next, "" without (RFC
@@ -780,59 +785,25 @@ func relations(params string) []string {
 	return nil
 }
 
-// The page variables, as the reference names them.
-const (
-	pagePrefix  = "CYCLR_PAGE_"
-	pageNumber  = "CYCLR_PAGE_NUMBER"
-	pageOffset  = "CYCLR_PAGE_OFFSET"
-	pageSize    = "CYCLR_PAGE_SIZE"
-	pageNextURL = "CYCLR_PAGE_NEXT_URL"
-	pageToken   = "CYCLR_PAGE_TOKEN"
-)
-
-var pageVariables = []string{pageNumber, pageOffset, pageSize, pageNextURL, pageToken}
-
-// isPageField says that a merge field is one that a request may hold.
-func isPageField(name string) bool {
-	return name == pageNumber || name == pageOffset || name == pageSize || isToken(name)
-}
-
-func isToken(name string) bool {
-	return name == pageToken || strings.HasPrefix(name, pageToken+"_") && len(name) > len(pageToken)+1
-}
-
 // pageField is a page variable's value; nil where there is none yet.
 func (x *exchange) pageField(name string) (v any, known, foreign bool) {
 	p, b := &x.m.Paging, &x.book
 	number := func(n int) (any, bool, bool) { return json.Number(fmt.Sprint(n)), true, false }
 	page := max(b.Page, 1)
 	switch {
-	case name == pageNumber:
+	case name == definition.PageNumber:
 		return number(page)
-	case name == pageOffset:
+	case name == definition.PageOffset:
 		return number((page - 1) * p.PageSize)
-	case name == pageSize && p.PageSize > 0:
+	case name == definition.PageSize && p.PageSize > 0:
 		return number(p.PageSize)
-	case name == pageSize:
+	case name == definition.PageSize:
 		return nil, true, false
-	case isToken(name):
+	case definition.IsToken(name):
 		if t, ok := b.Tokens[name]; ok {
 			return t, true, true
 		}
 		return nil, true, false
 	}
 	return nil, false, false
-}
-
-// pointer is the page variable that a response_field parameter fills.
-func (q *Parameter) pointer() string {
-	if q.Target != "response_field" {
-		return ""
-	}
-	text, _ := q.Value.(string)
-	name := strings.TrimSpace(strings.TrimSuffix(strings.TrimPrefix(text, "{{"), "}}"))
-	if name == pageNextURL || isToken(name) {
-		return name
-	}
-	return ""
 }

@@ -9,7 +9,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/stepworker/stepworker/connectors"
+	"github.com/stepworker/stepworker/connectors/definition"
 )
 
 // check is what Check finds in one file, without the file's name.
@@ -19,7 +19,7 @@ func check(t *testing.T, file string) []string {
 	if err := os.WriteFile(path, []byte(file), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	findings, err := connectors.Check([]string{path})
+	findings, err := definition.Check([]string{path})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -127,7 +127,7 @@ func TestLoad_folders(t *testing.T) {
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
-			_, findings, err := connectors.Load(c.folder)
+			_, findings, err := definition.Load(c.folder)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -180,11 +180,11 @@ func TestUnknownPartners(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "acme.yaml"), []byte("connector: acme\nbase_url: https://acme.example\nmethods: [{method: m, endpoint: /a}]\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	catalog, _, err := connectors.Load(dir)
+	catalog, _, err := definition.Load(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
-	got := connectors.UnknownPartners(map[string]connectors.PartnerSettings{"acme": {}, "acmee": {}, "zzz": {}}, catalog)
+	got := definition.UnknownPartners(map[string]definition.PartnerSettings{"acme": {}, "acmee": {}, "zzz": {}}, catalog)
 	want := []string{`the partner settings name connector "acmee", which does not exist; did you mean "acme"?`, `the partner settings name connector "zzz", which does not exist`}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Error(d)

@@ -9,6 +9,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/stepworker/stepworker/connectors"
+	"github.com/stepworker/stepworker/connectors/definition"
 	"github.com/stepworker/stepworker/credentials"
 )
 
@@ -27,7 +28,7 @@ func TestPartnerSettings_sealed(t *testing.T) {
 		return fmt.Sprintf(`{"sealed":%q}`, keyring(t, key).SealSetting(connector, member, credentials.NewSecret(text)))
 	}
 	keys := keyring(t, first, second)
-	p := connectors.ParsePartnerSettings([]byte(`{"acme":{"client_id":`+seal(first, "acme", "client_id", "app-number-7")+`,"client_secret":`+seal(second, "acme", "client_secret", "hunter22")+`,
+	p := definition.ParsePartnerSettings([]byte(`{"acme":{"client_id":`+seal(first, "acme", "client_id", "app-number-7")+`,"client_secret":`+seal(second, "acme", "client_secret", "hunter22")+`,
 		"properties":{"region":"eu","app_key":`+seal(first, "acme", "properties.app_key", `k"ey-of-the-app`)+`,"sealed":{"seal":7}}}}`), keys)
 	if len(p.Mistakes) > 0 {
 		t.Fatal(p.Mistakes)
@@ -61,7 +62,7 @@ methods: [{method: get, endpoint: /things}]
 		}
 	}
 	// All mistakes at once, none with a value.
-	p = connectors.ParsePartnerSettings([]byte(`{"acme":{"client_id":`+seal(other, "acme", "client_id", "app")+`,"client_secret":`+seal(first, "acme", "client_id", "app")+`,
+	p = definition.ParsePartnerSettings([]byte(`{"acme":{"client_id":`+seal(other, "acme", "client_id", "app")+`,"client_secret":`+seal(first, "acme", "client_id", "app")+`,
 		"private_key":`+seal(first, "acme", "private_key", "hunter22")+`,"properties":{"a":{"sealed":"hunter22"},"b":`+seal(first, "other", "properties.b", "x")+`},"secret":1},"other":{"client_id":7}}`), keys)
 	want := []string{
 		"acme.client_id: no key opens it: it was sealed with " + keyring(t, other).Fingerprints()[0] + ", which is none of the keys",
@@ -75,7 +76,7 @@ methods: [{method: get, endpoint: /things}]
 	if d := cmp.Diff(want, p.Mistakes); d != "" {
 		t.Error(d)
 	}
-	p = connectors.ParsePartnerSettings([]byte(`{"acme":{"client_id":`+seal(first, "acme", "client_id", "app")+`}}`), nil)
+	p = definition.ParsePartnerSettings([]byte(`{"acme":{"client_id":`+seal(first, "acme", "client_id", "app")+`}}`), nil)
 	if d := cmp.Diff([]string{"acme.client_id: it is sealed, and there is no key to open it: give STEPWORKER_KEYS or --keys-file"}, p.Mistakes); d != "" {
 		t.Error(d)
 	}
@@ -109,7 +110,7 @@ func TestPartnerSettings_whatIsNotAsItLooks(t *testing.T) {
 			[]string{`acme.properties.key: member "sealed" is given twice, again at line 1, column 56`, "acme.properties.key: it is no sealed value; `worker key seal` makes one"}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			p := connectors.ParsePartnerSettings([]byte(c.file), keyring(t, credentials.NewKey()))
+			p := definition.ParsePartnerSettings([]byte(c.file), keyring(t, credentials.NewKey()))
 			if d := cmp.Diff(c.want, p.Mistakes); d != "" {
 				t.Error(d)
 			}

@@ -17,6 +17,11 @@ import (
 
 	"golang.org/x/net/http/httpguts"
 
+	"github.com/stepworker/stepworker/connectors/dates"
+	"github.com/stepworker/stepworker/connectors/definition"
+	"github.com/stepworker/stepworker/connectors/inline"
+	"github.com/stepworker/stepworker/connectors/jsontree"
+	"github.com/stepworker/stepworker/connectors/mergefields"
 	"github.com/stepworker/stepworker/credentials"
 	"github.com/stepworker/stepworker/hooks"
 )
@@ -26,22 +31,22 @@ import (
 func (x *exchange) resolve(ctx context.Context) error {
 	x.params, x.step = map[string]any{}, map[string]bool{}
 	written := map[string]bool{} // by the connector: only there merge fields mean something
-	for i := range len(x.m.Parameters) + len(x.m.dropped) {
-		q, dropped := x.m.at(i), i >= len(x.m.Parameters)
+	for i := range len(x.m.Parameters) + len(x.m.Dropped) {
+		q, dropped := parameterAt(x.m, i), i >= len(x.m.Parameters)
 		if q.Property == "session" && x.m.IsLogin {
 			continue // the login goes out without the old session
 		}
 		var v any
 		given := false
 		switch raw, fromStep := x.given[q.Name]; {
-		case q.Value == ignored, q.Target == "response_field":
+		case q.Value == definition.Ignored, q.Target == "response_field":
 			continue
 		case q.HasValue:
 			v, given, written[q.Name] = q.Value, true, true
 		case q.Property != "":
 			v, given = x.c.property(x.d, x.cred, q.Property, q.Name)
 		case fromStep && !dropped:
-			decoded, err := decodeJSON(raw)
+			decoded, err := jsontree.Decode(raw)
 			if err != nil {
 				return &CallError{Kind: "input", Message: fmt.Sprintf("parameter %q is no JSON value", q.Name)}
 			}
@@ -59,13 +64,13 @@ func (x *exchange) resolve(ctx context.Context) error {
 				if q.Target != "merge_field" && x.needs(q) {
 					return x.noSession(q)
 				}
-			case x.m.Type == TypeWebhook && !q.forScripts(): // nothing is sent
+			case x.m.Type == definition.TypeWebhook && !q.ForScripts(): // nothing is sent
 			case !q.Optional:
-				gap := missing{q, fmt.Sprintf("parameter %q is missing%s", q.Name, q.choices())}
+				gap := missing{q, fmt.Sprintf("parameter %q is missing%s", q.Name, choicesOf(q))}
 				if q.Property != "" {
 					gap.text = fmt.Sprintf("the credential has no property %q", q.Name)
 				}
-				if q.forScripts() || !handled(x.scripts("before_action"), "before_action") {
+				if q.ForScripts() || !handled(x.scripts("before_action"), "before_action") {
 					return gap.error()
 				}
 				x.missing = append(x.missing, gap)
@@ -86,21 +91,18 @@ func (x *exchange) resolve(ctx context.Context) error {
 	return x.fill(ctx, written)
 }
 
-// forScripts says that a parameter is sent nowhere: scripts see it.
-func (q *Parameter) forScripts() bool { return q.Target == "script" || q.Target == "index" }
-
-// choices tells, in an error, what can be given.
-func (q *Parameter) choices() string {
+// choicesOf tells, in an error, what can be given.
+func choicesOf(q *definition.Parameter) string {
 	if len(q.Values) == 0 {
 		return ""
 	}
-	raw, _ := marshal(q.Values)
+	raw, _ := jsontree.Marshal(q.Values)
 	return ": one of " + clip(string(raw), 200)
 }
 
 // missing is a required parameter that has no value.
 type missing struct {
-	q    *Parameter
+	q    *definition.Parameter
 	text string
 }
 
@@ -110,7 +112,7 @@ func (m missing) error() error { return &CallError{Kind: "input", Message: m.tex
 func (x *exchange) supplied() error {
 	where := map[string]json.RawMessage{"merge_field": x.merge, "query_string": x.query, "http_header": x.headers}
 	for _, m := range x.missing {
-		v, _ := member(where[m.q.Target], m.q.wire(), m.q.Target == "http_header")
+		v, _ := member(where[m.q.Target], m.q.Wire(), m.q.Target == "http_header")
 		if v == nil {
 			return m.error()
 		}
@@ -120,8 +122,8 @@ func (x *exchange) supplied() error {
 
 // member is a member of a JSON object, its name as it is or in any case.
 func member(raw json.RawMessage, name string, anyCase bool) (v any, there bool) {
-	decoded, err := decodeJSON(raw)
-	m, ok := decoded.(*OrderedMap)
+	decoded, err := jsontree.Decode(raw)
+	m, ok := decoded.(*jsontree.Object)
 	if err != nil || !ok {
 		return nil, false
 	}
@@ -156,8 +158,8 @@ func (x *exchange) refill(headers, body, merge json.RawMessage) error {
 	if err != nil {
 		return err
 	}
-	decoded, _ := decodeJSON(x.headers)
-	now, ok := decoded.(*OrderedMap)
+	decoded, _ := jsontree.Decode(x.headers)
+	now, ok := decoded.(*jsontree.Object)
 	if !ok {
 		return nil // setHeaders says so
 	}
@@ -176,15 +178,15 @@ func (x *exchange) refill(headers, body, merge json.RawMessage) error {
 			}
 		}
 	}
-	x.headers, err = marshal(now)
+	x.headers, err = jsontree.Marshal(now)
 	return err
 }
 
 // set notes a parameter's value, as its type.
-func (x *exchange) set(q *Parameter, v any) error {
+func (x *exchange) set(q *definition.Parameter, v any) error {
 	if q.Type != "" {
 		var ok bool
-		if v, ok = coerce(v, q.Type); !ok {
+		if v, ok = jsontree.Coerce(v, q.Type); !ok {
 			return &CallError{Kind: "input", Message: fmt.Sprintf("parameter %q must be of type %s", q.Name, q.Type)}
 		}
 	}
@@ -207,12 +209,12 @@ func leaves(v any) (all []string) {
 		for _, e := range v {
 			all = append(all, leaves(e)...)
 		}
-	case *OrderedMap:
+	case *jsontree.Object:
 		for _, e := range v.Values {
 			all = append(all, leaves(e)...)
 		}
 	default:
-		if text, ok := scalar(v); ok {
+		if text, ok := jsontree.Text(v); ok {
 			all = append(all, text)
 		}
 	}
@@ -224,14 +226,14 @@ func leaves(v any) (all []string) {
 // one built from a step's is as foreign as the step's.
 func (x *exchange) fill(ctx context.Context, written map[string]bool) error {
 	begun := map[string]bool{}
-	var fill func(q *Parameter) error
-	fill = func(q *Parameter) error {
+	var fill func(q *definition.Parameter) error
+	fill = func(q *definition.Parameter) error {
 		v, ok := x.params[q.Name]
 		if !ok || !written[q.Name] {
 			return nil
 		}
 		if begun[q.Name] {
-			return &expandError{fmt.Sprintf("parameter %q is built from itself", q.Name)}
+			return &mergefields.Error{Text: fmt.Sprintf("parameter %q is built from itself", q.Name)}
 		}
 		begun[q.Name] = true
 		var inner error
@@ -245,7 +247,7 @@ func (x *exchange) fill(ctx context.Context, written map[string]bool) error {
 			}
 			return value, known, foreign
 		}
-		if in, ok := v.(*inline); ok && slices.ContainsFunc(stepGlobals, func(g string) bool { return strings.Contains(in.source, g) }) {
+		if in, ok := v.(*inline.Script); ok && slices.ContainsFunc(stepGlobals, func(g string) bool { return strings.Contains(in.Source, g) }) {
 			x.step[q.Name] = true
 		}
 		v, ok, err := x.expand(ctx, v, look)
@@ -259,9 +261,9 @@ func (x *exchange) fill(ctx context.Context, written map[string]bool) error {
 		}
 		return x.set(q, v)
 	}
-	for i := range len(x.m.Parameters) + len(x.m.dropped) {
+	for i := range len(x.m.Parameters) + len(x.m.Dropped) {
 		wanted := x.wanted
-		if err := fill(x.m.at(i)); err != nil {
+		if err := fill(parameterAt(x.m, i)); err != nil {
 			return err
 		}
 		if i >= len(x.m.Parameters) {
@@ -272,10 +274,10 @@ func (x *exchange) fill(ctx context.Context, written map[string]bool) error {
 }
 
 // expand fills a parameter's value: a template, or inline script.
-func (x *exchange) expand(ctx context.Context, v any, look lookup) (any, bool, error) {
-	in, ok := v.(*inline)
+func (x *exchange) expand(ctx context.Context, v any, look mergefields.Lookup) (any, bool, error) {
+	in, ok := v.(*inline.Script)
 	if !ok {
-		return expandTree(v, look)
+		return mergefields.Tree(v, look)
 	}
 	if v, ok := x.values[in]; ok { // the next page's is the same
 		return v, v != nil, nil
@@ -284,9 +286,9 @@ func (x *exchange) expand(ctx context.Context, v any, look lookup) (any, bool, e
 	if !ok || err != nil {
 		v = nil
 	}
-	if err == nil && x.paged() && len(in.fields) == 0 {
+	if err == nil && x.paged() && len(in.Fields) == 0 {
 		if x.values == nil {
-			x.values = map[*inline]any{}
+			x.values = map[*inline.Script]any{}
 		}
 		x.values[in] = v
 	}
@@ -296,17 +298,17 @@ func (x *exchange) expand(ctx context.Context, v any, look lookup) (any, bool, e
 // stepGlobals are what inline script sees that the step supplied.
 var stepGlobals = []string{"cycle_id", "cycle_step_id", "transaction_id", "method_response_fields_in_use"}
 
-// at is a method's i-th parameter; those that it leaves out come last.
-func (m *Method) at(i int) *Parameter {
+// parameterAt is a method's i-th parameter; those that it leaves out come last.
+func parameterAt(m *definition.Method, i int) *definition.Parameter {
 	if i < len(m.Parameters) {
 		return &m.Parameters[i]
 	}
-	return &m.dropped[i-len(m.Parameters)]
+	return &m.Dropped[i-len(m.Parameters)]
 }
 
-func (x *exchange) parameter(name string) *Parameter {
-	for i := range len(x.m.Parameters) + len(x.m.dropped) {
-		if q := x.m.at(i); q.Name == name || q.wire() == name {
+func (x *exchange) parameter(name string) *definition.Parameter {
+	for i := range len(x.m.Parameters) + len(x.m.Dropped) {
+		if q := parameterAt(x.m, i); q.Name == name || q.Wire() == name {
 			return q
 		}
 	}
@@ -315,11 +317,11 @@ func (x *exchange) parameter(name string) *Parameter {
 
 // needs says that a request waits for a session property: a login itself does
 // not, and without a login method only what is required is missed.
-func (x *exchange) needs(q *Parameter) bool {
-	return !x.m.IsLogin && x.m.Type != TypeWebhook && (x.d.LoginMethod != "" || !q.Optional)
+func (x *exchange) needs(q *definition.Parameter) bool {
+	return !x.m.IsLogin && x.m.Type != definition.TypeWebhook && (x.d.LoginMethod != "" || !q.Optional)
 }
 
-func (x *exchange) noSession(q *Parameter) error {
+func (x *exchange) noSession(q *definition.Parameter) error {
 	e := &AuthError{Kind: credentials.Session, Version: x.cred.Version, Unsent: true, Text: fmt.Sprintf("there is no session yet: %q has no value", q.Name)}
 	if x.d.LoginMethod == "" {
 		e.NoRenewal, e.Missing = true, "post_install.property_lookup_method"
@@ -328,10 +330,10 @@ func (x *exchange) noSession(q *Parameter) error {
 }
 
 // property finds the value that an installation supplies, or the login found.
-func (c *Caller) property(d *Definition, cred *credentials.Credential, kind, name string) (any, bool) {
+func (c *Caller) property(d *definition.Connector, cred *credentials.Credential, kind, name string) (any, bool) {
 	s := &cred.Secrets
 	decode := func(raw json.RawMessage) (any, bool) {
-		v, err := decodeJSON(raw)
+		v, err := jsontree.Decode(raw)
 		return v, err == nil && v != nil
 	}
 	switch kind {
@@ -382,10 +384,10 @@ func (x *exchange) look(name string) (v any, known, foreign bool) {
 
 // systemField is what no parameter declares: the credential's secrets, and its
 // other properties.
-func (c *Caller) systemField(d *Definition, cred *credentials.Credential, name string) (v any, known, foreign bool) {
+func (c *Caller) systemField(d *definition.Connector, cred *credentials.Credential, name string) (v any, known, foreign bool) {
 	s := &cred.Secrets
 	text := ""
-	known = slices.Contains(credentialFields, name) || slices.Contains(accountFields, name)
+	known = slices.Contains(mergefields.OfCredential, name) || slices.Contains(mergefields.OfAccount, name)
 	switch name {
 	case "AccountId":
 		text = cred.AccountID
@@ -406,7 +408,7 @@ func (c *Caller) systemField(d *Definition, cred *credentials.Credential, name s
 			text = s.OAuth2.AccessToken.Reveal()
 		}
 	}
-	if text == "" && slices.ContainsFunc(d.Auth.Fields, func(f AuthField) bool { return f.Name == name }) {
+	if text == "" && slices.ContainsFunc(d.Auth.Fields, func(f definition.AuthField) bool { return f.Name == name }) {
 		text, known = s.Fields[name].Reveal(), true
 	}
 	if text != "" {
@@ -426,11 +428,11 @@ const (
 
 // clientOf is the client id and secret: the credential's, be they among its
 // properties, else the partner's.
-func (c *Caller) clientOf(d *Definition, cred *credentials.Credential) (id, secret string) {
+func (c *Caller) clientOf(d *definition.Connector, cred *credentials.Credential) (id, secret string) {
 	p := c.cfg.Partner[d.Name]
 	own := func(name string) string {
 		v, _ := c.property(d, cred, "account", name)
-		text, _ := scalar(v)
+		text, _ := jsontree.Text(v)
 		return text
 	}
 	id = cmp.Or(cred.Secrets.ClientID, own(clientIDProperty), p.ClientID)
@@ -439,7 +441,7 @@ func (c *Caller) clientOf(d *Definition, cred *credentials.Credential) (id, secr
 }
 
 // fromMerge looks in method_request_mergefields as scripts left them, then as look does.
-func (x *exchange) fromMerge() (lookup, error) {
+func (x *exchange) fromMerge() (mergefields.Lookup, error) {
 	var now map[string]json.RawMessage
 	if len(x.merge) > 0 && json.Unmarshal(x.merge, &now) != nil {
 		return nil, &CallError{Kind: "script", Message: "before_action left method_request_mergefields that are no object"}
@@ -450,13 +452,13 @@ func (x *exchange) fromMerge() (lookup, error) {
 		if !ok {
 			return x.look(name)
 		}
-		v, err := decodeJSON(raw)
+		v, err := jsontree.Decode(raw)
 		if err != nil {
 			return nil, true, true
 		}
 		if old, ok := before.Values[name]; ok {
-			a, _ := marshal(old)
-			b, _ := marshal(v)
+			a, _ := jsontree.Marshal(old)
+			b, _ := jsontree.Marshal(v)
 			if bytes.Equal(a, b) {
 				return x.look(name)
 			}
@@ -465,12 +467,12 @@ func (x *exchange) fromMerge() (lookup, error) {
 	}, nil
 }
 
-func (x *exchange) mergeFields() *OrderedMap {
-	m := &OrderedMap{Values: map[string]any{}}
+func (x *exchange) mergeFields() *jsontree.Object {
+	m := &jsontree.Object{Values: map[string]any{}}
 	for i := range x.m.Parameters {
 		if q := &x.m.Parameters[i]; q.Target == "merge_field" {
 			if v, ok := x.params[q.Name]; ok {
-				m.Set(q.wire(), v)
+				m.Set(q.Wire(), v)
 			}
 		}
 	}
@@ -479,7 +481,7 @@ func (x *exchange) mergeFields() *OrderedMap {
 
 // prepare makes what before_action sees, from the pristine input.
 func (x *exchange) prepare() error {
-	if x.m.Type == TypeAction {
+	if x.m.Type == definition.TypeAction {
 		x.template = joinURL(x.d.BaseURL, x.m.Endpoint, x.look)
 		home, err := x.originOf(x.template)
 		if err != nil {
@@ -499,13 +501,13 @@ func (x *exchange) prepare() error {
 		x.homes = append(x.homes, base)
 	}
 	x.wanted = wanted // the base is not what is sent
-	session := &OrderedMap{Values: map[string]any{}}
+	session := &jsontree.Object{Values: map[string]any{}}
 	for _, name := range x.d.SessionNames {
 		if v, ok := x.c.property(x.d, x.cred, "session", name); ok && !x.m.IsLogin {
 			session.Set(name, v)
 		}
 	}
-	query, script := &OrderedMap{}, &OrderedMap{}
+	query, script := &jsontree.Object{}, &jsontree.Object{}
 	headers, err := x.ownHeaders(x.look)
 	if err != nil {
 		return err
@@ -518,27 +520,27 @@ func (x *exchange) prepare() error {
 		}
 		switch q.Target {
 		case "http_header":
-			headers.Set(q.wire(), v)
+			headers.Set(q.Wire(), v)
 		case "query_string":
 			if x.book.Next == "" { // it is complete
-				query.Set(q.wire(), v)
+				query.Set(q.Wire(), v)
 			}
 		case "script", "index":
-			script.Set(q.wire(), v)
+			script.Set(q.Wire(), v)
 		}
 	}
-	if v, known, _ := x.system(webhookID); known && v != nil && !x.queries(webhookID) {
-		query.Set(webhookID, v) // for scripts: request leaves it out
+	if v, known, _ := x.system(mergefields.WebhookID); known && v != nil && !x.queries(mergefields.WebhookID) {
+		query.Set(mergefields.WebhookID, v) // for scripts: request leaves it out
 	}
 	if x.body, err = x.pristineBody(x.look); err != nil {
 		return err
 	}
-	for into, m := range map[*json.RawMessage]*OrderedMap{&x.headers: headers, &x.query: query, &x.scriptPar: script, &x.merge: x.mergeFields(), &x.session: session} {
-		if *into, err = marshal(m); err != nil {
+	for into, m := range map[*json.RawMessage]*jsontree.Object{&x.headers: headers, &x.query: query, &x.scriptPar: script, &x.merge: x.mergeFields(), &x.session: session} {
+		if *into, err = jsontree.Marshal(m); err != nil {
 			return err
 		}
 	}
-	if x.m.Type == TypeWebhook {
+	if x.m.Type == definition.TypeWebhook {
 		return x.inbound()
 	}
 	return nil
@@ -547,15 +549,15 @@ func (x *exchange) prepare() error {
 // queries says that a parameter of the method makes a query parameter of that
 // name.
 func (x *exchange) queries(name string) bool {
-	return slices.ContainsFunc(x.m.Parameters, func(q Parameter) bool { return q.Target == "query_string" && q.wire() == name })
+	return slices.ContainsFunc(x.m.Parameters, func(q definition.Parameter) bool { return q.Target == "query_string" && q.Wire() == name })
 }
 
 // ownHeaders are the connector's and the method's, filled.
-func (x *exchange) ownHeaders(look lookup) (*OrderedMap, error) {
-	headers := &OrderedMap{}
+func (x *exchange) ownHeaders(look mergefields.Lookup) (*jsontree.Object, error) {
+	headers := &jsontree.Object{}
 	for _, hs := range []map[string]string{x.d.Headers, x.m.Headers} {
 		for _, k := range slices.Sorted(maps.Keys(hs)) {
-			v, ok, err := expandText(hs[k], look)
+			v, ok, err := mergefields.Text(hs[k], look)
 			if err != nil {
 				return nil, err
 			}
@@ -568,21 +570,21 @@ func (x *exchange) ownHeaders(look lookup) (*OrderedMap, error) {
 }
 
 // ownBody is the method's, filled; nil without.
-func (x *exchange) ownBody(look lookup) (json.RawMessage, error) {
+func (x *exchange) ownBody(look mergefields.Lookup) (json.RawMessage, error) {
 	if !x.m.HasBody {
 		return nil, nil
 	}
-	tree, ok, err := expandTree(x.m.Body, look)
+	tree, ok, err := mergefields.Tree(x.m.Body, look)
 	if err != nil || !ok {
 		return nil, err
 	}
-	return marshal(tree)
+	return jsontree.Marshal(tree)
 }
 
 // originOf is the scheme and host of a template, as connector, credential and
 // partner settings fill it.
 func (x *exchange) originOf(template string) (string, error) {
-	raw, err := expandURL(template, func(name string) (any, bool, bool) {
+	raw, err := mergefields.URL(template, func(name string) (any, bool, bool) {
 		v, known, foreign := x.look(name)
 		if foreign || known && v == nil { // only scheme and host count here
 			return "2000-01-01", known, foreign // that fits everywhere, as a date too
@@ -598,11 +600,11 @@ func (x *exchange) originOf(template string) (string, error) {
 // joinURL puts one slash between base and endpoint; an absolute endpoint
 // stands alone. One that begins with a merge field is absolute if the field's
 // value is, and no step's.
-func joinURL(base, endpoint string, look lookup) string {
+func joinURL(base, endpoint string, look mergefields.Lookup) string {
 	begin := endpoint
-	if parts, err := splitTemplate(endpoint); err == nil && len(parts) > 0 && parts[0].name != "" {
-		v, _, foreign := look(parts[0].name)
-		if begin, _ = scalar(v); foreign {
+	if parts, err := mergefields.Split(endpoint); err == nil && len(parts) > 0 && parts[0].Name != "" {
+		v, _, foreign := look(parts[0].Name)
+		if begin, _ = jsontree.Text(v); foreign {
 			begin = ""
 		}
 	}
@@ -658,19 +660,19 @@ func (x *exchange) mayReceive(u *url.URL) bool {
 // and end is the connector's own. What it wrote between may hold what a step
 // or an API brought: there no text can name a secret, only merge-field
 // parameters that are not sensitive count.
-func (x *exchange) urlParts() ([]part, error) {
+func (x *exchange) urlParts() ([]mergefields.Part, error) {
 	if x.book.Next != "" {
-		return []part{{text: x.endpoint}}, nil
+		return []mergefields.Part{{Text: x.endpoint}}, nil
 	}
 	if x.endpoint == x.template {
-		return splitTemplate(x.template)
+		return mergefields.Split(x.template)
 	}
 	head, tail := unchanged(x.template, x.endpoint)
-	first, err := splitTemplate(x.template[:head])
+	first, err := mergefields.Split(x.template[:head])
 	if err != nil {
 		return nil, err
 	}
-	last, err := splitTemplate(x.template[len(x.template)-tail:])
+	last, err := mergefields.Split(x.template[len(x.template)-tail:])
 	if err != nil {
 		return nil, err
 	}
@@ -682,19 +684,19 @@ func (x *exchange) urlParts() ([]part, error) {
 	}
 	for i := range x.m.Parameters {
 		if q := &x.m.Parameters[i]; q.Target == "merge_field" {
-			named[q.Name], named[q.wire()] = true, true
+			named[q.Name], named[q.Wire()] = true, true
 		}
 	}
 	for i := range x.m.Parameters {
 		if q := &x.m.Parameters[i]; q.Property == "session" || q.Sensitive {
 			delete(named, q.Name)
-			delete(named, q.wire())
+			delete(named, q.Wire())
 		}
 	}
-	for _, name := range credentialFields {
+	for _, name := range mergefields.OfCredential {
 		delete(named, name)
 	}
-	middle := splitNamed(x.endpoint[head:len(x.endpoint)-tail], named)
+	middle := mergefields.SplitNamed(x.endpoint[head:len(x.endpoint)-tail], named)
 	return slices.Concat(first, middle, last), nil
 }
 
@@ -728,7 +730,7 @@ func (x *exchange) request(ctx context.Context) (*http.Request, error) {
 	if err != nil {
 		return nil, err
 	}
-	raw, err := fillURL(parts, look)
+	raw, err := mergefields.FillURL(parts, look)
 	if err != nil {
 		return nil, err
 	}
@@ -748,8 +750,8 @@ func (x *exchange) request(ctx context.Context) (*http.Request, error) {
 	if err != nil {
 		return nil, &CallError{Kind: "script", Message: "before_action left method_request_parameters that are no object"}
 	}
-	if !x.queries(webhookID) {
-		query = slices.DeleteFunc(query, func(p [2]string) bool { return p[0] == webhookID })
+	if !x.queries(mergefields.WebhookID) {
+		query = slices.DeleteFunc(query, func(p [2]string) bool { return p[0] == mergefields.WebhookID })
 	}
 	if len(query) > 0 {
 		if u.RawQuery != "" {
@@ -782,7 +784,7 @@ func (x *exchange) request(ctx context.Context) (*http.Request, error) {
 	if body != nil && contentType != "" {
 		header.Set("Content-Type", contentType)
 	}
-	if accept := x.m.accepts(); header.Get("Accept") == "" && accept != "" {
+	if accept := accepts(x.m); header.Get("Accept") == "" && accept != "" {
 		header.Set("Accept", accept)
 	}
 	if header.Get("User-Agent") == "" {
@@ -813,7 +815,7 @@ func (x *exchange) idempotencyKey() string {
 }
 
 // authenticate adds the connector's authentication, unless a script set it.
-func (c *Caller) authenticate(d *Definition, cred *credentials.Credential, req *http.Request) error {
+func (c *Caller) authenticate(d *definition.Connector, cred *credentials.Credential, req *http.Request) error {
 	s := &cred.Secrets
 	switch d.Auth.Type {
 	case "api_key":
@@ -858,7 +860,7 @@ func (c *Caller) authenticate(d *Definition, cred *credentials.Credential, req *
 	return nil
 }
 
-func lacks(d *Definition, what string) error {
+func lacks(d *definition.Connector, what string) error {
 	return &CallError{Kind: "input", Message: fmt.Sprintf("the credential has no %s, which auth type %s needs", what, d.Auth.Type)}
 }
 
@@ -877,8 +879,8 @@ func setHeader(h http.Header, name, value string) error {
 }
 
 func setHeaders(h http.Header, raw json.RawMessage) error {
-	v, err := decodeJSON(raw)
-	m, ok := v.(*OrderedMap)
+	v, err := jsontree.Decode(raw)
+	m, ok := v.(*jsontree.Object)
 	if err != nil || !ok {
 		return &CallError{Kind: "script", Message: "before_action left method_request_headers that are no object"}
 	}
@@ -888,7 +890,7 @@ func setHeaders(h http.Header, raw json.RawMessage) error {
 			list = []any{m.Values[k]}
 		}
 		for i, item := range list {
-			text, ok := scalar(item)
+			text, ok := jsontree.Text(item)
 			if !ok {
 				continue
 			}
@@ -915,19 +917,10 @@ func (p pairs) encode() string {
 		if i > 0 {
 			b.WriteByte('&')
 		}
-		b.WriteString(escape3986(kv[0]) + "=" + escape3986(kv[1]))
+		b.WriteString(mergefields.Escape(kv[0]) + "=" + mergefields.Escape(kv[1]))
 	}
 	return b.String()
 }
-
-// escape3986 is percent-encoding of all but the unreserved characters (RFC 3986
-// section 2.3, RFC 5849 section 3.6). It is how all that we write stands in a
-// query or a form: who reads either takes %20 for a blank, and not all take a
-// plus for one.
-func escape3986(s string) string { return blanks3986(url.QueryEscape(s)) }
-
-// blanks3986 is a query that was encoded as a form, without its pluses.
-func blanks3986(query string) string { return strings.ReplaceAll(query, "+", "%20") }
 
 // formPairs: a list of scalars repeats its name, anything deeper is its JSON
 // text, null is left out, "" is sent empty.
@@ -935,11 +928,11 @@ func formPairs(raw json.RawMessage) (pairs, error) {
 	if len(raw) == 0 || string(raw) == "null" {
 		return nil, nil
 	}
-	v, err := decodeJSON(raw)
+	v, err := jsontree.Decode(raw)
 	if err != nil {
 		return nil, err
 	}
-	m, ok := v.(*OrderedMap)
+	m, ok := v.(*jsontree.Object)
 	if !ok {
 		return nil, fmt.Errorf("an object is needed")
 	}
@@ -951,22 +944,22 @@ func formPairs(raw json.RawMessage) (pairs, error) {
 			flat := true
 			for _, e := range value {
 				switch e.(type) {
-				case []any, *OrderedMap:
+				case []any, *jsontree.Object:
 					flat = false
 				}
 			}
 			if !flat {
-				text, _ := scalar(value)
+				text, _ := jsontree.Text(value)
 				out = append(out, [2]string{k, text})
 				continue
 			}
 			for _, e := range value {
-				if text, ok := scalar(e); ok {
+				if text, ok := jsontree.Text(e); ok {
 					out = append(out, [2]string{k, text})
 				}
 			}
 		default:
-			text, _ := scalar(value)
+			text, _ := jsontree.Text(value)
 			out = append(out, [2]string{k, text})
 		}
 	}
@@ -983,7 +976,7 @@ func (x *exchange) globals(event string) []hooks.Global {
 		g = append(g, hooks.Global{Name: name, Make: value, Write: write})
 	}
 	text := func(name, value string, write bool) {
-		lazy(name, write, func() json.RawMessage { return quote(value) })
+		lazy(name, write, func() json.RawMessage { return jsontree.Quote(value) })
 	}
 	before := event == "before_action"
 	after := event == "after_action" || event == "after_action_paging" || event == "action_condition"
@@ -1021,13 +1014,13 @@ func (x *exchange) globals(event string) []hooks.Global {
 	add("statusCode", status, false)
 	lazy("cycle_variables", false, func() json.RawMessage {
 		variables := x.call.Cycle.Variables
-		if raw, err := marshal(variables); err == nil && variables != nil {
+		if raw, err := jsontree.Marshal(variables); err == nil && variables != nil {
 			return raw
 		}
 		return json.RawMessage(`{}`)
 	})
 	g = append(g, x.placeGlobals()...)
-	if x.m.Type == TypeWebhook {
+	if x.m.Type == definition.TypeWebhook {
 		g = append(g, x.webhookGlobals(event)...)
 	}
 	if event == "after_action_paging" {
@@ -1043,9 +1036,9 @@ func (x *exchange) placeGlobals() []hooks.Global {
 	for _, t := range [][2]string{
 		{"cycle_id", cy.CycleID}, {"cycle_step_id", cy.CycleStepID}, {"transaction_id", cy.TransactionID},
 		{"cyclr_account_id", x.cred.AccountID}, {"external_account_id", x.cred.ExternalAccountID},
-		{"script_execution_context", x.context()}, {"last_successful_run_date", dateText(x.lastRun())},
+		{"script_execution_context", x.context()}, {"last_successful_run_date", dates.Text(x.lastRun())},
 	} {
-		g = append(g, hooks.Global{Name: t[0], Make: func() json.RawMessage { return quote(t[1]) }})
+		g = append(g, hooks.Global{Name: t[0], Make: func() json.RawMessage { return jsontree.Quote(t[1]) }})
 	}
 	return g
 }
@@ -1055,27 +1048,21 @@ const executionContext = "RUNNING_TRANSACTION"
 
 // authValue is method_auth_value: the key, the Basic text, the access token, of
 // OAuth 1.0a the token; of auth_fields the fields as JSON text.
-func (c *Caller) authValue(d *Definition, cred *credentials.Credential) json.RawMessage {
+func (c *Caller) authValue(d *definition.Connector, cred *credentials.Credential) json.RawMessage {
 	s := &cred.Secrets
 	switch {
 	case d.Auth.Type == "api_key":
-		return quote(s.APIKey.Reveal())
+		return jsontree.Quote(s.APIKey.Reveal())
 	case d.Auth.Type == "basic":
 		r := http.Request{Header: http.Header{}}
 		r.SetBasicAuth(s.Username, s.Password.Reveal())
-		return quote(strings.TrimPrefix(r.Header.Get("Authorization"), "Basic "))
-	case d.Auth.Type == authFields:
-		return d.fieldsValue(cred)
+		return jsontree.Quote(strings.TrimPrefix(r.Header.Get("Authorization"), "Basic "))
+	case d.Auth.Type == definition.AuthFields:
+		return fieldsValue(d, cred)
 	case d.Auth.Type == "oauth1" && s.OAuth1 != nil:
-		return quote(s.OAuth1.Token.Reveal())
+		return jsontree.Quote(s.OAuth1.Token.Reveal())
 	case d.Auth.Type == "oauth2" && s.OAuth2 != nil:
-		return quote(s.OAuth2.AccessToken.Reveal())
+		return jsontree.Quote(s.OAuth2.AccessToken.Reveal())
 	}
 	return json.RawMessage("null")
-}
-
-func textOf(raw json.RawMessage) string {
-	var s string
-	_ = json.Unmarshal(raw, &s)
-	return s
 }

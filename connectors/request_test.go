@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/stepworker/stepworker/connectors"
+	"github.com/stepworker/stepworker/connectors/definition"
 	"github.com/stepworker/stepworker/credentials"
 )
 
@@ -49,7 +50,7 @@ methods:
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
 			a := newAPI(t, file, nil, func(cfg *connectors.CallerConfig) {
-				cfg.Partner = map[string]connectors.PartnerSettings{"acme": {Properties: properties(`{"plan":"gold"}`)}}
+				cfg.Partner = map[string]definition.PartnerSettings{"acme": {Properties: properties(`{"plan":"gold"}`)}}
 			})
 			a.Cred.Secrets.Properties = properties(`{"tenant":"t 1"}`)
 			if c.kind != "" {

@@ -22,6 +22,9 @@ import (
 	"golang.org/x/text/encoding/unicode"
 	"golang.org/x/text/transform"
 
+	"github.com/stepworker/stepworker/connectors/definition"
+	"github.com/stepworker/stepworker/connectors/jsontree"
+	"github.com/stepworker/stepworker/connectors/location"
 	"github.com/stepworker/stepworker/hooks"
 )
 
@@ -30,7 +33,7 @@ import (
 func (x *exchange) send(req *http.Request) *fault {
 	x.status, x.reason, x.resHead, x.said = 0, "", nil, "" // of the page before
 	sent := time.Now()
-	res, f := x.c.send(req, x.m.mayRepeat())
+	res, f := x.c.send(req, x.m.MayRepeat())
 	x.ran = x.ran || f == nil || f.sent
 	if f != nil {
 		return f
@@ -73,57 +76,57 @@ func (x *exchange) parseBody() {
 	contentType := x.resHead.Get("Content-Type")
 	raw, isText := decodeText(x.resBody, contentType)
 	dt := typeOf(contentType, x.m.ResponseDT)
-	if dt == JSON && !isText {
+	if dt == definition.JSON && !isText {
 		if valid := bytes.ToValidUTF8(x.resBody, []byte("\ufffd")); json.Valid(valid) {
 			raw, isText = valid, true // JSON that does not say so
 		}
 	}
 	x.binary, x.unparsed, x.ofXML = false, false, false
-	if x.m.ResponseDT == SimpleFile {
+	if x.m.ResponseDT == definition.SimpleFile {
 		x.content, x.binary = simpleContent(x.resBody)
 		x.said = asText(x.content[1 : len(x.content)-1])
 		return
 	}
 	if !isText {
-		x.content, x.binary = quoteBase64(raw), true
+		x.content, x.binary = jsontree.QuoteBase64(raw), true
 		x.said = asText(x.content[1 : len(x.content)-1])
 		return
 	}
 	text := asText(raw)
 	x.said = text
 	switch {
-	case len(strings.TrimSpace(text)) == 0 && (dt == JSON || dt == XML || x.m.ResponseDT == JSON || x.m.ResponseDT == XML):
-		x.content = quote("")
-	case dt == JSON && json.Valid(raw):
+	case len(strings.TrimSpace(text)) == 0 && (dt == definition.JSON || dt == definition.XML || x.m.ResponseDT == definition.JSON || x.m.ResponseDT == definition.XML):
+		x.content = jsontree.Quote("")
+	case dt == definition.JSON && json.Valid(raw):
 		x.content = raw
-	case dt == XML && !x.xmlContent(text):
-		x.content, x.unparsed = quote(text), true
-	case dt == XML:
-	case dt == Form && text != "":
+	case dt == definition.XML && !x.xmlContent(text):
+		x.content, x.unparsed = jsontree.Quote(text), true
+	case dt == definition.XML:
+	case dt == definition.Form && text != "":
 		if form, ok := parseForm(text); ok {
 			x.content = form
 			return
 		}
 		fallthrough
 	default:
-		x.content, x.unparsed = quote(text), true
+		x.content, x.unparsed = jsontree.Quote(text), true
 	}
 }
 
 // typeOf is how a body is read: as its Content-Type says, without one as dt.
-func typeOf(contentType string, dt DataType) DataType {
+func typeOf(contentType string, dt definition.DataType) definition.DataType {
 	media, _, err := mime.ParseMediaType(contentType)
 	switch {
 	case err != nil || media == "":
 		return dt
 	case media == "application/json", media == "text/json", strings.HasSuffix(media, "+json"):
-		return JSON
+		return definition.JSON
 	case media == formType:
-		return Form
+		return definition.Form
 	case isXML(media):
-		return XML
+		return definition.XML
 	}
-	return PlainText
+	return definition.PlainText
 }
 
 // DecodeText is a body as text, by its byte-order mark, else by its charset.
@@ -143,7 +146,7 @@ func DecodeText(body []byte, contentType string) (text string, binary bool) {
 func decodeText(body []byte, contentType string) (raw []byte, isText bool) {
 	media, params, _ := mime.ParseMediaType(contentType)
 	rest, marked := bytes.CutPrefix(body, []byte("\xef\xbb\xbf"))
-	isJSON := typeOf(contentType, PlainText) == JSON
+	isJSON := typeOf(contentType, definition.PlainText) == definition.JSON
 	name := params["charset"]
 	if name == "" && !isJSON {
 		name = declaredCharset(body)
@@ -177,7 +180,7 @@ func decodeText(body []byte, contentType string) (raw []byte, isText bool) {
 
 // parseForm reads a form: a name that is repeated has a list.
 func parseForm(text string) (json.RawMessage, bool) {
-	m := &OrderedMap{}
+	m := &jsontree.Object{}
 	for _, pair := range strings.Split(text, "&") {
 		if pair == "" {
 			continue
@@ -197,7 +200,7 @@ func parseForm(text string) (json.RawMessage, bool) {
 			m.Set(k, []any{before, v})
 		}
 	}
-	raw, err := marshal(m)
+	raw, err := jsontree.Marshal(m)
 	return raw, err == nil
 }
 
@@ -208,7 +211,7 @@ func headersJSON(h http.Header) json.RawMessage {
 		names = append(names, k)
 	}
 	slices.Sort(names)
-	m := &OrderedMap{}
+	m := &jsontree.Object{}
 	for _, k := range names {
 		if v := h[k]; len(v) == 1 && k != "Set-Cookie" {
 			m.Set(k, v[0])
@@ -216,7 +219,7 @@ func headersJSON(h http.Header) json.RawMessage {
 			m.Set(k, v)
 		}
 	}
-	raw, _ := marshal(m)
+	raw, _ := jsontree.Marshal(m)
 	return raw
 }
 
@@ -241,7 +244,7 @@ func (x *exchange) afterError(ctx context.Context, f *fault) (*methodError, erro
 		status := x.status
 		me.StatusCode, me.Error = &status, x.statusText()
 	}
-	raw, err := marshal(me)
+	raw, err := jsontree.Marshal(me)
 	if err != nil {
 		return nil, err
 	}
@@ -272,7 +275,7 @@ func (me *methodError) take(raw json.RawMessage) error {
 	}
 	if v, ok := after["content"]; ok {
 		if me.Content = string(v); v[0] == '"' {
-			me.Content = textOf(v)
+			me.Content = jsontree.TextIn(v)
 		}
 	}
 	return nil
@@ -281,16 +284,16 @@ func (me *methodError) take(raw json.RawMessage) error {
 // mustParse says of text, which is what did not parse, that it is not what the
 // method's answers are.
 func (x *exchange) mustParse(content json.RawMessage) error {
-	if len(content) == 0 || content[0] != '"' || string(content) == `""` || x.m.ResponseDT != JSON && x.m.ResponseDT != XML || x.m.Type != TypeAction {
+	if len(content) == 0 || content[0] != '"' || string(content) == `""` || x.m.ResponseDT != definition.JSON && x.m.ResponseDT != definition.XML || x.m.Type != definition.TypeAction {
 		return nil
 	}
 	what := "JSON object or list"
-	if x.m.ResponseDT == XML {
+	if x.m.ResponseDT == definition.XML {
 		what = "XML document"
-	} else if text := strings.TrimSpace(textOf(content)); text != "" && strings.ContainsRune("[{", rune(text[0])) && tooDeep([]byte(text), readDepth) {
-		return x.nestedDeeper(readDepth)
+	} else if text := strings.TrimSpace(jsontree.TextIn(content)); text != "" && strings.ContainsRune("[{", rune(text[0])) && jsontree.Deeper([]byte(text), jsontree.ReadDepth) {
+		return x.nestedDeeper(jsontree.ReadDepth)
 	}
-	return &CallError{Kind: "http", StatusCode: x.status, Detail: x.detail(textOf(content)),
+	return &CallError{Kind: "http", StatusCode: x.status, Detail: x.detail(jsontree.TextIn(content)),
 		Message: fmt.Sprintf("the answer is no %s, though response.data_type says %s", what, x.m.ResponseDT)}
 }
 
@@ -318,14 +321,14 @@ func (x *exchange) collect(a *Answer) error {
 	if len(x.m.Fields) == 0 && !x.m.IsLogin {
 		return nil
 	}
-	if tooDeep(content, maxDepth) {
-		return x.nestedDeeper(maxDepth)
+	if jsontree.Deeper(content, jsontree.MaxDepth) {
+		return x.nestedDeeper(jsontree.MaxDepth)
 	}
-	body := view(content)
+	body := location.View(content)
 	if x.m.IsLogin {
 		a.Session = x.foundSession()
 	}
-	fields := &OrderedMap{Values: map[string]any{}}
+	fields := &jsontree.Object{Values: map[string]any{}}
 	for _, f := range x.m.Fields {
 		if x.m.IsLogin && x.sessionName(f.System) != "" {
 			continue
@@ -335,7 +338,7 @@ func (x *exchange) collect(a *Answer) error {
 			v, found = f.Default, f.HasDef
 		}
 		if found {
-			fields.Set(f.System, convert(v, f.Type, f.Format))
+			fields.Set(f.System, jsontree.Convert(v, f.Type, f.Format))
 		}
 	}
 	if len(fields.Keys) == 0 {
@@ -349,11 +352,11 @@ func (x *exchange) collect(a *Answer) error {
 // foundSession is the session that a login's answer and hooks brought.
 func (x *exchange) foundSession() map[string]string {
 	session := map[string]string{}
-	body := view(x.content)
+	body := location.View(x.content)
 	for _, f := range x.m.Fields {
 		name := x.sessionName(f.System)
 		if v, found := x.fieldValue(f, body); found && name != "" {
-			if text, ok := scalar(convert(v, f.Type, f.Format)); ok && text != "" {
+			if text, ok := jsontree.Text(jsontree.Convert(v, f.Type, f.Format)); ok && text != "" {
 				session[name] = strings.Clone(text) // it outlives the answer
 			}
 		}
@@ -364,7 +367,7 @@ func (x *exchange) foundSession() map[string]string {
 	return session
 }
 
-func (x *exchange) fieldValue(f ResponseField, body gjson.Result) (any, bool) {
+func (x *exchange) fieldValue(f definition.ResponseField, body gjson.Result) (any, bool) {
 	switch {
 	case f.Header != "":
 		v := x.resHead.Values(f.Header)
@@ -379,7 +382,7 @@ func (x *exchange) fieldValue(f ResponseField, body gjson.Result) (any, bool) {
 		}
 		return last, last != ""
 	}
-	return x.dig(body, f.steps, f.Default)
+	return x.dig(body, f.Steps, f.Default)
 }
 
 func (x *exchange) sessionName(system string) string {
@@ -396,19 +399,19 @@ func (x *exchange) sessionName(system string) string {
 
 // changedSession is what hooks set in session_properties.
 func (x *exchange) changedSession() map[string]string {
-	v, err := decodeJSON(x.session)
-	m, ok := v.(*OrderedMap)
+	v, err := jsontree.Decode(x.session)
+	m, ok := v.(*jsontree.Object)
 	if err != nil || !ok {
 		return nil
 	}
 	out := map[string]string{}
 	for _, k := range m.Keys {
-		text, ok := scalar(m.Values[k])
+		text, ok := jsontree.Text(m.Values[k])
 		if !ok || text == "" {
 			continue
 		}
 		old, had := x.c.property(x.d, x.cred, "session", k)
-		if oldText, _ := scalar(old); !x.m.IsLogin && had && oldText == text {
+		if oldText, _ := jsontree.Text(old); !x.m.IsLogin && had && oldText == text {
 			continue
 		}
 		out[k] = text
@@ -475,7 +478,7 @@ func (c *Caller) doHook(ctx context.Context, x *exchange, r hooks.HTTPRequest) (
 			return nil, fmt.Errorf("http_request: %w", err)
 		}
 	}
-	res, f := c.send(req, safe(r.Method))
+	res, f := c.send(req, definition.SafeVerb(r.Method))
 	if f != nil {
 		return nil, fmt.Errorf("http_request: %s", f.text)
 	}
@@ -497,12 +500,12 @@ func (c *Caller) doHook(ctx context.Context, x *exchange, r hooks.HTTPRequest) (
 // sentRequest is what a script is told of its request: as it made it, before
 // the connector's authentication joined.
 func sentRequest(r hooks.HTTPRequest, u *url.URL, h http.Header) (json.RawMessage, error) {
-	m := &OrderedMap{}
+	m := &jsontree.Object{}
 	m.Set("method", r.Method)
 	m.Set("url", u.String())
 	m.Set("headers", headersJSON(h))
 	if r.HasData {
 		m.Set("data", r.Data)
 	}
-	return marshal(m)
+	return jsontree.Marshal(m)
 }

@@ -5,17 +5,19 @@ import (
 	"encoding/hex"
 	"encoding/json"
 
+	"github.com/stepworker/stepworker/connectors/definition"
+	"github.com/stepworker/stepworker/connectors/mergefields"
 	"github.com/stepworker/stepworker/credentials"
 )
 
 // whoAsks is the client of this credential's token endpoint; nobody, where there is
 // no client.
-func (c *Caller) whoAsks(d *Definition, cred *credentials.Credential) credentials.Client {
+func (c *Caller) whoAsks(d *definition.Connector, cred *credentials.Credential) credentials.Client {
 	id, secret := c.clientOf(d, cred)
 	if d.Auth.Type != "oauth2" || id == "" {
 		return credentials.Client{}
 	}
-	endpoint, err := expandURL(d.Auth.TokenURL, func(name string) (any, bool, bool) { return c.ownField(d, cred, name) })
+	endpoint, err := mergefields.URL(d.Auth.TokenURL, func(name string) (any, bool, bool) { return c.ownField(d, cred, name) })
 	if err != nil {
 		return credentials.Client{} // nothing will be asked
 	}
@@ -26,9 +28,9 @@ func (c *Caller) whoAsks(d *Definition, cred *credentials.Credential) credential
 // Settings is a connector's file, scripts and partner settings in short: when
 // the provider has refused the connector, another Settings means that it may
 // have been put right.
-func (c *Caller) Settings(d *Definition) string {
+func (c *Caller) Settings(d *definition.Connector) string {
 	h := sha256.New()
-	h.Write(d.digest[:])
+	h.Write(d.Digest[:])
 	if d.Script != nil {
 		h.Write([]byte(d.Script.Source))
 	}
@@ -44,7 +46,7 @@ func (c *Caller) Settings(d *Definition) string {
 }
 
 // RefreshRequest asks for a refresh of a credential as it is stored.
-func (c *Caller) RefreshRequest(d *Definition, cred *credentials.Credential, kind credentials.Kind) credentials.RefreshRequest {
+func (c *Caller) RefreshRequest(d *definition.Connector, cred *credentials.Credential, kind credentials.Kind) credentials.RefreshRequest {
 	r := credentials.RefreshRequest{ID: cred.ID, Version: cred.Version, Kind: kind, Settings: c.Settings(d)}
 	if kind == credentials.OAuth2 {
 		r.Client = func(cred *credentials.Credential) credentials.Client { return c.whoAsks(d, cred) }

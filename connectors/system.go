@@ -5,45 +5,30 @@ import (
 	"slices"
 	"strings"
 	"time"
-)
 
-// lastRunField is the merge field of the step's last successful run date. It
-// may say its form: {{LastSuccessfulRunDate format=yyyy-MM-dd}}.
-const (
-	lastRunField = "LastSuccessfulRunDate"
-	lastRunForm  = lastRunField + " format="
+	"github.com/stepworker/stepworker/connectors/dates"
+	"github.com/stepworker/stepworker/connectors/jsontree"
+	"github.com/stepworker/stepworker/connectors/mergefields"
 )
-
-// accountFields are the account's merge fields, callFields those that only a
-// call knows. What a step alone supplies (suppliedFields) it does by a
-// parameter of that name, which no connector has to declare.
-var (
-	accountFields  = []string{"AccountId", "AccountExternalId"}
-	callFields     = []string{lastRunField, "CycleId", "CycleStepId", "TransactionId"}
-	suppliedFields = []string{webhookID, "Cyclr_Webhook_Url", "CyclrObjectName"}
-)
-
-// webhookID is what scripts see among the query's parameters, too.
-const webhookID = "Cyclr_Webhook_Id"
 
 // system resolves the merge fields that neither a parameter nor the
 // credential's own secrets and properties supply.
 func (x *exchange) system(name string) (v any, known, foreign bool) {
-	form, formatted := strings.CutPrefix(name, lastRunForm)
+	form, formatted := strings.CutPrefix(name, mergefields.LastRunForm)
 	var text string
 	switch {
 	case formatted:
-		return formatDate(x.lastRun(), strings.TrimSpace(form)), true, false
-	case name == lastRunField:
-		return dateText(x.lastRun()), true, false
+		return dates.Format(x.lastRun(), strings.TrimSpace(form)), true, false
+	case name == mergefields.LastRun:
+		return dates.Text(x.lastRun()), true, false
 	case name == "CycleId":
 		text, foreign = x.call.Cycle.CycleID, true
 	case name == "CycleStepId":
 		text, foreign = x.call.Cycle.CycleStepID, true
 	case name == "TransactionId":
 		text, foreign = x.call.Cycle.TransactionID, true
-	case slices.Contains(suppliedFields, name):
-		v, err := decodeJSON(x.given[name])
+	case slices.Contains(mergefields.Supplied, name):
+		v, err := jsontree.Decode(x.given[name])
 		if err != nil {
 			return nil, true, true
 		}
@@ -82,7 +67,7 @@ func (x *exchange) responseFields() json.RawMessage {
 			all = append(all, f.Field)
 		}
 	}
-	raw, _ := marshal(all)
+	raw, _ := jsontree.Marshal(all)
 	return raw
 }
 
@@ -90,6 +75,6 @@ func (x *exchange) fieldsInUse() json.RawMessage {
 	if len(x.call.FieldsInUse) == 0 {
 		return json.RawMessage(`[]`)
 	}
-	raw, _ := marshal(x.call.FieldsInUse)
+	raw, _ := jsontree.Marshal(x.call.FieldsInUse)
 	return raw
 }

@@ -6,7 +6,10 @@ import (
 	"maps"
 	"slices"
 	"sort"
+	"strings"
 
+	"github.com/stepworker/stepworker/connectors/definition"
+	"github.com/stepworker/stepworker/connectors/jsontree"
 	"github.com/stepworker/stepworker/credentials"
 	"github.com/stepworker/stepworker/hooks"
 )
@@ -98,7 +101,7 @@ func (t *Trace) tokens(answer map[string]json.RawMessage) {
 		return
 	}
 	for _, k := range tokenMembers {
-		t.secret(k, textOf(answer[k]))
+		t.secret(k, jsontree.TextIn(answer[k]))
 	}
 }
 
@@ -106,7 +109,7 @@ var tokenMembers = []string{"access_token", "refresh_token", "id_token"}
 
 // NamedSecrets are Secrets with what each is: the credential's member, or the
 // parameter or property of that name.
-func (c *Caller) NamedSecrets(d *Definition, cred *credentials.Credential) []NamedSecret {
+func (c *Caller) NamedSecrets(d *definition.Connector, cred *credentials.Credential) []NamedSecret {
 	names := map[string]string{}
 	name := func(n, value string) {
 		if _, known := names[value]; !known {
@@ -134,7 +137,7 @@ func (c *Caller) NamedSecrets(d *Definition, cred *credentials.Credential) []Nam
 	for _, k := range slices.Sorted(maps.Keys(s.Fields)) {
 		name(k, s.Fields[k].Reveal())
 	}
-	for _, sealed := range c.cfg.Partner[d.Name].sealed() {
+	for _, sealed := range sealedOf(c.cfg.Partner[d.Name]) {
 		name(sealed.Name, sealed.Value)
 	}
 	params := slices.Clone(d.Parameters)
@@ -144,10 +147,10 @@ func (c *Caller) NamedSecrets(d *Definition, cred *credentials.Credential) []Nam
 	for i := range params {
 		q := &params[i]
 		v, _ := c.property(d, cred, q.Property, q.Name)
-		if text, ok := scalar(v); ok && (q.Sensitive || q.Property == "session") {
+		if text, ok := jsontree.Text(v); ok && (q.Sensitive || q.Property == "session") {
 			name(q.Name, text)
 		}
-		if text, ok := scalar(q.Value); ok && q.Sensitive {
+		if text, ok := jsontree.Text(q.Value); ok && q.Sensitive {
 			name(q.Name, text)
 		}
 	}
@@ -178,4 +181,16 @@ func withPurpose(ctx context.Context, purpose string) context.Context {
 func PurposeOf(ctx context.Context) string {
 	purpose, _ := ctx.Value(purposeKey{}).(string)
 	return purpose
+}
+
+// sealedOf are the values that were sealed, with their names.
+func sealedOf(p definition.PartnerSettings) (all []NamedSecret) {
+	for _, member := range p.Sealed {
+		if name, ok := strings.CutPrefix(member, definition.PartnerProperty); ok {
+			all = append(all, NamedSecret{name, jsontree.TextIn(p.Properties[name])})
+		} else if member == "client_id" {
+			all = append(all, NamedSecret{member, p.ClientID})
+		}
+	}
+	return all
 }

@@ -6,7 +6,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/stepworker/stepworker/connectors"
+	"github.com/stepworker/stepworker/connectors/definition"
 )
 
 func TestTriggers_choices(t *testing.T) {
@@ -22,7 +22,7 @@ func TestTriggers_choices(t *testing.T) {
 		"an answer that is no": {"[accounts].id", "", ``, `the answer of method "m" is no JSON value`},
 	} {
 		t.Run(name, func(t *testing.T) {
-			trigger := &connectors.Trigger{Name: "t", Method: "m", Key: c.key, Label: c.label}
+			trigger := &definition.Trigger{Name: "t", Method: "m", Key: c.key, Label: c.label}
 			all, err := trigger.Choices(json.RawMessage(c.answer))
 			got := ""
 			if err != nil {

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/stepworker/stepworker/connectors/definition"
 	"github.com/stepworker/stepworker/credentials"
 	"github.com/stepworker/stepworker/hooks"
 )
@@ -317,7 +318,7 @@ func (t *tokenRequest) verdict() *credentials.RefreshError {
 // assertion asks in the name of its subject, whose administrator has not let
 // the client do so (Google's domain-wide delegation).
 func (t *tokenRequest) deniedToAccount(code string) bool {
-	return t.d.Auth.Grant == jwtBearer && code == "unauthorized_client"
+	return t.d.Auth.Grant == definition.JWTBearer && code == "unauthorized_client"
 }
 
 // verdict of a failed login or test. An error of the context or of this worker

@@ -7,6 +7,8 @@ import (
 	"net/http"
 	"strings"
 
+	"github.com/stepworker/stepworker/connectors/definition"
+	"github.com/stepworker/stepworker/connectors/jsontree"
 	"github.com/stepworker/stepworker/hooks"
 )
 
@@ -39,9 +41,9 @@ func (x *exchange) suits() error {
 		return &CallError{Kind: "input", Message: fmt.Sprintf(format, args...)}
 	}
 	switch {
-	case x.m.Type != TypeWebhook && x.call.Webhook != nil:
+	case x.m.Type != definition.TypeWebhook && x.call.Webhook != nil:
 		return input("method %q is no webhook method, so the step has no webhook for it", x.m.Name)
-	case x.m.Type != TypeWebhook:
+	case x.m.Type != definition.TypeWebhook:
 		return nil
 	case x.call.Webhook == nil:
 		return input("method %q is a webhook method: the step needs member \"webhook\", the request that came", x.m.Name)
@@ -58,7 +60,7 @@ func (x *exchange) inbound() error {
 	for into, values := range map[*json.RawMessage]map[string]json.RawMessage{&x.headers: w.Headers, &x.query: w.Query} {
 		if *into = json.RawMessage(`{}`); values != nil {
 			var err error
-			if *into, err = marshal(values); err != nil {
+			if *into, err = jsontree.Marshal(values); err != nil {
 				return err
 			}
 		}
@@ -67,20 +69,20 @@ func (x *exchange) inbound() error {
 		x.callersSecret(name, raw)
 	}
 	contentType, _ := member(x.headers, "Content-Type", true)
-	media, _ := scalar(contentType)
+	media, _ := jsontree.Text(contentType)
 	x.body = w.Body
 	switch dt := typeOf(media, x.m.DataType); {
 	case len(w.Body) == 0 || w.Body[0] != '"':
-	case dt == Form:
-		if form, ok := parseForm(textOf(w.Body)); ok {
+	case dt == definition.Form:
+		if form, ok := parseForm(jsontree.TextIn(w.Body)); ok {
 			x.body = form
 		}
-	case dt == XML:
-		x.body = x.parseLeft(w.Body, XML)
-	case dt == JSON || x.m.DataType == JSON:
-		x.body = x.parseLeft(w.Body, JSON)
-	case x.m.DataType == XML:
-		x.body = x.parseLeft(w.Body, XML)
+	case dt == definition.XML:
+		x.body = x.parseLeft(w.Body, definition.XML)
+	case dt == definition.JSON || x.m.DataType == definition.JSON:
+		x.body = x.parseLeft(w.Body, definition.JSON)
+	case x.m.DataType == definition.XML:
+		x.body = x.parseLeft(w.Body, definition.XML)
 	}
 	return nil
 }
@@ -97,7 +99,7 @@ func (x *exchange) callersSecret(name string, raw json.RawMessage) {
 	default:
 		return
 	}
-	v, err := decodeJSON(raw)
+	v, err := jsontree.Decode(raw)
 	if err != nil {
 		return
 	}
@@ -154,12 +156,12 @@ func newReply(headers, content json.RawMessage) (*Reply, error) {
 	if headers == nil {
 		return &Reply{Headers: json.RawMessage(`{}`), Content: content}, nil
 	}
-	decoded, _ := decodeJSON(headers)
-	m, ok := decoded.(*OrderedMap)
+	decoded, _ := jsontree.Decode(headers)
+	m, ok := decoded.(*jsontree.Object)
 	if !ok {
 		return nil, &CallError{Kind: "script", Message: "before_webhook left method_response_headers that are no object: set its members, and leave it in place"}
 	}
-	clean := &OrderedMap{}
+	clean := &jsontree.Object{}
 	for _, name := range m.Keys {
 		v, err := replyHeader(name, m.Values[name])
 		if err != nil {
@@ -169,7 +171,7 @@ func newReply(headers, content json.RawMessage) (*Reply, error) {
 			clean.Set(name, v)
 		}
 	}
-	headers, err := marshal(clean)
+	headers, err := jsontree.Marshal(clean)
 	return &Reply{Headers: headers, Content: content}, err
 }
 
@@ -192,10 +194,10 @@ func replyHeader(name string, v any) (any, error) {
 		}
 		return texts, nil
 	}
-	if _, ok := v.(*OrderedMap); ok {
+	if _, ok := v.(*jsontree.Object); ok {
 		return nil, fmt.Errorf("header %q: text is needed, or a list of texts", clip(name, 60))
 	}
-	text, ok := scalar(v)
+	text, ok := jsontree.Text(v)
 	if !ok {
 		return nil, nil
 	}
@@ -208,7 +210,7 @@ func (x *exchange) webhookGlobals(event string) []hooks.Global {
 	if method == "" {
 		method = "POST"
 	}
-	g := []hooks.Global{{Name: "method_request_method", JSON: quote(strings.ToUpper(method))}}
+	g := []hooks.Global{{Name: "method_request_method", JSON: jsontree.Quote(strings.ToUpper(method))}}
 	if event == "before_webhook" { // the reply
 		return append(g, hooks.Global{Name: "method_response", Write: true},
 			hooks.Global{Name: "method_response_headers", JSON: json.RawMessage(`{}`), Write: true, Headers: true})

@@ -5,6 +5,8 @@ import (
 	"regexp"
 	"strings"
 
+	"github.com/stepworker/stepworker/connectors/definition"
+	"github.com/stepworker/stepworker/connectors/jsontree"
 	"github.com/stepworker/stepworker/hooks"
 )
 
@@ -39,24 +41,24 @@ func (x *exchange) xmlContent(text string) bool {
 
 // parseLeft parses text that a hook left as content, or that came as another
 // type, where the data type says JSON or XML.
-func (x *exchange) parseLeft(raw json.RawMessage, dt DataType) json.RawMessage {
+func (x *exchange) parseLeft(raw json.RawMessage, dt definition.DataType) json.RawMessage {
 	if len(raw) == 0 || raw[0] != '"' {
 		return raw
 	}
-	return x.parseText(textOf(raw), dt)
+	return x.parseText(jsontree.TextIn(raw), dt)
 }
 
-func (x *exchange) parseText(text string, dt DataType) json.RawMessage {
+func (x *exchange) parseText(text string, dt definition.DataType) json.RawMessage {
 	switch dt {
-	case JSON:
+	case definition.JSON:
 		if raw := asBytes(text); json.Valid(raw) {
 			return raw
 		}
-	case XML:
+	case definition.XML:
 		if raw, err := hooks.XMLToJSON(text); err == nil {
 			x.ofXML = true
 			return raw
 		}
 	}
-	return quote(text)
+	return jsontree.Quote(text)
 }

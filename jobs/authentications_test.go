@@ -8,7 +8,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/stepworker/stepworker/connectors"
+	"github.com/stepworker/stepworker/connectors/definition"
 	"github.com/stepworker/stepworker/credentials"
 	"github.com/stepworker/stepworker/jobs"
 )
@@ -127,7 +127,7 @@ func TestUnknownHere_theCredentialTellsUntilAWorkerKnowsIt(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	catalog, findings, err := connectors.Load(dir)
+	catalog, findings, err := definition.Load(dir)
 	if err != nil || len(findings) > 0 {
 		t.Fatal(findings, err)
 	}

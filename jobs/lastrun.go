@@ -11,6 +11,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/stepworker/stepworker/connectors"
+	"github.com/stepworker/stepworker/connectors/definition"
 	"github.com/stepworker/stepworker/credentials"
 )
 
@@ -42,7 +43,7 @@ func lastRunKey(c *credentials.Credential, cycleStep string) string {
 // cycleStep is the step's id if it has a last successful run date. A webhook
 // fetches nothing, so it has none.
 func (a *attempt) cycleStep() string {
-	if a.step.Cycle == nil || a.meth.Type == connectors.TypeWebhook {
+	if a.step.Cycle == nil || a.meth.Type == definition.TypeWebhook {
 		return ""
 	}
 	return a.step.Cycle.CycleStepID

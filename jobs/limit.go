@@ -13,6 +13,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/stepworker/stepworker/connectors"
+	"github.com/stepworker/stepworker/connectors/definition"
 )
 
 const (
@@ -193,7 +194,7 @@ func (a *attempt) pace(ctx context.Context, at connectors.Pace) error {
 		return nil
 	}
 	if at == connectors.PaceExtra {
-		uses := a.meth.Type == connectors.TypeScript // it has no request of its own
+		uses := a.meth.Type == definition.TypeScript // it has no request of its own
 		flag := "0"
 		if uses {
 			flag = "1"
@@ -253,7 +254,7 @@ func (a *attempt) sit() bool {
 // sendLate has a grant count as of now whose answer was long on its way: the
 // worker, or Redis, was held up, and the request would come after its window.
 func (a *attempt) sendLate(ctx context.Context, v verdict, asked time.Time) error {
-	shortest := slices.MinFunc(a.meth.RateLimits, func(x, y connectors.RateLimit) int { return cmp.Compare(x.Per, y.Per) })
+	shortest := slices.MinFunc(a.meth.RateLimits, func(x, y definition.RateLimit) int { return cmp.Compare(x.Per, y.Per) })
 	for range sendLates {
 		if time.Since(asked) <= jitter(shortest.Per)/4 {
 			return nil
@@ -271,7 +272,7 @@ func (a *attempt) sendLate(ctx context.Context, v verdict, asked time.Time) erro
 // verdict is what the limits say of a call.
 type verdict struct {
 	wait    time.Duration // 0: granted
-	limit   connectors.RateLimit
+	limit   definition.RateLimit
 	granted int64 // µs, by Redis's clock
 }
 
@@ -300,7 +301,7 @@ func (a *attempt) ask(ctx context.Context, mode, arg string) (verdict, error) {
 
 // window is a limit as the script counts it: requests, length of a part (ms),
 // parts of a window, distance of turns (ms).
-func window(l connectors.RateLimit) []any {
+func window(l definition.RateLimit) []any {
 	per := float64(l.Per+jitter(l.Per)) / float64(time.Millisecond)
 	part := max(per/windowParts, 1)
 	parts := math.Ceil(per / part)
@@ -319,9 +320,9 @@ func jitter(per time.Duration) time.Duration {
 // limitKeys of one connector share a hash tag, so that one script may ask
 // several on a Redis Cluster. They do not name the number of requests: where
 // that is changed, what was granted before counts.
-func (a *attempt) limitKeys(l connectors.RateLimit) (log, waiting string) {
+func (a *attempt) limitKeys(l definition.RateLimit) (log, waiting string) {
 	base := fmt.Sprintf("stepworker:rate:{%s}:%s:%s", a.def.Name, l.Per, l.Method)
-	if l.Scope == connectors.ScopeCredential {
+	if l.Scope == definition.ScopeCredential {
 		base += ":c:" + a.cred.ID
 	}
 	return base + ":log", base + ":wait"

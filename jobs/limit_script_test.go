@@ -13,7 +13,7 @@ import (
 	"github.com/redis/go-redis/v9"
 	"golang.org/x/sync/errgroup"
 
-	"github.com/stepworker/stepworker/connectors"
+	"github.com/stepworker/stepworker/connectors/definition"
 	"github.com/stepworker/stepworker/credentials"
 	"github.com/stepworker/stepworker/internal/redistest"
 )
@@ -23,16 +23,16 @@ type asker struct {
 	t   *testing.T
 	rdb redis.UniversalClient
 	p   *Pool
-	m   *connectors.Method
+	m   *definition.Method
 }
 
-func newAsker(t *testing.T, limits ...connectors.RateLimit) *asker {
+func newAsker(t *testing.T, limits ...definition.RateLimit) *asker {
 	rdb := redistest.New(t).Client(t)
-	return &asker{t: t, rdb: rdb, p: &Pool{rdb: rdb}, m: &connectors.Method{Name: "m", RateLimits: limits}}
+	return &asker{t: t, rdb: rdb, p: &Pool{rdb: rdb}, m: &definition.Method{Name: "m", RateLimits: limits}}
 }
 
 func (a *asker) attempt(credential, id string) *attempt {
-	return &attempt{p: a.p, id: id, rec: &record{}, meth: a.m, def: &connectors.Definition{Name: "acme"}, cred: &credentials.Credential{ID: credential}}
+	return &attempt{p: a.p, id: id, rec: &record{}, meth: a.m, def: &definition.Connector{Name: "acme"}, cred: &credentials.Credential{ID: credential}}
 }
 
 func (a *asker) ask(credential, id, mode string) time.Duration {
@@ -44,8 +44,8 @@ func (a *asker) ask(credential, id, mode string) time.Duration {
 	return v.wait
 }
 
-func perMinute(n int, scope string) connectors.RateLimit {
-	return connectors.RateLimit{Requests: n, Per: time.Minute, Scope: scope}
+func perMinute(n int, scope string) definition.RateLimit {
+	return definition.RateLimit{Requests: n, Per: time.Minute, Scope: scope}
 }
 
 // near says that two waits are the same but for the time between the asking.
@@ -56,8 +56,8 @@ func near(got, want time.Duration) bool { return (got - want).Abs() < time.Secon
 // asking and its answer, so that only what is certain counts.
 func TestLimitScript_noWindowHasMore(t *testing.T) {
 	const per = 400 * time.Millisecond
-	own := connectors.RateLimit{Requests: 12, Per: per, Scope: connectors.ScopeCredential}
-	all := connectors.RateLimit{Requests: 20, Per: 2 * per, Scope: connectors.ScopeConnector}
+	own := definition.RateLimit{Requests: 12, Per: per, Scope: definition.ScopeCredential}
+	all := definition.RateLimit{Requests: 20, Per: 2 * per, Scope: definition.ScopeConnector}
 	a := newAsker(t, own, all)
 	type grant struct {
 		credential    string
@@ -91,7 +91,7 @@ func TestLimitScript_noWindowHasMore(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, c := range []struct {
-		limit connectors.RateLimit
+		limit definition.RateLimit
 		of    string
 	}{{own, "a"}, {own, "b"}, {all, ""}} {
 		for _, from := range grants {
@@ -112,7 +112,7 @@ func TestLimitScript_noWindowHasMore(t *testing.T) {
 }
 
 func TestLimitScript_placesAreKeptAndUsedOnce(t *testing.T) {
-	a := newAsker(t, perMinute(2, connectors.ScopeCredential))
+	a := newAsker(t, perMinute(2, definition.ScopeCredential))
 	for _, id := range []string{"1", "2"} {
 		if wait := a.ask("c", id, "send"); wait != 0 {
 			t.Fatalf("%s waits %s, the limit is 2", id, wait)
@@ -145,7 +145,7 @@ func TestLimitScript_placesAreKeptAndUsedOnce(t *testing.T) {
 // A place whose execution never comes back is nobody's after a while, and the
 // turns before it are not lost meanwhile.
 func TestLimitScript_placesOfTheDeadLapse(t *testing.T) {
-	a := newAsker(t, perMinute(1, connectors.ScopeConnector))
+	a := newAsker(t, perMinute(1, definition.ScopeConnector))
 	_, waiting := a.attempt("c", "dead").limitKeys(a.m.RateLimits[0])
 	old := time.Now().Add(-placeGrace - time.Second)
 	a.rdb.ZAdd(context.Background(), waiting, redis.Z{Score: float64(old.UnixMilli()), Member: "dead"})
@@ -160,7 +160,7 @@ func TestLimitScript_placesOfTheDeadLapse(t *testing.T) {
 // Who waits for a limit of his own takes no turn of others meanwhile, and who
 // is held by two of them waits for the later one.
 func TestLimitScript_scopesTogether(t *testing.T) {
-	a := newAsker(t, perMinute(1, connectors.ScopeCredential), perMinute(4, connectors.ScopeConnector))
+	a := newAsker(t, perMinute(1, definition.ScopeCredential), perMinute(4, definition.ScopeConnector))
 	waits := map[string][]time.Duration{}
 	for i := range 3 {
 		waits["a"] = append(waits["a"], a.ask("a", fmt.Sprint("a", i), "send"))
@@ -183,7 +183,7 @@ func TestLimitScript_scopesTogether(t *testing.T) {
 // Tens of thousands of places, of a window of a day: the same few commands for
 // each, and a bounded log.
 func TestLimitScript_boundedTimeAndMemory(t *testing.T) {
-	a := newAsker(t, connectors.RateLimit{Requests: 1000, Per: 24 * time.Hour, Scope: connectors.ScopeConnector})
+	a := newAsker(t, definition.RateLimit{Requests: 1000, Per: 24 * time.Hour, Scope: definition.ScopeConnector})
 	ctx := context.Background()
 	const n = 5000
 	var turns []time.Duration
@@ -226,7 +226,7 @@ func TestLimitScript_boundedTimeAndMemory(t *testing.T) {
 
 // What scripts ask for by themselves counts, and is not held back.
 func TestLimitScript_extraRequestsCount(t *testing.T) {
-	a := newAsker(t, perMinute(2, connectors.ScopeCredential))
+	a := newAsker(t, perMinute(2, definition.ScopeCredential))
 	for range 5 {
 		if wait := a.ask("c", "x", "extra"); wait != 0 {
 			t.Fatalf("a script's request waits %s", wait)
@@ -239,7 +239,7 @@ func TestLimitScript_extraRequestsCount(t *testing.T) {
 
 // A grant whose answer came late counts when its request is sent, once.
 func TestLimitScript_lateGrantsMove(t *testing.T) {
-	l := connectors.RateLimit{Requests: 10, Per: 2 * time.Second, Scope: connectors.ScopeConnector}
+	l := definition.RateLimit{Requests: 10, Per: 2 * time.Second, Scope: definition.ScopeConnector}
 	a := newAsker(t, l)
 	at := a.attempt("c", "1")
 	log, _ := at.limitKeys(l)
@@ -272,7 +272,7 @@ func TestLimitScript_lateGrantsMove(t *testing.T) {
 
 // A place that was granted at the call's beginning is kept for its request.
 func TestLimitScript_beginKeepsThePlace(t *testing.T) {
-	a := newAsker(t, perMinute(1, connectors.ScopeCredential))
+	a := newAsker(t, perMinute(1, definition.ScopeCredential))
 	if wait := a.ask("c", "1", "begin"); wait != 0 {
 		t.Fatalf("the first waits %s", wait)
 	}
@@ -288,9 +288,9 @@ func TestLimitScript_beginKeepsThePlace(t *testing.T) {
 // credential and method have.
 func TestLimitKeys_shareAHashTag(t *testing.T) {
 	a := newAsker(t)
-	for _, l := range []connectors.RateLimit{
-		{Requests: 1, Per: time.Second, Scope: connectors.ScopeConnector},
-		{Requests: 1, Per: time.Second, Scope: connectors.ScopeCredential, Method: "get{x}"},
+	for _, l := range []definition.RateLimit{
+		{Requests: 1, Per: time.Second, Scope: definition.ScopeConnector},
+		{Requests: 1, Per: time.Second, Scope: definition.ScopeCredential, Method: "get{x}"},
 	} {
 		log, waiting := a.attempt("a{b}c", "1").limitKeys(l)
 		for _, k := range []string{log, waiting} {

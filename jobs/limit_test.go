@@ -13,7 +13,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/stepworker/stepworker/connectors"
+	"github.com/stepworker/stepworker/connectors/definition"
 	"github.com/stepworker/stepworker/credentials"
 	"github.com/stepworker/stepworker/internal/sampleapi"
 	"github.com/stepworker/stepworker/jobs"
@@ -79,7 +79,7 @@ func limited(t *testing.T, change func(*jobs.PoolConfig), files ...string) (*hou
 			t.Fatal(err)
 		}
 	}
-	catalog, findings, err := connectors.Load(dir)
+	catalog, findings, err := definition.Load(dir)
 	if err != nil || len(findings) > 0 {
 		t.Fatal(err, findings)
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/stepworker/stepworker/connectors"
+	"github.com/stepworker/stepworker/connectors/definition"
 	"github.com/stepworker/stepworker/credentials"
 	"github.com/stepworker/stepworker/internal/killpoint"
 )
@@ -274,7 +275,7 @@ func (s *stand) reason() string {
 // enter takes a place for the call. Without one, the stand says why.
 func (a *attempt) enter(ctx context.Context) (*stand, error) {
 	a.looked = time.Now()
-	if a.def.MaxConcurrent == 0 && a.epoch == "" || a.meth.Type == connectors.TypeWebhook {
+	if a.def.MaxConcurrent == 0 && a.epoch == "" || a.meth.Type == definition.TypeWebhook {
 		return nil, nil
 	}
 	s, err := a.askLine(ctx, "enter", "", nil)

@@ -15,7 +15,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/stepworker/stepworker/connectors"
+	"github.com/stepworker/stepworker/connectors/definition"
 	"github.com/stepworker/stepworker/internal/sampleapi"
 	"github.com/stepworker/stepworker/jobs"
 )
@@ -59,7 +59,7 @@ func newPagedAPI(t *testing.T) *pagedAPI {
 	if err := os.WriteFile(filepath.Join(dir, "paged.yaml"), []byte(pagedFile), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	catalog, findings, err := connectors.Load(dir)
+	catalog, findings, err := definition.Load(dir)
 	if err != nil || len(findings) > 0 {
 		t.Fatal(err, findings)
 	}

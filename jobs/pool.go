@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sync/semaphore"
 
 	"github.com/stepworker/stepworker/connectors"
+	"github.com/stepworker/stepworker/connectors/definition"
 	"github.com/stepworker/stepworker/credentials"
 )
 
@@ -24,7 +25,7 @@ import (
 type PoolConfig struct {
 	Redis   redis.UniversalClient // stays the caller's to close
 	Store   *credentials.Store
-	Catalog *connectors.Catalog
+	Catalog *definition.Catalog
 	Caller  *connectors.Caller
 	// Concurrency is how many steps run at once in this process; 0: 50.
 	// Refreshes have workers of their own.

@@ -14,6 +14,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/stepworker/stepworker/connectors"
+	"github.com/stepworker/stepworker/connectors/definition"
 	"github.com/stepworker/stepworker/credentials"
 	"github.com/stepworker/stepworker/hooks"
 	"github.com/stepworker/stepworker/internal/redistest"
@@ -55,7 +56,7 @@ func newHouse(t *testing.T, change func(*jobs.PoolConfig)) *house {
 	}
 	h.store = credentials.NewStore(h.rdb, keys)
 	h.client = jobs.NewClient(h.rdb)
-	catalog, findings, err := connectors.Load(filepath.Join("..", "deploy", "connectors"))
+	catalog, findings, err := definition.Load(filepath.Join("..", "deploy", "connectors"))
 	if err != nil || len(findings) > 0 {
 		t.Fatal(err, findings)
 	}

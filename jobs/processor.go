@@ -11,6 +11,7 @@ import (
 	"github.com/hibiken/asynq"
 
 	"github.com/stepworker/stepworker/connectors"
+	"github.com/stepworker/stepworker/connectors/definition"
 	"github.com/stepworker/stepworker/credentials"
 	"github.com/stepworker/stepworker/internal/killpoint"
 )
@@ -27,8 +28,8 @@ type attempt struct {
 	step *payload
 	rec  *record
 	cred *credentials.Credential
-	def  *connectors.Definition
-	meth *connectors.Method
+	def  *definition.Connector
+	meth *definition.Method
 	at   time.Time
 	logs []string
 
@@ -238,7 +239,7 @@ func (a *attempt) admit(ctx context.Context, opened error) (*ResultError, func()
 			return input("reply_to.queue %q is one of Stepworker's own; results need a queue of the flow's", r.Queue), nil
 		}
 	}
-	if a.meth.Type == connectors.TypeWebhook {
+	if a.meth.Type == definition.TypeWebhook {
 		return nil, nil // no call is made, so the credential need not be usable
 	}
 	waited := a.countRefresh()
@@ -330,7 +331,7 @@ func (a *attempt) call(ctx context.Context) error {
 		Mappings: a.step.Mappings, FieldsInUse: a.step.FieldsInUse, LastRun: lastRun,
 	}
 	call.Pacer = a.pace
-	if a.meth.Type == connectors.TypeAction {
+	if a.meth.Type == definition.TypeAction {
 		kept := &pages{a: a}
 		defer kept.free()
 		call.Pages = kept

@@ -13,6 +13,7 @@ import (
 	"github.com/hibiken/asynq"
 
 	"github.com/stepworker/stepworker/connectors"
+	"github.com/stepworker/stepworker/connectors/definition"
 	"github.com/stepworker/stepworker/credentials"
 	"github.com/stepworker/stepworker/internal/killpoint"
 )
@@ -221,7 +222,7 @@ const kindTest credentials.Kind = "forced test"
 
 // forcedKind is what a credential needs when a person asks for a refresh; a
 // note says why nothing can be done.
-func (p *Pool) forcedKind(def *connectors.Definition, cred *credentials.Credential) (credentials.Kind, *credentials.RefreshError) {
+func (p *Pool) forcedKind(def *definition.Connector, cred *credentials.Credential) (credentials.Kind, *credentials.RefreshError) {
 	nothing := func(text string) (credentials.Kind, *credentials.RefreshError) {
 		return "", &credentials.RefreshError{Verdict: credentials.VerdictMisconfigured, Text: text}
 	}
@@ -283,7 +284,7 @@ func putOff(text string, delay time.Duration) error {
 // opened finishes a credential whose first token is stored: the login method and
 // the test method run once. The token came first, because it must not be lost;
 // until they have run nobody calls with it.
-func (p *Pool) opened(ctx context.Context, def *connectors.Definition, cred *credentials.Credential, force bool) error {
+func (p *Pool) opened(ctx context.Context, def *definition.Connector, cred *credentials.Credential, force bool) error {
 	kind := credentials.OAuth2
 	if def.LoginMethod != "" {
 		kind = credentials.Session
@@ -321,7 +322,7 @@ const logoutTimeout = 10 * time.Second
 
 // logout ends the old session, once the new one is stored, the lease given back
 // and who waited resumed. It is tried once, and nothing depends on it.
-func (p *Pool) logout(ctx context.Context, def *connectors.Definition, before replaced, res credentials.RefreshResult) {
+func (p *Pool) logout(ctx context.Context, def *definition.Connector, before replaced, res credentials.RefreshResult) {
 	if before.cred == nil || res.Outcome != credentials.OutcomeRenewed {
 		return
 	}

@@ -16,7 +16,7 @@ import (
 	"github.com/hibiken/asynq"
 	"github.com/redis/go-redis/v9"
 
-	"github.com/stepworker/stepworker/connectors"
+	"github.com/stepworker/stepworker/connectors/definition"
 	"github.com/stepworker/stepworker/credentials"
 	"github.com/stepworker/stepworker/jobs"
 )
@@ -28,8 +28,8 @@ func withConnector(t *testing.T, yaml string) func(*jobs.PoolConfig) {
 	if err := os.WriteFile(filepath.Join(dir, "own.yaml"), []byte(yaml), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	catalog, findings, err := connectors.Load(dir)
-	if err != nil || slices.ContainsFunc(findings, func(f connectors.Finding) bool { return !f.Hint }) {
+	catalog, findings, err := definition.Load(dir)
+	if err != nil || slices.ContainsFunc(findings, func(f definition.Finding) bool { return !f.Hint }) {
 		t.Fatal(findings, err)
 	}
 	return func(cfg *jobs.PoolConfig) { cfg.Catalog = catalog }

@@ -15,7 +15,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/stepworker/stepworker/connectors"
+	"github.com/stepworker/stepworker/connectors/definition"
 	"github.com/stepworker/stepworker/jobs"
 )
 
@@ -118,7 +118,7 @@ func TestRetry_eachFault(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "faulty.yaml"), []byte(file.String()), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	catalog, findings, err := connectors.Load(dir)
+	catalog, findings, err := definition.Load(dir)
 	if err != nil || len(findings) > 0 {
 		t.Fatal(err, findings)
 	}
@@ -174,7 +174,7 @@ func TestResult_largeIsKeptCompressed(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "large.yaml"), []byte(file), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	catalog, findings, err := connectors.Load(dir)
+	catalog, findings, err := definition.Load(dir)
 	if err != nil || len(findings) > 0 {
 		t.Fatal(err, findings)
 	}

@@ -12,7 +12,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/stepworker/stepworker/connectors"
+	"github.com/stepworker/stepworker/connectors/definition"
 	"github.com/stepworker/stepworker/internal/strictjson"
 )
 
@@ -229,7 +229,7 @@ func (s *Step) Validate() error {
 		}
 	}
 	for _, path := range slices.Sorted(maps.Keys(s.Mappings)) {
-		if err := connectors.CheckMapping(path, s.Mappings[path]); err != nil {
+		if err := definition.CheckMapping(path, s.Mappings[path]); err != nil {
 			return err
 		}
 	}
@@ -273,7 +273,7 @@ func (w *Webhook) Validate() error {
 // inlineScript is the first mapping that is JavaScript, "" without.
 func (s *Step) inlineScript() string {
 	for _, path := range slices.Sorted(maps.Keys(s.Mappings)) {
-		if connectors.IsInlineScript(s.Mappings[path]) {
+		if definition.IsInlineScript(s.Mappings[path]) {
 			return path
 		}
 	}

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/stepworker/stepworker/connectors"
+	"github.com/stepworker/stepworker/connectors/definition"
+	"github.com/stepworker/stepworker/connectors/jsontree"
 	"github.com/stepworker/stepworker/credentials"
 	"github.com/stepworker/stepworker/jobs"
 )
@@ -46,7 +48,7 @@ func decodeCredential(raw []byte) (*credentials.Credential, error) {
 }
 
 // due is the kind of renewal that the pool would make before any call.
-func (a *account) due(c *connectors.Caller, d *connectors.Definition) (kind credentials.Kind, why string) {
+func (a *account) due(c *connectors.Caller, d *definition.Connector) (kind credentials.Kind, why string) {
 	now, m := time.Now(), &a.cred.Meta
 	oauth2, session := c.CanRefresh(d, a.cred)
 	switch {
@@ -62,7 +64,7 @@ func (a *account) due(c *connectors.Caller, d *connectors.Definition) (kind cred
 
 // renew renews the credential as the pool does: by the store's lease where it
 // is from there, so that nobody else asks with the same refresh token.
-func (a *account) renew(ctx context.Context, c *connectors.Caller, d *connectors.Definition, kind credentials.Kind, ask credentials.RefreshFunc) error {
+func (a *account) renew(ctx context.Context, c *connectors.Caller, d *definition.Connector, kind credentials.Kind, ask credentials.RefreshFunc) error {
 	if err := a.once(ctx, c, d, kind, ask); err != nil {
 		return err
 	}
@@ -78,7 +80,7 @@ func (a *account) renew(ctx context.Context, c *connectors.Caller, d *connectors
 	})
 }
 
-func (a *account) once(ctx context.Context, c *connectors.Caller, d *connectors.Definition, kind credentials.Kind, ask credentials.RefreshFunc) error {
+func (a *account) once(ctx context.Context, c *connectors.Caller, d *definition.Connector, kind credentials.Kind, ask credentials.RefreshFunc) error {
 	if a.store != nil {
 		return a.throughStore(ctx, c, d, kind, ask)
 	}
@@ -101,7 +103,7 @@ func (a *account) once(ctx context.Context, c *connectors.Caller, d *connectors.
 	return nil
 }
 
-func (a *account) throughStore(ctx context.Context, c *connectors.Caller, d *connectors.Definition, kind credentials.Kind, ask credentials.RefreshFunc) error {
+func (a *account) throughStore(ctx context.Context, c *connectors.Caller, d *definition.Connector, kind credentials.Kind, ask credentials.RefreshFunc) error {
 	if kind == credentials.Opening || kind == credentials.Testing {
 		kind = credentials.Session
 	}
@@ -173,7 +175,7 @@ func writeBack(file string, r *credentials.Renewal, s *credentials.Secrets) erro
 }
 
 // object is a JSON object with its members in order.
-type object struct{ connectors.OrderedMap }
+type object struct{ jsontree.Object }
 
 func members(raw json.RawMessage) (*object, error) {
 	o := &object{}

@@ -21,6 +21,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/stepworker/stepworker/connectors"
+	"github.com/stepworker/stepworker/connectors/definition"
 	"github.com/stepworker/stepworker/credentials"
 	"github.com/stepworker/stepworker/hooks"
 	"github.com/stepworker/stepworker/internal/cli"
@@ -40,7 +41,7 @@ type authorization struct {
 
 	address *url.URL
 	input   *credentials.Input
-	def     *connectors.Definition
+	def     *definition.Connector
 	cred    *credentials.Credential // stored or not, with the input laid over it
 	log     *slog.Logger
 	rdb     redis.UniversalClient

@@ -7,12 +7,12 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/stepworker/stepworker/connectors"
+	"github.com/stepworker/stepworker/connectors/definition"
 )
 
 // recordingsIn are the recordings of a folder. What is none is not looked at:
 // other text archives may lie there, and of a bad one `try --replay` tells.
-func recordingsIn(folder string) (all []connectors.Recording) {
+func recordingsIn(folder string) (all []definition.Recording) {
 	files, _ := filepath.Glob(filepath.Join(folder, "*.txtar"))
 	for _, file := range files {
 		r, err := readRecording(file)
@@ -23,7 +23,7 @@ func recordingsIn(folder string) (all []connectors.Recording) {
 		if json.Unmarshal([]byte(r.try), &try) != nil || try.Connector == "" {
 			continue
 		}
-		all = append(all, connectors.Recording{File: file, Connector: try.Connector, Answers: r.answers()})
+		all = append(all, definition.Recording{File: file, Connector: try.Connector, Answers: r.answers()})
 	}
 	return all
 }
@@ -31,7 +31,7 @@ func recordingsIn(folder string) (all []connectors.Recording) {
 // answers are a recording's answers that may be what a method expects: those
 // with a success status, of each request the last, since an earlier one made
 // it be sent again. None of a recording that is to fail.
-func (r *recording) answers() (all []connectors.RecordedAnswer) {
+func (r *recording) answers() (all []definition.RecordedAnswer) {
 	var want outcome
 	if r.want != "" && json.Unmarshal([]byte(r.want), &want) != nil || want.Status == "failed" {
 		return nil
@@ -51,7 +51,7 @@ func (r *recording) answers() (all []connectors.RecordedAnswer) {
 		if err != nil || err2 != nil || n < 200 || n > 299 {
 			continue
 		}
-		a := connectors.RecordedAnswer{Number: e.number, Verb: verb, Path: u.Path, Header: header, Body: body}
+		a := definition.RecordedAnswer{Number: e.number, Verb: verb, Path: u.Path, Header: header, Body: body}
 		key := verb + " " + u.Path + "?" + u.RawQuery
 		if i, again := last[key]; again {
 			all[i] = a

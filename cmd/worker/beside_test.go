@@ -7,7 +7,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/stepworker/stepworker/connectors"
+	"github.com/stepworker/stepworker/connectors/definition"
 )
 
 // Of a recording the last success of each request counts; one that is to fail
@@ -31,7 +31,7 @@ func TestCheck_recordingsBeside(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := []connectors.Finding{{File: filepath.Join(dir, "acme.yaml"), Line: 6, Column: 33, Hint: true,
+	want := []definition.Finding{{File: filepath.Join(dir, "acme.yaml"), Line: 6, Column: 33, Hint: true,
 		Text: `in one.txtar answer 3 has no member "records"; it has "record"; did you mean "record"?`}}
 	if d := cmp.Diff(want, found); d != "" {
 		t.Error(d)
@@ -40,7 +40,7 @@ func TestCheck_recordingsBeside(t *testing.T) {
 
 func TestOps_schemaForEditors(t *testing.T) {
 	w := open(t, "connector: acme\nbase_url: https://acme.example\nmethods: [{method: m, endpoint: /a}]\n")
-	if got := w.get(t, "/schema/connector.json"); got != connectors.Schema() {
+	if got := w.get(t, "/schema/connector.json"); got != definition.Schema() {
 		t.Errorf("got %d bytes, not the schema", len(got))
 	}
 }

@@ -14,7 +14,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/stepworker/stepworker/connectors"
+	"github.com/stepworker/stepworker/connectors/definition"
 	"github.com/stepworker/stepworker/hooks"
 	"github.com/stepworker/stepworker/internal/cli"
 	"github.com/stepworker/stepworker/jobs"
@@ -34,7 +34,7 @@ func newCheck(log *cli.Log) *cobra.Command {
 			if len(paths) > 0 {
 				return cli.Usage("--schema reads no files: leave out %s", paths[0])
 			}
-			_, err := io.WriteString(cmd.OutOrStdout(), connectors.Schema())
+			_, err := io.WriteString(cmd.OutOrStdout(), definition.Schema())
 			return err
 		}
 		if len(paths) == 0 {
@@ -64,11 +64,11 @@ func newCheck(log *cli.Log) *cobra.Command {
 
 // checkAll reads connector files and folders, and beside them files of steps
 // and of steps' scripts.
-func checkAll(ctx context.Context, paths []string) ([]connectors.Finding, error) {
+func checkAll(ctx context.Context, paths []string) ([]definition.Finding, error) {
 	var others []string
-	var all []connectors.Finding
+	var all []definition.Finding
 	for _, path := range paths {
-		var found []connectors.Finding
+		var found []definition.Finding
 		var err error
 		switch filepath.Ext(path) {
 		case ".js":
@@ -86,11 +86,11 @@ func checkAll(ctx context.Context, paths []string) ([]connectors.Finding, error)
 	if len(others) == 0 {
 		return all, nil
 	}
-	found, err := connectors.CheckBeside(others, recordingsIn)
+	found, err := definition.CheckBeside(others, recordingsIn)
 	return append(found, all...), err
 }
 
-func checkScript(path string) ([]connectors.Finding, error) {
+func checkScript(path string) ([]definition.Finding, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
@@ -100,38 +100,38 @@ func checkScript(path string) ([]connectors.Finding, error) {
 	if err != nil {
 		return nil, err
 	}
-	return connectors.CheckStep(&hooks.Script{Level: hooks.LevelStep, File: path, Source: string(raw)}), nil
+	return definition.CheckStep(&hooks.Script{Level: hooks.LevelStep, File: path, Source: string(raw)}), nil
 }
 
 // checkSteps checks the scripts of a file of steps. Where a step's script
 // stands in JSON is nothing a person could point at: the finding is at the
 // step's line, and tells the place in the script as error.at would.
-func checkSteps(ctx context.Context, path string) ([]connectors.Finding, error) {
+func checkSteps(ctx context.Context, path string) ([]definition.Finding, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	var all []connectors.Finding
+	var all []definition.Finding
 	err = cli.Values(ctx, f, func(v cli.Value) error {
 		err := v.Err
 		if err == nil {
 			_, err = jobs.DecodeStep(v.Raw)
 		}
 		if err != nil {
-			all = append(all, connectors.Finding{File: path, Line: v.Line, Column: 1, Text: err.Error()})
+			all = append(all, definition.Finding{File: path, Line: v.Line, Column: 1, Text: err.Error()})
 		}
 		var step struct {
 			Script   string
 			Mappings map[string]string
 		}
 		_ = json.Unmarshal(v.Raw, &step) // if that is an error it is told already
-		for _, s := range connectors.CheckStep(&hooks.Script{Level: hooks.LevelStep, File: "step", Source: step.Script}) {
-			all = append(all, connectors.Finding{File: path, Line: v.Line, Column: 1, Text: fmt.Sprintf("step:%d:%d: %s", s.Line, s.Column, s.Text), Hint: s.Hint})
+		for _, s := range definition.CheckStep(&hooks.Script{Level: hooks.LevelStep, File: "step", Source: step.Script}) {
+			all = append(all, definition.Finding{File: path, Line: v.Line, Column: 1, Text: fmt.Sprintf("step:%d:%d: %s", s.Line, s.Column, s.Text), Hint: s.Hint})
 		}
 		for _, to := range slices.Sorted(maps.Keys(step.Mappings)) {
-			for _, s := range connectors.CheckMappingScript(to, step.Mappings[to]) {
-				all = append(all, connectors.Finding{File: path, Line: v.Line, Column: 1, Text: s.String(), Hint: s.Hint})
+			for _, s := range definition.CheckMappingScript(to, step.Mappings[to]) {
+				all = append(all, definition.Finding{File: path, Line: v.Line, Column: 1, Text: s.String(), Hint: s.Hint})
 			}
 		}
 		return nil
@@ -142,7 +142,7 @@ func checkSteps(ctx context.Context, path string) ([]connectors.Finding, error) 
 // caret is a line of a text with a caret under one of its characters, for a
 // terminal, whose cursor nothing of it moves; "" if there is no such line.
 func caret(text string, line, col int) string {
-	shown := connectors.Excerpt(text, line, col)
+	shown := definition.Excerpt(text, line, col)
 	if shown == "" {
 		return ""
 	}

@@ -17,7 +17,7 @@ import (
 	"github.com/redis/go-redis/v9"
 	"github.com/spf13/cobra"
 
-	"github.com/stepworker/stepworker/connectors"
+	"github.com/stepworker/stepworker/connectors/definition"
 	"github.com/stepworker/stepworker/credentials"
 	"github.com/stepworker/stepworker/deploy"
 	"github.com/stepworker/stepworker/internal/cli"
@@ -250,7 +250,7 @@ func credentialPut(log *cli.Log) *cobra.Command {
 	cmd.Flags().StringVar(&folder, "connectors", "", "folder of connector files: a credential that names none of them, or none of its authentications, is refused")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		var in io.ReadCloser
-		var catalog *connectors.Catalog
+		var catalog *definition.Catalog
 		err := cc.open(cmd, true, func(wrong func(string, ...any)) {
 			if folder != "" {
 				catalog = loadConnectors(folder, wrong)
@@ -274,8 +274,8 @@ func credentialPut(log *cli.Log) *cobra.Command {
 
 // loadConnectors reads a folder of connector files; what keeps it from being
 // used is wrong.
-func loadConnectors(folder string, wrong func(format string, args ...any)) *connectors.Catalog {
-	catalog, findings, err := connectors.Load(folder)
+func loadConnectors(folder string, wrong func(format string, args ...any)) *definition.Catalog {
+	catalog, findings, err := definition.Load(folder)
 	if err != nil {
 		wrong("--connectors: %v", err)
 	}
@@ -296,7 +296,7 @@ type storedLine struct {
 }
 
 // putAll stores what it reads. With a catalog it refuses what is not in there.
-func putAll(ctx context.Context, store *credentials.Store, client *jobs.Client, in io.Reader, out io.Writer, merge bool, catalog *connectors.Catalog) error {
+func putAll(ctx context.Context, store *credentials.Store, client *jobs.Client, in io.Reader, out io.Writer, merge bool, catalog *definition.Catalog) error {
 	enc := json.NewEncoder(out)
 	enc.SetEscapeHTML(false)
 	invalid := false

@@ -18,6 +18,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/stepworker/stepworker/connectors"
+	"github.com/stepworker/stepworker/connectors/definition"
 	"github.com/stepworker/stepworker/credentials"
 	"github.com/stepworker/stepworker/internal/cli"
 	"github.com/stepworker/stepworker/jobs"
@@ -50,7 +51,7 @@ type config struct {
 	// read by resolve
 	redisOptions *redis.Options
 	keys         *credentials.Keyring
-	partner      map[string]connectors.PartnerSettings
+	partner      map[string]definition.PartnerSettings
 	partnerAged  []string // sealed settings whose key cannot go yet, in words
 	queueWeights map[string]int
 	allowed      []string
@@ -230,7 +231,7 @@ func (c *config) readPartner(haveKeys bool) (mistakes []string) {
 			return []string{err.Error()}
 		}
 	}
-	p := connectors.ParsePartnerSettings(raw, keys)
+	p := definition.ParsePartnerSettings(raw, keys)
 	for _, text := range p.Mistakes {
 		mistakes = append(mistakes, c.partnerFile+": "+text)
 	}

@@ -9,6 +9,7 @@ import (
 	"sync"
 
 	"github.com/stepworker/stepworker/connectors"
+	"github.com/stepworker/stepworker/connectors/definition"
 	"github.com/stepworker/stepworker/credentials"
 )
 
@@ -19,7 +20,7 @@ const minSecret = 6
 // masker hides the secrets of credentials in what the dashboard shows.
 type masker struct {
 	store   *credentials.Store
-	catalog *connectors.Catalog
+	catalog *definition.Catalog
 	caller  *connectors.Caller
 
 	mu   sync.Mutex
@@ -28,7 +29,7 @@ type masker struct {
 
 type versioned struct {
 	version   int64
-	sensitive []connectors.Parameter // of its connector
+	sensitive []definition.Parameter // of its connector
 	secrets   []string
 	redactor  *credentials.Redactor
 }
@@ -76,9 +77,9 @@ func (m *masker) of(ctx context.Context, ids []string) map[string]versioned {
 }
 
 // sensitive are the parameters that a connector marks so, its methods' too.
-func sensitive(d *connectors.Definition) []connectors.Parameter {
-	var marked []connectors.Parameter
-	add := func(all []connectors.Parameter) {
+func sensitive(d *definition.Connector) []definition.Parameter {
+	var marked []definition.Parameter
+	add := func(all []definition.Parameter) {
 		for _, q := range all {
 			if q.Sensitive {
 				marked = append(marked, q)

@@ -22,7 +22,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/redis/go-redis/v9"
 
-	"github.com/stepworker/stepworker/connectors"
+	"github.com/stepworker/stepworker/connectors/definition"
 	"github.com/stepworker/stepworker/credentials"
 	"github.com/stepworker/stepworker/jobs"
 )
@@ -33,7 +33,7 @@ func (w *Worker) handler(reg *prometheus.Registry) http.Handler {
 	mux.HandleFunc("GET /healthz", func(rw http.ResponseWriter, _ *http.Request) { _, _ = rw.Write([]byte("ok\n")) })
 	mux.HandleFunc("GET /schema/connector.json", func(rw http.ResponseWriter, _ *http.Request) {
 		rw.Header().Set("Content-Type", "application/schema+json")
-		_, _ = io.WriteString(rw, connectors.Schema())
+		_, _ = io.WriteString(rw, definition.Schema())
 	})
 	mux.HandleFunc("GET /readyz", func(rw http.ResponseWriter, _ *http.Request) {
 		err := w.pool.Ready()
@@ -243,7 +243,7 @@ func (h *withResults) hide(ctx context.Context, tasks []map[string]any) {
 	}
 }
 
-func ownSecrets(sensitive []connectors.Parameter, given map[string]json.RawMessage, mapped map[string]string) []string {
+func ownSecrets(sensitive []definition.Parameter, given map[string]json.RawMessage, mapped map[string]string) []string {
 	var own []string
 	for _, q := range sensitive {
 		if v, err := decode(given[q.Name]); err == nil {

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/tools/txtar"
 
 	"github.com/stepworker/stepworker/connectors"
+	"github.com/stepworker/stepworker/connectors/definition"
 	"github.com/stepworker/stepworker/credentials"
 	"github.com/stepworker/stepworker/hooks"
 	"github.com/stepworker/stepworker/jobs"
@@ -255,7 +256,7 @@ func asPut(c *credentials.Credential) map[string]any {
 }
 
 // partnerJSON is one connector's partner settings; nil if there are none.
-func partnerJSON(p connectors.PartnerSettings) json.RawMessage {
+func partnerJSON(p definition.PartnerSettings) json.RawMessage {
 	if p.ClientID == "" && p.ClientSecret == "" && p.PrivateKey.Empty() && len(p.Properties) == 0 {
 		return nil
 	}

@@ -10,7 +10,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/stepworker/stepworker/connectors"
+	"github.com/stepworker/stepworker/connectors/definition"
 )
 
 // demoSamples are the connectors of the sample provider, which the demo calls.
@@ -22,7 +22,7 @@ func samples() string { return filepath.Join("..", "..", "deploy", "connectors")
 // that dies and, if its methods page, one goes over several pages.
 // TestTry_recordings replays them.
 func TestSamples_haveRecordings(t *testing.T) {
-	catalog, findings, err := connectors.Load(samples())
+	catalog, findings, err := definition.Load(samples())
 	if err != nil || len(findings) > 0 {
 		t.Fatal(err, findings)
 	}
@@ -115,7 +115,7 @@ func TestSamples_cutLongLists(t *testing.T) {
 
 // The samples of real APIs show together all that a connector can be.
 func TestSamples_coverTheFormat(t *testing.T) {
-	catalog, _, err := connectors.Load(samples())
+	catalog, _, err := definition.Load(samples())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -125,7 +125,7 @@ func TestSamples_coverTheFormat(t *testing.T) {
 			continue
 		}
 		d, _ := catalog.Get(name)
-		auths := []connectors.Auth{d.Auth}
+		auths := []definition.Auth{d.Auth}
 		shown["alternatives"] = shown["alternatives"] || len(d.Authentications) > 1
 		shown["lookups"] = shown["lookups"] || len(d.Triggers) > 0
 		for _, a := range d.Authentications {
@@ -176,7 +176,7 @@ func TestSamples_coverTheFormat(t *testing.T) {
 			}
 		}
 	}
-	if err := json.Unmarshal([]byte(connectors.Schema()), &format); err != nil {
+	if err := json.Unmarshal([]byte(definition.Schema()), &format); err != nil {
 		t.Fatal(err)
 	}
 	types := format.Definitions.Auth.Properties.Type.Enum

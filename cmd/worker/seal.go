@@ -10,7 +10,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
-	"github.com/stepworker/stepworker/connectors"
+	"github.com/stepworker/stepworker/connectors/definition"
 	"github.com/stepworker/stepworker/credentials"
 	"github.com/stepworker/stepworker/internal/cli"
 )
@@ -35,7 +35,7 @@ func keySeal(log *cli.Log) *cobra.Command {
 		if !connectorName.MatchString(connector) {
 			mistakes = append(mistakes, "CONNECTOR: a name like acme-crm is needed (a-z, 0-9, -)")
 		}
-		if err := connectors.CheckPartnerMember(member); err != nil {
+		if err := definition.CheckPartnerMember(member); err != nil {
 			mistakes = append(mistakes, "MEMBER: "+err.Error())
 		}
 		if len(mistakes) > 0 {

@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/stepworker/stepworker/connectors"
+	"github.com/stepworker/stepworker/connectors/definition"
 	"github.com/stepworker/stepworker/credentials"
 	"github.com/stepworker/stepworker/hooks"
 	"github.com/stepworker/stepworker/internal/cli"
@@ -40,9 +41,9 @@ type try struct {
 	replayFile string
 	lookup     string // the name of a trigger
 
-	def     *connectors.Definition
-	method  *connectors.Method
-	trigger *connectors.Trigger // nil without
+	def     *definition.Connector
+	method  *definition.Method
+	trigger *definition.Trigger // nil without
 	choices io.Writer           // where what it offers is written
 	input   recordedTry
 	script  string // the step's

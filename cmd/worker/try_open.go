@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/stepworker/stepworker/connectors"
+	"github.com/stepworker/stepworker/connectors/definition"
 	"github.com/stepworker/stepworker/credentials"
 	"github.com/stepworker/stepworker/hooks"
 	"github.com/stepworker/stepworker/internal/cli"
@@ -117,7 +118,7 @@ func (t *try) open(cmd *cobra.Command, args []string) error {
 	}
 	if recorded.partner != "" && len(mistakes) == 0 {
 		one := fmt.Sprintf("{%s: %s}", compact(t.input.Connector), t.names.fill(recorded.partner, jsonEscape))
-		p := connectors.ParsePartnerSettings([]byte(one), nil)
+		p := definition.ParsePartnerSettings([]byte(one), nil)
 		for _, text := range p.Mistakes {
 			wrong("--replay: %s: section partner: %s", t.replayFile, text)
 		}
@@ -143,7 +144,7 @@ func (t *try) open(cmd *cobra.Command, args []string) error {
 
 // definition finds connector and method.
 func (t *try) definition(cmd *cobra.Command) error {
-	catalog, findings, err := connectors.Load(t.cfg.connectors)
+	catalog, findings, err := definition.Load(t.cfg.connectors)
 	if err != nil {
 		return cli.Usage("--connectors: %v", err)
 	}

@@ -16,6 +16,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/stepworker/stepworker/connectors"
+	"github.com/stepworker/stepworker/connectors/definition"
 	"github.com/stepworker/stepworker/credentials"
 	"github.com/stepworker/stepworker/hooks"
 	"github.com/stepworker/stepworker/internal/cli"
@@ -32,7 +33,7 @@ type Worker struct {
 	Addr    string // of its HTTP server, once open
 	rdb     redis.UniversalClient
 	store   *credentials.Store
-	catalog *connectors.Catalog
+	catalog *definition.Catalog
 	engine  *hooks.Engine
 	caller  *connectors.Caller
 	pool    *jobs.Pool
@@ -49,7 +50,7 @@ func (w *Worker) Open(ctx context.Context) error {
 	c := w.cfg
 	w.log = c.log.Open(w.stderr)
 	redis.SetLogger(redisLog{w.log})
-	catalog, findings, err := connectors.Load(c.connectors)
+	catalog, findings, err := definition.Load(c.connectors)
 	if err != nil {
 		return cli.Usage("--connectors: %v", err)
 	}
@@ -64,7 +65,7 @@ func (w *Worker) Open(ctx context.Context) error {
 		return &cli.Error{Code: cli.ExitUsage}
 	}
 	w.catalog = catalog
-	for _, text := range append(connectors.UnknownPartners(c.partner, catalog), c.partnerAged...) {
+	for _, text := range append(definition.UnknownPartners(c.partner, catalog), c.partnerAged...) {
 		w.log.Warn("partner settings", "text", text)
 	}
 	var listener net.Listener

@@ -29,6 +29,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/stepworker/stepworker/connectors"
+	"github.com/stepworker/stepworker/connectors/definition"
 	"github.com/stepworker/stepworker/credentials"
 	"github.com/stepworker/stepworker/hooks"
 	"github.com/stepworker/stepworker/jobs"
@@ -323,7 +324,7 @@ func openHouseWith(rdb redis.UniversalClient, file, key string, concurrency int,
 	if err := os.WriteFile(filepath.Join(dir, "bench.yaml"), []byte(file), 0o600); err != nil {
 		return nil, err
 	}
-	catalog, findings, err := connectors.Load(dir)
+	catalog, findings, err := definition.Load(dir)
 	if err != nil {
 		return nil, err
 	}
