@@ -11,7 +11,6 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -384,18 +383,5 @@ func TestRefresh_keyAndAssertionsAreMasked(t *testing.T) {
 		if strings.Contains(re.Text+log.String()+shown, secret) {
 			t.Errorf("%q is shown", secret)
 		}
-	}
-}
-
-func TestParsePartnerSettings_privateKey(t *testing.T) {
-	_, keyText := newECKey(t)
-	quoted := strings.ReplaceAll(keyText.Reveal(), "\n", `\n`)
-	p := definition.ParsePartnerSettings([]byte(`{"acme":{"client_id":"c","private_key":"`+quoted+`"}}`), nil)
-	if len(p.Mistakes) > 0 || p.Settings["acme"].PrivateKey.Reveal() != keyText.Reveal() {
-		t.Errorf("%v", p.Mistakes)
-	}
-	p = definition.ParsePartnerSettings([]byte(`{"acme":{"private_key":"hunter2"}}`), nil)
-	if want := []string{"acme.private_key: a key in PEM is needed, which begins with -----BEGIN PRIVATE KEY-----"}; !slices.Equal(p.Mistakes, want) {
-		t.Errorf("%v", p.Mistakes)
 	}
 }

@@ -9,10 +9,11 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
+
+	"github.com/stepworker/stepworker/internal/definitiontest"
 
 	"github.com/stepworker/stepworker/connectors"
 	"github.com/stepworker/stepworker/connectors/definition"
@@ -71,7 +72,7 @@ func newAPI(t *testing.T, file string, answer http.HandlerFunc, configure ...fun
 	}))
 	t.Cleanup(srv.Close)
 	a.URL = srv.URL
-	a.Def = load(t, strings.NewReplacer("BASE", srv.URL, "HOST", strings.TrimPrefix(srv.URL, "http://")).Replace(file))
+	a.Def = definitiontest.Load(t, strings.NewReplacer("BASE", srv.URL, "HOST", strings.TrimPrefix(srv.URL, "http://")).Replace(file))
 	cfg := connectors.CallerConfig{Engine: engine, AllowPrivate: true}
 	for _, c := range configure {
 		c(&cfg)
@@ -84,29 +85,6 @@ func newAPI(t *testing.T, file string, answer http.HandlerFunc, configure ...fun
 	a.Caller = caller
 	a.Cred = &credentials.Credential{ID: "cust42-acme", Connector: "acme", AccountID: "42", ExternalAccountID: "cust-42", Version: 7}
 	return a
-}
-
-// load reads one connector file; any finding but a hint fails the test.
-func load(t *testing.T, file string) *definition.Connector {
-	t.Helper()
-	dir := t.TempDir()
-	if err := os.WriteFile(filepath.Join(dir, "acme.yaml"), []byte(file), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	catalog, findings, err := definition.Load(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, f := range findings {
-		if !f.Hint {
-			t.Fatal(f)
-		}
-	}
-	def, ok := catalog.Get("acme")
-	if !ok {
-		t.Fatal("the file declares no connector acme")
-	}
-	return def
 }
 
 func writeJSON(w http.ResponseWriter, status int, body string) {

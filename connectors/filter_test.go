@@ -61,25 +61,6 @@ func TestFilter_byTheLastSuccessfulRun(t *testing.T) {
 	sameJSON(t, "fields", answer.Fields, `{"Id":[2,3]}`)
 }
 
-func TestCheck_filterNamesAList(t *testing.T) {
-	got := check(t, `connector: acme
-base_url: https://acme.example
-methods:
-  - method: list
-    endpoint: /things
-    parameters:
-      - {name: since, target: filter_field}
-      - {name: until, target: filter_field, as: "[a]b"}
-`)
-	want := []string{
-		`7:9: parameter "since" filters the items of a list: its location (as) must name one, such as [records].updated_at`,
-		`8:9: parameter "until" filters the items of a list: its location (as) must name one, such as [records].updated_at`,
-	}
-	if d := cmp.Diff(want, got); d != "" {
-		t.Error(d)
-	}
-}
-
 // The other targets, and how a method leaves a connector's parameter out.
 func TestParameters_targets(t *testing.T) {
 	a := newAPI(t, `

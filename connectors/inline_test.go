@@ -3,12 +3,15 @@ package connectors_test
 import (
 	"encoding/json"
 	"fmt"
+	"net/url"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/stepworker/stepworker/connectors"
+	"github.com/stepworker/stepworker/hooks"
+	"github.com/stepworker/stepworker/internal/definitiontest"
 )
 
 // inlineConnector has a method whose body is one parameter, and which takes v.
@@ -182,37 +185,6 @@ methods:
 	}
 }
 
-func TestCheck_inlineScript(t *testing.T) {
-	const head = "connector: acme\nbase_url: https://acme.example\nmethods: [{method: m, endpoint: /a}]\nparameters:\n"
-	cases := map[string]struct {
-		value string
-		want  []string
-	}{
-		"good":               {`{name: p, target: script, value: "=1 + {{q}}"}`, nil},
-		"a syntax error":     {`{name: p, target: script, value: "={{q}} + tru e"}`, []string{"5:52: syntax error"}},
-		"after a field":      {`{name: p, target: script, default: "='{{q}}' tru"}`, []string{"5:50: syntax error"}},
-		"an unknown field":   {`{name: p, target: script, value: "={{qq}}"}`, []string{`5:38: no parameter declares merge field {{qq}}`}},
-		"not closed":         {`{name: p, target: script, value: "={{q + 1"}`, []string{"5:38: a merge field is not closed"}},
-		"in a regular one":   {`{name: p, target: script, value: "=/a{{q}}/.test('b')"}`, []string{"5:38: {{q}} stands in a regular expression"}},
-		"after a backslash":  {`{name: p, target: script, value: "='\\{{q}}'"}`, []string{"5:38: a backslash stands before {{q}}"}},
-		"a dollar before it": {"{name: p, target: script, value: \"=`${{q}}`\"}", nil},
-		"in a list":          {`{name: p, target: script, value: ["=tru e"]}`, nil},
-	}
-	for name, c := range cases {
-		t.Run(name, func(t *testing.T) {
-			got := check(t, head+"  - "+c.value+"\n  - {name: q, target: script, value: 1}\n")
-			if len(got) != len(c.want) {
-				t.Fatalf("got %q", got)
-			}
-			for i := range got {
-				if !strings.HasPrefix(got[i], c.want[i]) {
-					t.Errorf("got %q, want %q", got[i], c.want[i])
-				}
-			}
-		})
-	}
-}
-
 // The source does not change with the values, so that hosts compile it once.
 func TestInline_manyValues(t *testing.T) {
 	a := newAPI(t, inlineConnector("=`<{{v}}>`"), nil)
@@ -222,5 +194,25 @@ func TestInline_manyValues(t *testing.T) {
 	want := `{"got":"<n299>"}`
 	if d := cmp.Diff(want, a.requests()[299].Body); d != "" {
 		t.Error(d)
+	}
+}
+
+// Data that inline script is found not to see is what it does not see.
+func TestCheck_inlineData(t *testing.T) {
+	file := "connector: acme\nbase_url: BASE\nmethods:\n- method: get\n  endpoint: /a\n  parameters:\n"
+	for _, d := range hooks.Data {
+		file += "  - {name: " + d.Name + ", target: query_string, value: \"=typeof " + d.Name + "\"}\n"
+	}
+	a := newAPI(t, file, answering(200, "{}"))
+	a.must("get")
+	sent, err := url.Parse(a.only().URI)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, d := range hooks.Data {
+		got := definitiontest.Check(t, "connector: acme\nbase_url: https://acme.example\nmethods:\n- {method: get, endpoint: /a, parameters: [{name: p, target: query_string, value: \"=["+d.Name+"]\"}]}\n")
+		if seen := sent.Query().Get(d.Name) != "undefined"; seen != (got == nil) {
+			t.Errorf("%s: seen %v, found %v", d.Name, seen, got)
+		}
 	}
 }

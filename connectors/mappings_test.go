@@ -5,7 +5,6 @@ import (
 	"testing"
 
 	"github.com/stepworker/stepworker/connectors"
-	"github.com/stepworker/stepworker/connectors/definition"
 	"github.com/stepworker/stepworker/credentials"
 )
 
@@ -99,34 +98,6 @@ func TestMappings_errors(t *testing.T) {
 				t.Error("no excerpt")
 			}
 		})
-	}
-}
-
-func TestCheckMapping(t *testing.T) {
-	for path, c := range map[string]struct{ text, want string }{
-		"body":            {"=1", ""},
-		"body.a.b":        {"x {{y}}", ""},
-		`body.\a.b\`:      {"=1", ""},
-		"parameters.a.b":  {"x", ""}, // a parameter's name may hold a dot
-		"parameters":      {"x", "its place is"},
-		"body.":           {"x", "its place is"},
-		"":                {"x", "its place is"},
-		"body.a..b":       {"x", "an empty name"},
-		"body.[list].a":   {"x", "a list's items"},
-		"body.a":          {"{{x", "not closed"},
-		"body.b":          {"={{x", "not closed"},
-		"parameters.code": {"=/{{x}}/", "regular expression"},
-	} {
-		err := definition.CheckMapping(path, c.text)
-		if err == nil && c.want != "" {
-			t.Errorf("%s: no error", path)
-		} else if err != nil {
-			if c.want == "" {
-				t.Errorf("%s: %v", path, err)
-				continue
-			}
-			contains(t, path, err.Error(), c.want)
-		}
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/stepworker/stepworker/connectors"
+	"github.com/stepworker/stepworker/connectors/definition"
 	"github.com/stepworker/stepworker/credentials"
 )
 
@@ -135,5 +136,30 @@ methods: [{method: get, endpoint: /things}]
 	got = slices.Compact(got)
 	if d := cmp.Diff([]connectors.NamedSecret{{Name: "app_key", Value: "the-key"}, {Name: "password", Value: "the-password"}}, got); d != "" {
 		t.Error(d)
+	}
+}
+
+// What was sealed is masked, though no parameter is marked sensitive.
+func TestPartnerSettings_sealedAreMasked(t *testing.T) {
+	partner := definition.PartnerSettings{ClientID: "app-number-7", ClientSecret: "hunter22", Properties: properties(`{"app_key":"k\"ey-of-the-app"}`),
+		Sealed: []string{"client_id", "client_secret", "properties.app_key"}}
+	a := newAPI(t, `
+connector: acme
+base_url: BASE
+parameters: [{name: app_key, target: http_header, property: partner}]
+methods: [{method: get, endpoint: /things}]
+`, nil, func(c *connectors.CallerConfig) { c.Partner = map[string]definition.PartnerSettings{"acme": partner} })
+	e := a.fails("get", withScript(`function after_action() { throw method_request_headers.app_key + ' of app-number-7'; }`))
+	if a.only().Header.Get("app_key") != `k"ey-of-the-app` || strings.Contains(e.Message, "ey-of-the-app") || strings.Contains(e.Message, "number-7") {
+		t.Error(e.Message)
+	}
+	names := []string{}
+	for _, n := range a.Caller.NamedSecrets(a.Def, a.Cred) {
+		names = append(names, n.Name)
+	}
+	for _, want := range []string{"client_id", "client_secret", "app_key"} {
+		if !slices.Contains(names, want) {
+			t.Errorf("%s is not among %v", want, names)
+		}
 	}
 }

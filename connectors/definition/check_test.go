@@ -1,9 +1,10 @@
-package connectors_test
+package definition_test
 
 import (
-	"net/url"
 	"strings"
 	"testing"
+
+	"github.com/stepworker/stepworker/internal/definitiontest"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -12,7 +13,7 @@ import (
 )
 
 func TestCheck_acrossLevels(t *testing.T) {
-	got := check(t, `connector: acme
+	got := definitiontest.Check(t, `connector: acme
 base_url: https://acme.example
 script: |
   const base = 1;
@@ -95,7 +96,7 @@ func TestCheckStep(t *testing.T) {
 // A function that a script uses is a helper, whatever its name looks like: also
 // from another level, and as compilers name the bodies of async functions.
 func TestCheck_helpersNamedAlmostLikeEvents(t *testing.T) {
-	got := check(t, `connector: acme
+	got := definitiontest.Check(t, `connector: acme
 base_url: https://acme.example
 script: |
   function before_action_impl() { return true; }
@@ -117,7 +118,7 @@ methods:
 
 // A token request is made for the connector, whichever method asked for it.
 func TestCheck_tokenEventsInAMethod(t *testing.T) {
-	got := check(t, `connector: acme
+	got := definitiontest.Check(t, `connector: acme
 base_url: https://acme.example
 auth: {type: oauth2, token_url: https://acme.example/token}
 script: |
@@ -136,7 +137,7 @@ methods:
 }
 
 func TestCheck_inlineCalls(t *testing.T) {
-	got := check(t, `connector: acme
+	got := definitiontest.Check(t, `connector: acme
 base_url: https://acme.example
 script: function helper() {}
 parameters:
@@ -159,34 +160,14 @@ methods: [{method: one, endpoint: /a}]
 	}
 }
 
-// Data that inline script is found not to see is what it does not see.
-func TestCheck_inlineData(t *testing.T) {
-	file := "connector: acme\nbase_url: BASE\nmethods:\n- method: get\n  endpoint: /a\n  parameters:\n"
-	for _, d := range hooks.Data {
-		file += "  - {name: " + d.Name + ", target: query_string, value: \"=typeof " + d.Name + "\"}\n"
-	}
-	a := newAPI(t, file, answering(200, "{}"))
-	a.must("get")
-	sent, err := url.Parse(a.only().URI)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, d := range hooks.Data {
-		got := check(t, "connector: acme\nbase_url: https://acme.example\nmethods:\n- {method: get, endpoint: /a, parameters: [{name: p, target: query_string, value: \"=["+d.Name+"]\"}]}\n")
-		if seen := sent.Query().Get(d.Name) != "undefined"; seen != (got == nil) {
-			t.Errorf("%s: seen %v, found %v", d.Name, seen, got)
-		}
-	}
-}
-
 // Some servers hand the session out in a refusal: that needs no login method.
 func TestCheck_sessionWithoutALogin(t *testing.T) {
 	const file = "connector: acme\nbase_url: https://acme.example\nparameters: [{name: sid, target: http_header, property: session}]\n"
-	if got := check(t, file+"methods: [{method: one, endpoint: /a, script: 'function after_error() { session_properties.sid = method_error.content; throw new AuthSessionException(); }'}]\n"); got != nil {
+	if got := definitiontest.Check(t, file+"methods: [{method: one, endpoint: /a, script: 'function after_error() { session_properties.sid = method_error.content; throw new AuthSessionException(); }'}]\n"); got != nil {
 		t.Errorf("found %q", got)
 	}
 	want := []string{`1:1: session property "sid": there is no login method to fill it (post_install.property_lookup_method) (hint)`}
-	if d := cmp.Diff(want, check(t, file+"methods: [{method: one, endpoint: /a}]\n")); d != "" {
+	if d := cmp.Diff(want, definitiontest.Check(t, file+"methods: [{method: one, endpoint: /a}]\n")); d != "" {
 		t.Error(d)
 	}
 }

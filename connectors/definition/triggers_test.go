@@ -1,8 +1,10 @@
-package connectors_test
+package definition_test
 
 import (
 	"encoding/json"
 	"testing"
+
+	"github.com/stepworker/stepworker/internal/definitiontest"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -38,7 +40,7 @@ func TestTriggers_choices(t *testing.T) {
 }
 
 func TestCheck_triggers(t *testing.T) {
-	got := check(t, `connector: acme
+	got := definitiontest.Check(t, `connector: acme
 base_url: https://acme.example
 post_install: {property_lookup_method: login}
 parameters:

@@ -1,4 +1,4 @@
-package connectors_test
+package definition_test
 
 import (
 	"os"
@@ -7,32 +7,12 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/stepworker/stepworker/internal/definitiontest"
+
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/stepworker/stepworker/connectors/definition"
 )
-
-// check is what Check finds in one file, without the file's name.
-func check(t *testing.T, file string) []string {
-	t.Helper()
-	path := filepath.Join(t.TempDir(), "acme.yaml")
-	if err := os.WriteFile(path, []byte(file), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	findings, err := definition.Check([]string{path})
-	if err != nil {
-		t.Fatal(err)
-	}
-	var all []string
-	for _, f := range findings {
-		text := strings.TrimPrefix(f.String(), path+":")
-		if f.Hint {
-			text += " (hint)"
-		}
-		all = append(all, text)
-	}
-	return all
-}
 
 const unknownTag = " means nothing here: !!str, !!int, !!float, !!bool and !!null are known, of a scalar"
 
@@ -90,7 +70,7 @@ func TestCheck_findings(t *testing.T) {
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
-			if d := cmp.Diff(c.want, check(t, c.file)); d != "" {
+			if d := cmp.Diff(c.want, definitiontest.Check(t, c.file)); d != "" {
 				t.Error(d)
 			}
 		})
@@ -161,14 +141,14 @@ func TestCheck_placesOfInlineScripts(t *testing.T) {
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
 			file := "connector: acme\nbase_url: https://acme.example\ntitle: x\n" + c.script + "\nmethods: [{method: m, endpoint: /a}]\n"
-			got := check(t, file)
+			got := definitiontest.Check(t, file)
 			if len(got) != 1 || !strings.HasPrefix(got[0], c.want+": syntax error") {
 				t.Errorf("got %v, want %s", got, c.want)
 			}
 		})
 	}
 	t.Run("in a flow", func(t *testing.T) {
-		got := check(t, "connector: acme\nbase_url: https://acme.example\nmethods: [{method: m, endpoint: /a, script: 'function f() {\n\n return tru e }', verb: GET}]\n")
+		got := definitiontest.Check(t, "connector: acme\nbase_url: https://acme.example\nmethods: [{method: m, endpoint: /a, script: 'function f() {\n\n return tru e }', verb: GET}]\n")
 		if len(got) != 1 || !strings.HasPrefix(got[0], "5:13: syntax error") {
 			t.Errorf("got %v", got)
 		}
