@@ -50,10 +50,8 @@ func (e *PagesError) Error() string {
 
 func (e *PagesError) Unwrap() error { return e.Err }
 
-const (
-	// pagesFactor times --max-response is how large all pages together may be.
-	pagesFactor = 10
-)
+// pagesFactor times --max-response is how large all pages together may be.
+const pagesFactor = 10
 
 const (
 	// pagesInHand is up to how many bytes the pages that are kept elsewhere stay

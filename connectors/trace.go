@@ -170,6 +170,18 @@ func (c *Caller) NamedSecrets(d *definition.Connector, cred *credentials.Credent
 	return all
 }
 
+// sealedOf are the values that were sealed, with their names.
+func sealedOf(p definition.PartnerSettings) (all []NamedSecret) {
+	for _, member := range p.Sealed {
+		if name, ok := strings.CutPrefix(member, definition.PartnerProperty); ok {
+			all = append(all, NamedSecret{name, jsontree.TextIn(p.Properties[name])})
+		} else if member == "client_id" {
+			all = append(all, NamedSecret{member, p.ClientID})
+		}
+	}
+	return all
+}
+
 type purposeKey struct{}
 
 // withPurpose notes what a request is for.
@@ -181,16 +193,4 @@ func withPurpose(ctx context.Context, purpose string) context.Context {
 func PurposeOf(ctx context.Context) string {
 	purpose, _ := ctx.Value(purposeKey{}).(string)
 	return purpose
-}
-
-// sealedOf are the values that were sealed, with their names.
-func sealedOf(p definition.PartnerSettings) (all []NamedSecret) {
-	for _, member := range p.Sealed {
-		if name, ok := strings.CutPrefix(member, definition.PartnerProperty); ok {
-			all = append(all, NamedSecret{name, jsontree.TextIn(p.Properties[name])})
-		} else if member == "client_id" {
-			all = append(all, NamedSecret{member, p.ClientID})
-		}
-	}
-	return all
 }

@@ -11,10 +11,7 @@ import (
 	"github.com/stepworker/stepworker/internal/strictjson"
 )
 
-// AuthFields is the auth type that puts what the account gave into bodies.
-const AuthFields = "auth_fields"
-
-// AuthField is one of them.
+// AuthField is what an account gave of auth type auth_fields.
 type AuthField struct {
 	Name string // for people, and in the credential's fields
 	Key  string // its location in the body; default Name

@@ -53,7 +53,7 @@ func (e *deadEnds) used(at *yaml.Node, texts []*yaml.Node, scripts []*hooks.Scri
 // apart finds parameters of one method that write the same place of a request.
 func (e *deadEnds) apart(m *Method, n *yaml.Node) {
 	_, query, _ := strings.Cut(textOfNode(valueOf(n, "endpoint")), "?")
-	inURL, _ := url.ParseQuery(mergefields.Pattern.ReplaceAllString(query, "1"))
+	inURL, _ := url.ParseQuery(mergefields.Replace(query, "1"))
 	seen := map[string]string{}
 	for i := range m.Parameters {
 		q := &m.Parameters[i]

@@ -38,12 +38,14 @@ type Connector struct {
 	Authentications []Authentication
 	Triggers        []Trigger
 
-	variants    map[string]*Connector // by the names of Authentications
-	Alternative string                // which of them this is; "" the default one
+	// Alternative is which of them this definition has; "" the default one.
+	Alternative string
 
-	line, column int      // where its name stands
-	Digest       [32]byte // SHA-256 of its file
-	Source       string   // the file itself, to show an author's line
+	Digest [32]byte // SHA-256 of its file
+	Source string   // the file itself, to show an author's line
+
+	variants     map[string]*Connector // by the names of Authentications
+	line, column int                   // where its name stands
 }
 
 // DataType of a request or response body.
@@ -84,6 +86,17 @@ type Auth struct {
 	Fields       []AuthField // auth_fields
 }
 
+// Words of an Auth that decide more than one thing.
+const (
+	AuthFields    = "auth_fields"     // the type that puts what the account gave into bodies
+	JWTBearer     = "jwt_bearer"      // the grant of RFC 7523 section 2.1
+	PrivateKeyJWT = "private_key_jwt" // the auth_style of RFC 7523 section 2.2
+)
+
+// OAuth1Signatures are the signature methods of RFC 5849 section 3.4, and the
+// newer one that replaces SHA-1; the first is the default.
+var OAuth1Signatures = []string{"HMAC-SHA1", "HMAC-SHA256", "RSA-SHA1"}
+
 // Parameter of a connector or a method.
 type Parameter struct {
 	Name      string
@@ -102,6 +115,9 @@ type Parameter struct {
 	About
 }
 
+// ForScripts says that a parameter is sent nowhere: scripts see it.
+func (q *Parameter) ForScripts() bool { return q.Target == "script" || q.Target == "index" }
+
 // Method is one callable operation.
 type Method struct {
 	Name        string
@@ -114,7 +130,7 @@ type Method struct {
 	Headers     map[string]string
 	IgnoreAuth  bool
 	Timeout     time.Duration // 0: --call-timeout
-	Body        any           // JSON-like tree with order kept (see OrderedMap), nil without
+	Body        any           // a tree of jsontree, nil without
 	HasBody     bool
 	Parameters  []Parameter // connector's and method's merged
 	Fields      []ResponseField
@@ -126,8 +142,9 @@ type Method struct {
 	XMLRoot     string
 	Paging      Paging         // what it does not say itself is the connector's
 	Request     []RequestField // of a webhook: of what was sent to it
-
-	Dropped []Parameter // the connector's that the method leaves out: templates may name them
+	// Dropped are the connector's parameters that the method leaves out:
+	// templates may name them.
+	Dropped []Parameter
 }
 
 // MethodType says what a method does: call the API, run script alone, or judge
@@ -147,6 +164,8 @@ func (m *Method) MayRepeat() bool {
 	return m.Retry == "always" || m.Retry == "safe" && SafeVerb(m.Verb)
 }
 
+// SafeVerb says that a request may be made twice for once (RFC 9110 section
+// 9.2.2).
 func SafeVerb(verb string) bool {
 	return slices.Contains([]string{"GET", "HEAD", "OPTIONS", "PUT", "DELETE"}, verb)
 }
@@ -161,8 +180,7 @@ type ResponseField struct {
 	Optional              bool // for people: a missing one is no error
 	Default               any
 	HasDef                bool
-
-	Steps []location.Step // of Field
+	Steps                 []location.Step // of Field
 }
 
 // Finding is one mistake (or hint) in a connector file.
@@ -172,16 +190,3 @@ type Finding struct {
 	Text         string
 	Hint         bool // only `worker check` prints it; `worker run` starts
 }
-
-// The same in a connector's words.
-const (
-	JWTBearer     = "jwt_bearer"
-	PrivateKeyJWT = "private_key_jwt"
-)
-
-// OAuth1Signatures are the signature methods of RFC 5849 section 3.4, and the
-// newer one that replaces SHA-1; the first is the default.
-var OAuth1Signatures = []string{"HMAC-SHA1", "HMAC-SHA256", "RSA-SHA1"}
-
-// ForScripts says that a parameter is sent nowhere: scripts see it.
-func (q *Parameter) ForScripts() bool { return q.Target == "script" || q.Target == "index" }

@@ -30,6 +30,7 @@ func CheckMapping(path, text string) error {
 // IsInlineScript says that a mapping's text is JavaScript.
 func IsInlineScript(text string) bool { return strings.HasPrefix(text, "=") }
 
+// ParseMapping reads one; its errors say what is wrong with its form.
 func ParseMapping(path, text string) (*Mapping, error) {
 	m := &Mapping{Path: path, Text: text}
 	head, rest, deeper := strings.Cut(path, ".")

@@ -4,49 +4,11 @@ import (
 	"slices"
 	"strings"
 
+	"go.yaml.in/yaml/v4"
+
 	"github.com/stepworker/stepworker/connectors/location"
 	"github.com/stepworker/stepworker/internal/strictjson"
-	"go.yaml.in/yaml/v4"
 )
-
-const (
-	// MostPages ends a call that would go on for ever.
-	MostPages = 10_000
-)
-
-// The page variables, as the reference names them.
-const (
-	pagePrefix  = "CYCLR_PAGE_"
-	PageNumber  = "CYCLR_PAGE_NUMBER"
-	PageOffset  = "CYCLR_PAGE_OFFSET"
-	PageSize    = "CYCLR_PAGE_SIZE"
-	PageNextURL = "CYCLR_PAGE_NEXT_URL"
-	pageToken   = "CYCLR_PAGE_TOKEN"
-)
-
-var pageVariables = []string{PageNumber, PageOffset, PageSize, PageNextURL, pageToken}
-
-// isPageField says that a merge field is one that a request may hold.
-func isPageField(name string) bool {
-	return name == PageNumber || name == PageOffset || name == PageSize || IsToken(name)
-}
-
-func IsToken(name string) bool {
-	return name == pageToken || strings.HasPrefix(name, pageToken+"_") && len(name) > len(pageToken)+1
-}
-
-// Pointer is the page variable that a response_field parameter fills.
-func (q *Parameter) Pointer() string {
-	if q.Target != "response_field" {
-		return ""
-	}
-	text, _ := q.Value.(string)
-	name := strings.TrimSpace(strings.TrimSuffix(strings.TrimPrefix(text, "{{"), "}}"))
-	if name == PageNextURL || IsToken(name) {
-		return name
-	}
-	return ""
-}
 
 // Paging is how a method's pages are asked for and put together.
 type Paging struct {
@@ -78,6 +40,44 @@ const (
 	maxPageSize   = 1_000_000
 	maxConcurrent = 100_000
 )
+
+// MostPages ends a call that would go on for ever.
+const MostPages = 10_000
+
+// The page variables, as the reference names them.
+const (
+	pagePrefix  = "CYCLR_PAGE_"
+	PageNumber  = "CYCLR_PAGE_NUMBER"
+	PageOffset  = "CYCLR_PAGE_OFFSET"
+	PageSize    = "CYCLR_PAGE_SIZE"
+	PageNextURL = "CYCLR_PAGE_NEXT_URL"
+	pageToken   = "CYCLR_PAGE_TOKEN"
+)
+
+var pageVariables = []string{PageNumber, PageOffset, PageSize, PageNextURL, pageToken}
+
+// isPageField says that a merge field is one that a request may hold.
+func isPageField(name string) bool {
+	return name == PageNumber || name == PageOffset || name == PageSize || IsToken(name)
+}
+
+// IsToken says that a name is that of a page token.
+func IsToken(name string) bool {
+	return name == pageToken || strings.HasPrefix(name, pageToken+"_") && len(name) > len(pageToken)+1
+}
+
+// Pointer is the page variable that a response_field parameter fills.
+func (q *Parameter) Pointer() string {
+	if q.Target != "response_field" {
+		return ""
+	}
+	text, _ := q.Value.(string)
+	name := strings.TrimSpace(strings.TrimSuffix(strings.TrimPrefix(text, "{{"), "}}"))
+	if name == PageNextURL || IsToken(name) {
+		return name
+	}
+	return ""
+}
 
 // paging reads a mapping. A method's begins as the connector's.
 func (p *fileParser) paging(n *yaml.Node, into *Paging) map[string]*yaml.Node {

@@ -53,7 +53,7 @@ func newFileParser(file, folder string) *fileParser {
 	return &fileParser{file: file, folder: folder, places: map[*string]*yaml.Node{}, def: &Connector{File: file, Methods: map[string]*Method{}}}
 }
 
-// parseFile reads a connector file. The Definition is nil if nothing could be
+// parseFile reads a connector file. The Connector is nil if nothing could be
 // read of it.
 func parseFile(file, folder string) (*Connector, []Finding) {
 	p := newFileParser(file, folder)
@@ -851,7 +851,7 @@ func fillsSession(d *Connector) bool {
 }
 
 func (p *fileParser) checkURL(n *yaml.Node, what, text string) {
-	u, err := url.Parse(mergefields.Pattern.ReplaceAllString(text, "1"))
+	u, err := url.Parse(mergefields.Replace(text, "1"))
 	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.User != nil {
 		p.find(n, "%s: an absolute http or https URL is needed, without user or password", what)
 	}

@@ -148,7 +148,7 @@ func (d *Connector) methodOf(a RecordedAnswer) (found *Method) {
 // endpointPath is what the path of an endpoint's requests ends with.
 func endpointPath(endpoint string) *regexp.Regexp {
 	path, _, _ := strings.Cut(endpoint, "?")
-	if u, err := url.Parse(mergefields.Pattern.ReplaceAllString(path, "x")); err == nil && u.Host != "" {
+	if u, err := url.Parse(mergefields.Replace(path, "x")); err == nil && u.Host != "" {
 		_, path, _ = strings.Cut(strings.SplitN(path, "://", 2)[1], "/")
 	}
 	var re strings.Builder

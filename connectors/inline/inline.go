@@ -42,7 +42,8 @@ type mark struct {
 }
 
 // New reads a text that begins with =. place says where a place of the
-// text stands in its file. Errors are expandErrors.
+// text stands in its file. Errors are
+// *mergefields.Error.
 func New(level hooks.Level, file, text string, place func(line, column int) (int, int)) (*Script, error) {
 	parts, err := mergefields.Split(text[1:])
 	if err != nil {
@@ -318,4 +319,5 @@ func (l *reader) emit(s string, at int, verbatim bool) {
 	l.in.marks = append(l.in.marks, mark{from, at, verbatim})
 }
 
+// Is says that a value of a connector file is inline script.
 func Is(v any) bool { _, ok := v.(*Script); return ok }

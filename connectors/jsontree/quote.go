@@ -58,6 +58,7 @@ func QuoteBase64(raw []byte) json.RawMessage {
 	return append(base64.StdEncoding.AppendEncode(out, raw), '"')
 }
 
+// TextIn is the text that a JSON string holds; "" for any other value.
 func TextIn(raw json.RawMessage) string {
 	var s string
 	_ = json.Unmarshal(raw, &s)

@@ -7,7 +7,7 @@ import (
 	"fmt"
 )
 
-// OrderedMap is a JSON object that keeps its members' order.
+// Object is a JSON object that keeps its members' order.
 type Object struct {
 	Keys   []string
 	Values map[string]any
@@ -66,6 +66,7 @@ const MaxDepth = 1000
 // deeper is to it no JSON.
 const ReadDepth = 10_000
 
+// ErrTooDeep is what Decode says of JSON that is nested deeper than MaxDepth.
 var ErrTooDeep = fmt.Errorf("JSON is nested deeper than %d", MaxDepth)
 
 // Decode reads JSON with members in order and numbers as they are written.

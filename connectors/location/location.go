@@ -7,34 +7,6 @@ import (
 	"github.com/stepworker/stepworker/connectors/jsontree"
 )
 
-func HasList(steps []Step) bool {
-	for _, s := range steps {
-		if s.List {
-			return true
-		}
-	}
-	return false
-}
-
-// Lay sets what stands at a location, and makes the objects that lead there.
-func Lay(tree any, steps []Step, v any) (any, bool) {
-	if len(steps) == 0 {
-		return v, true
-	}
-	m, ok := tree.(*jsontree.Object)
-	if tree == nil {
-		m, ok = &jsontree.Object{}, true
-	}
-	if !ok {
-		return nil, false
-	}
-	inner, ok := Lay(m.Values[steps[0].Name], steps[1:], v)
-	if ok {
-		m.Set(steps[0].Name, inner)
-	}
-	return m, ok
-}
-
 // Step is one step of a field's location: a member, and whether its value
 // is a list to go through.
 type Step struct {
@@ -79,6 +51,27 @@ func Parse(s string) ([]Step, error) {
 	return steps, nil
 }
 
+// HasList says that a location leads through a list.
+func HasList(steps []Step) bool {
+	for _, s := range steps {
+		if s.List {
+			return true
+		}
+	}
+	return false
+}
+
+// ToList is the beginning of a location that ends with its last list; nil
+// without one.
+func ToList(steps []Step) []Step {
+	for i := len(steps) - 1; i >= 0; i-- {
+		if steps[i].List {
+			return steps[:i+1]
+		}
+	}
+	return nil
+}
+
 // Member follows members alone.
 func Member(tree any, steps []Step) (any, bool) {
 	for _, s := range steps {
@@ -93,13 +86,21 @@ func Member(tree any, steps []Step) (any, bool) {
 	return tree, true
 }
 
-// ToList is the beginning of a location that ends with its last list; nil
-// without one.
-func ToList(steps []Step) []Step {
-	for i := len(steps) - 1; i >= 0; i-- {
-		if steps[i].List {
-			return steps[:i+1]
-		}
+// Lay sets what stands at a location, and makes the objects that lead there.
+func Lay(tree any, steps []Step, v any) (any, bool) {
+	if len(steps) == 0 {
+		return v, true
 	}
-	return nil
+	m, ok := tree.(*jsontree.Object)
+	if tree == nil {
+		m, ok = &jsontree.Object{}, true
+	}
+	if !ok {
+		return nil, false
+	}
+	inner, ok := Lay(m.Values[steps[0].Name], steps[1:], v)
+	if ok {
+		m.Set(steps[0].Name, inner)
+	}
+	return m, ok
 }
