@@ -8,9 +8,9 @@ import (
 	"net/http"
 	"strings"
 	"unsafe"
-)
 
-var errTooLarge = errors.New("the answer is larger than may be")
+	"github.com/stepworker/stepworker/connectors/coding"
+)
 
 // codingError is an answer in a content coding that nobody here reads.
 type codingError struct{ coding string }
@@ -19,9 +19,9 @@ func (e *codingError) Error() string {
 	return fmt.Sprintf("the answer has content coding %q, and only gzip, deflate, br and zstd can be decoded: a header Accept-Encoding of the connector's may ask for one of these", e.coding)
 }
 
-// readAnswer reads an answer's body, at most max bytes of it. errTooLarge says
-// that there is more; of one that says so itself nothing is read. A success in
-// a content coding that nobody here reads is a *codingError, beside it; a 401
+// readAnswer reads an answer's body, at most max bytes of it. coding.ErrTooLarge
+// says that there is more; of one that says so itself nothing is read. A success
+// in a content coding that nobody here reads is a *codingError, beside it; a 401
 // that is not what its coding says has no body, for its status says enough. Any
 // other error is the network's.
 func readAnswer(res *http.Response, max int64) ([]byte, error) {
@@ -29,17 +29,17 @@ func readAnswer(res *http.Response, max int64) ([]byte, error) {
 		return nil, nil
 	}
 	if res.ContentLength > max {
-		return nil, errTooLarge
+		return nil, coding.ErrTooLarge
 	}
-	raw, err := readSized(&source{r: res.Body, left: max}, res.ContentLength)
-	var decoding *decodeError
+	raw, err := readSized(coding.Limit(res.Body, max), res.ContentLength)
+	var decoding *coding.Error
 	switch {
 	case errors.As(err, &decoding) && res.StatusCode == http.StatusUnauthorized:
 		return nil, nil
 	case err != nil:
 		return nil, err
 	}
-	if codings := codingsOf(res.Header); len(codings) > 0 && len(raw) > 0 && res.StatusCode >= 200 && res.StatusCode <= 299 {
+	if codings := coding.Of(res.Header); len(codings) > 0 && len(raw) > 0 && res.StatusCode >= 200 && res.StatusCode <= 299 {
 		return raw, &codingError{strings.Join(codings, ", ")}
 	}
 	return raw, nil
@@ -79,7 +79,7 @@ func readSized(r io.Reader, size int64) ([]byte, error) {
 // readFault is why an answer that began did not come to its end.
 func readFault(host string, err error) *fault {
 	f := describeFault(host, true, err)
-	var bad *decodeError
+	var bad *coding.Error
 	switch {
 	case f.timeout:
 		f.text = fmt.Sprintf("host %q did not send its whole answer in time", host)

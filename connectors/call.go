@@ -15,6 +15,7 @@ import (
 
 	"github.com/stepworker/stepworker/connectors/dates"
 	"github.com/stepworker/stepworker/connectors/definition"
+	"github.com/stepworker/stepworker/connectors/httpfield"
 	"github.com/stepworker/stepworker/connectors/inline"
 	"github.com/stepworker/stepworker/connectors/jsontree"
 	"github.com/stepworker/stepworker/connectors/mergefields"
@@ -528,7 +529,7 @@ var authEvents = []string{"before_action", "after_action", "after_action_paging"
 // cause no refresh and ends by its verdict; else an answer that misses a scope
 // is told apart: another token of the same kind would miss it too.
 func (x *exchange) authError(e *hooks.Exception) error {
-	if scopes, missing := missingScope(x.resHead); missing && !x.call.Urgent {
+	if scopes, missing := httpfield.MissingScope(x.resHead); missing && !x.call.Urgent {
 		return &CallError{Kind: "auth", At: e.At, StatusCode: x.status, Detail: x.detail(x.said), Message: x.scopeText(scopes)}
 	}
 	a := &AuthError{Restart: e.Event == "after_action_paging" && !x.m.Paging.Outbound, Kind: credentials.OAuth2, Version: x.cred.Version, At: e.At, Status: x.status, Detail: x.detail(x.said), Text: e.Text}

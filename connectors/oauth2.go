@@ -17,6 +17,7 @@ import (
 	"golang.org/x/oauth2"
 	"golang.org/x/oauth2/clientcredentials"
 
+	"github.com/stepworker/stepworker/connectors/coding"
 	"github.com/stepworker/stepworker/connectors/definition"
 	"github.com/stepworker/stepworker/connectors/inline"
 	"github.com/stepworker/stepworker/connectors/jsontree"
@@ -351,7 +352,7 @@ func (t *tokenRequest) RoundTrip(req *http.Request) (*http.Response, error) {
 	t.status, t.head = res.StatusCode, res.Header
 	var coded *codingError
 	t.body, err = readAnswer(res, 1<<20)
-	if err != nil && !errors.Is(err, errTooLarge) && !errors.As(err, &coded) { // these two came, and hold no token
+	if err != nil && !errors.Is(err, coding.ErrTooLarge) && !errors.As(err, &coded) { // these two came, and hold no token
 		t.fault = readFault(out.URL.Host, err)
 		return nil, t.fault
 	}

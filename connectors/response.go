@@ -22,6 +22,7 @@ import (
 	"golang.org/x/text/encoding/unicode"
 	"golang.org/x/text/transform"
 
+	"github.com/stepworker/stepworker/connectors/coding"
 	"github.com/stepworker/stepworker/connectors/definition"
 	"github.com/stepworker/stepworker/connectors/jsontree"
 	"github.com/stepworker/stepworker/connectors/location"
@@ -50,7 +51,7 @@ func (x *exchange) send(req *http.Request) *fault {
 	body, err := readAnswer(res, x.c.cfg.MaxResponse)
 	var coded *codingError
 	switch {
-	case errors.Is(err, errTooLarge):
+	case errors.Is(err, coding.ErrTooLarge):
 		x.tooLarge = true
 	case errors.As(err, &coded):
 		return &fault{sent: true, coded: coded, text: coded.Error()}
@@ -486,7 +487,7 @@ func (c *Caller) doHook(ctx context.Context, x *exchange, r hooks.HTTPRequest) (
 	raw, err := readAnswer(res, c.cfg.MaxResponse)
 	var coded *codingError
 	switch {
-	case errors.Is(err, errTooLarge):
+	case errors.Is(err, coding.ErrTooLarge):
 		return nil, fmt.Errorf("http_request: the answer is larger than %d bytes (--max-response)", c.cfg.MaxResponse)
 	case errors.As(err, &coded):
 		return nil, fmt.Errorf("http_request: %w", coded)

@@ -17,6 +17,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"github.com/stepworker/stepworker/connectors/coding"
 )
 
 // policyError is an address that the network policy refuses.
@@ -186,7 +188,7 @@ func (t transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	res, err := t.roundTrip(req)
 	if err == nil {
-		uncode(res, t.max)
+		coding.Undo(res, t.max)
 	}
 	return res, err
 }

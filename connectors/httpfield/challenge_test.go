@@ -1,4 +1,4 @@
-package connectors
+package httpfield
 
 import (
 	"net/http"

@@ -1,4 +1,4 @@
-package connectors
+package coding
 
 import (
 	"bufio"
@@ -18,22 +18,25 @@ import (
 // maxCodings is how many content codings an answer may have, one in another.
 const maxCodings = 4
 
-// decodeError is a body that is not what its content coding says.
-type decodeError struct {
+// ErrTooLarge is an answer of which more came than may.
+var ErrTooLarge = errors.New("the answer is larger than may be")
+
+// Error is a body that is not what its content coding says.
+type Error struct {
 	coding string
 	err    error
 }
 
-func (e *decodeError) Error() string {
+func (e *Error) Error() string {
 	return fmt.Sprintf("it is no %s: %s", e.coding, e.err)
 }
 
-// uncode takes an answer's content codings off (RFC 9110 section 8.4), those
+// Undo takes an answer's content codings off (RFC 9110 section 8.4), those
 // too that nobody asked for: the headers are then those of the decoded body.
 // Each layer may be max bytes at most, so that no small answer grows without
 // end. Codings that nobody here reads stay, with their header.
-func uncode(res *http.Response, max int64) {
-	codings := codingsOf(res.Header)
+func Undo(res *http.Response, max int64) {
+	codings := Of(res.Header)
 	if len(codings) == 0 || len(codings) > maxCodings || res.Request.Method == http.MethodHead || res.Body == http.NoBody {
 		return
 	}
@@ -43,15 +46,15 @@ func uncode(res *http.Response, max int64) {
 		}
 	}
 	for i := len(codings) - 1; i >= 0; i-- {
-		res.Body = &codedBody{coding: codings[i], source: &source{r: res.Body, left: max}, under: res.Body}
+		res.Body = &body{coding: codings[i], source: &source{r: res.Body, left: max}, under: res.Body}
 	}
 	res.Header.Del("Content-Encoding")
 	res.Header.Del("Content-Length")
 	res.ContentLength, res.Uncompressed = -1, true
 }
 
-// codingsOf are an answer's content codings in the order in which they were applied.
-func codingsOf(h http.Header) (codings []string) {
+// Of are an answer's content codings in the order in which they were applied.
+func Of(h http.Header) (codings []string) {
 	for _, c := range strings.Split(strings.Join(h.Values("Content-Encoding"), ","), ",") {
 		switch c = strings.ToLower(strings.TrimSpace(c)); c {
 		case "", "identity", "none", "utf-8": // the last two are no codings, but are sent
@@ -79,8 +82,8 @@ var decoders = map[string]func(*bufio.Reader) (io.Reader, error){
 	},
 }
 
-// codedBody decodes one layer as it is read. An empty body has no layers.
-type codedBody struct {
+// body decodes one layer as it is read. An empty body has no layers.
+type body struct {
 	coding string
 	source *source
 	under  io.Closer
@@ -88,7 +91,7 @@ type codedBody struct {
 	err    error
 }
 
-func (b *codedBody) Read(p []byte) (int, error) {
+func (b *body) Read(p []byte) (int, error) {
 	if b.r == nil && b.err == nil {
 		in := bufio.NewReader(b.source)
 		if _, b.err = in.Peek(1); b.err == nil {
@@ -106,17 +109,20 @@ func (b *codedBody) Read(p []byte) (int, error) {
 }
 
 // told tells a source that broke from one that is no such coding.
-func (b *codedBody) told(err error) error {
+func (b *body) told(err error) error {
 	switch {
 	case b.source.err != nil:
 		return b.source.err
 	case err == nil, errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
 		return err
 	}
-	return &decodeError{b.coding, err}
+	return &Error{b.coding, err}
 }
 
-func (b *codedBody) Close() error { return b.under.Close() }
+func (b *body) Close() error { return b.under.Close() }
+
+// limit is a reader of which no more than max bytes come, and then ErrTooLarge.
+func Limit(r io.Reader, max int64) io.Reader { return &source{r: r, left: max} }
 
 // source is a reader of which no more than left bytes come; it knows why it broke.
 type source struct {
@@ -131,7 +137,7 @@ func (s *source) Read(p []byte) (int, error) {
 	}
 	n, err := s.r.Read(p)
 	if s.left -= int64(n); s.left < 0 {
-		n, err = 0, errTooLarge
+		n, err = 0, ErrTooLarge
 	}
 	if err != nil && !errors.Is(err, io.EOF) {
 		s.err = err

@@ -1,4 +1,4 @@
-package connectors
+package httpfield
 
 import (
 	"net/http"
@@ -55,9 +55,9 @@ func (c *challenge) set(name, value string) {
 	}
 }
 
-// missingScope says that an answer refuses a token for its scope alone (RFC
+// MissingScope says that an answer refuses a token for its scope alone (RFC
 // 6750 section 3.1), and which scopes it asks for, if it tells.
-func missingScope(h http.Header) (scopes []string, missing bool) {
+func MissingScope(h http.Header) (scopes []string, missing bool) {
 	for _, c := range challenges(h) {
 		if c.params["error"] == "insufficient_scope" {
 			return strings.Fields(c.params["scope"]), true
