@@ -121,7 +121,7 @@ func (b *body) told(err error) error {
 
 func (b *body) Close() error { return b.under.Close() }
 
-// limit is a reader of which no more than max bytes come, and then ErrTooLarge.
+// Limit is a reader of which no more than max bytes come, and then ErrTooLarge.
 func Limit(r io.Reader, max int64) io.Reader { return &source{r: r, left: max} }
 
 // source is a reader of which no more than left bytes come; it knows why it broke.

@@ -159,7 +159,7 @@ func (r *partnerReader) read(v settingValue) {
 	}
 }
 
-// jsontree.TextIn is a member that is text, or sealed.
+// textOf is a member that is text, or sealed.
 func (r *partnerReader) textOf(member string, v settingValue) (text string) {
 	if text, ok := r.opened(member, v); ok {
 		return text
