@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"net/http"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -51,6 +52,43 @@ func TestBegin_behindAnother(t *testing.T) {
 	}
 	if n := called.Load(); n != 1 || info.Retried != 2 {
 		t.Errorf("called %d times, begun after %d failures; want 1 after 2", n, info.Retried)
+	}
+}
+
+// A worker that died, or lost its task, between a failed execution's result and
+// the task's end has nobody run it again; a person still may.
+func TestBegin_failedByAWorkerThatDied(t *testing.T) {
+	h := newHouse(t, withConnector(t, keyed))
+	var called atomic.Int64
+	h.url = serve(t, func(w http.ResponseWriter, _ *http.Request) {
+		called.Add(1)
+		w.WriteHeader(http.StatusInternalServerError)
+	})
+	h.put(map[string]any{"credential_id": "c", "connector": "own", "api_key": "the-api-key"})
+	id := h.enqueue(1, jobs.Step{CredentialID: "c", Method: "m", MaxRetries: new(int)})[0]
+	inspector := asynq.NewInspectorFromRedisClient(h.rdb)
+	archived := func() bool {
+		info, err := inspector.GetTaskInfo("steps", id)
+		return err == nil && info.State == asynq.TaskStateArchived
+	}
+	runAgain := func() {
+		t.Helper()
+		h.until("its task has ended", archived)
+		if err := inspector.RunTask("steps", id); err != nil {
+			t.Fatal(err)
+		}
+		h.until("its task has ended again", archived)
+	}
+	h.until("its task has ended", archived)
+	if err := h.rdb.HSet(context.Background(), "stepworker:x:{"+id+"}", "cnt", -1).Err(); err != nil { // asynq's count is the higher one
+		t.Fatal(err)
+	}
+	runAgain()
+	if r := h.results([]string{id})[id]; called.Load() != 1 || r.Status != jobs.Failed {
+		t.Errorf("taken over: %s, called %d times, want 1", r.Status, called.Load())
+	}
+	if runAgain(); called.Load() != 2 {
+		t.Errorf("run again by a person: called %d times, want 2", called.Load())
 	}
 }
 

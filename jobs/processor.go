@@ -128,10 +128,12 @@ func (a *attempt) run(ctx context.Context) error {
 	if a.rec.enqueuedAt == 0 && !a.step.EnqueuedAt.IsZero() {
 		a.rec.enqueuedAt = a.step.EnqueuedAt.UnixMilli()
 	}
-	switch a.rec.end {
-	case Succeeded, Warning, Cancelled:
+	switch end := a.rec.end; {
+	case end == Succeeded, end == Warning, end == Cancelled:
 		return nil // a worker died between the result and the task's end
-	case Failed: // run again by a person: fresh budgets
+	case a.rec.over: // so did this one's
+		return fmt.Errorf("failed, as its result says: %w", asynq.SkipRetry)
+	case end == Failed: // run again by a person: fresh budgets
 		a.rec = &record{queue: a.rec.queue, enqueuedAt: a.rec.enqueuedAt, attempt: a.rec.attempt, blank: true, newData: true}
 		a.recount(ctx)
 	}

@@ -52,6 +52,7 @@ type record struct {
 	account string // whose executions it is counted among; "": it is not
 	attempt string // this attempt's token, see beginScript
 	blank   bool   // nothing was known of the execution
+	over    bool   // it has failed, and nobody runs it again
 }
 
 func readRecord(m map[string]string) *record {
@@ -89,22 +90,29 @@ func (r *record) fields() []any {
 // attempt that still runs somewhere (on a worker that was stopped for a while)
 // writes from now on is void. It begins nothing for a worker that lost its task
 // before it had begun: asynq counts whenever it gives a task to another, and
-// one of a higher count has begun. A failed execution that is run again sheds
-// its end.
+// one of a higher count has begun. A failed execution that a person runs again
+// sheds its end; one that asynq gives to another, because its worker died before
+// it had ended the task too, keeps it.
 //
 //	KEYS  execution hash
 //	ARGV  token, asynq's count of retries
-//	returns the hash as it was, or {'behind'}
+//	returns the hash as it was, with over if it has failed and keeps its end, or
+//	{'behind'}
 var beginScript = redis.NewScript(`
-local h = redis.call('HGETALL', KEYS[1])
-for i = 1, #h, 2 do
-  if h[i] == 'end' then
-    if h[i + 1] ~= 'failed' then return h end
-    redis.call('HDEL', KEYS[1], 'end')
-    redis.call('PERSIST', KEYS[1])
-  elseif h[i] == 'cnt' and tonumber(h[i + 1]) > tonumber(ARGV[2]) then
-    return {'behind'}
-  end
+local h, m = redis.call('HGETALL', KEYS[1]), {}
+for i = 1, #h, 2 do m[h[i]] = h[i + 1] end
+local ahead = tonumber(ARGV[2]) - tonumber(m.cnt or ARGV[2])
+if m['end'] == 'failed' and ahead > 0 then
+  redis.call('HSET', KEYS[1], 'cnt', ARGV[2])
+  h[#h + 1], h[#h + 2] = 'over', '1'
+  return h
+elseif m['end'] == 'failed' then
+  redis.call('HDEL', KEYS[1], 'end')
+  redis.call('PERSIST', KEYS[1])
+elseif m['end'] then
+  return h
+elseif ahead < 0 then
+  return {'behind'}
 end
 redis.call('HSET', KEYS[1], 'run', ARGV[1], 'cnt', ARGV[2])
 return h
@@ -159,7 +167,7 @@ func (a *attempt) begin(ctx context.Context) (cred *credentials.Credential, open
 				m[pairs[i]] = pairs[i+1]
 			}
 			a.rec, a.epoch = readRecord(m), epoch.Val() // without it the line is asked when the API asks to wait
-			a.rec.attempt, a.rec.blank = token, len(m) == 0
+			a.rec.attempt, a.rec.blank, a.rec.over = token, len(m) == 0, m["over"] != ""
 			return cred, opened, nil
 		}
 		if !redis.HasErrorPrefix(err, "NOSCRIPT") {
