@@ -1,8 +1,13 @@
 package jobs
 
 import (
+	"context"
+	"errors"
+	"log/slog"
 	"testing"
 	"time"
+
+	"github.com/stepworker/stepworker/connectors"
 )
 
 func TestAwake_doubtsWhatWasTakenBeforeItStoodStill(t *testing.T) {
@@ -20,5 +25,27 @@ func TestAwake_doubtsWhatWasTakenBeforeItStoodStill(t *testing.T) {
 	}
 	if err := w.sure(now.Add(wakingGrace + time.Second)); err != nil {
 		t.Errorf("taken long after it woke: %v", err)
+	}
+}
+
+// What ran out of time while the worker stood still is no failure of the
+// execution: its API may have answered long ago.
+func TestOutcome_ofAWorkerThatStoodStill(t *testing.T) {
+	for _, err := range []error{
+		context.DeadlineExceeded,
+		&connectors.CallError{Kind: KindNetwork, Message: "host did not answer in time"},
+		&connectors.CallError{Kind: KindLimit, Message: "after_action ran longer than 60s"},
+	} {
+		a := &attempt{p: &Pool{log: slog.New(slog.DiscardHandler)}, rec: &record{}, taken: time.Now().Add(-lapsed - time.Second)}
+		a.p.awake.seen.Store(a.taken.UnixMilli())
+		var put *waitError
+		if got := a.outcome(t.Context(), err, nil); !errors.As(got, &put) || put.why != "worker" || put.fault {
+			t.Errorf("%v: got %v, want it to be put back", err, got)
+		}
+	}
+	var w awake
+	w.seen.Store(time.Now().Add(-lapsed + 5*time.Second).UnixMilli())
+	if w.lapsedSince(time.Now().Add(-lapsed)) {
+		t.Error("for so short a time it may have kept its leases")
 	}
 }

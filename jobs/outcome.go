@@ -28,6 +28,7 @@ import (
 //	any other error                       archived        -
 //	worker drained, killed                another takes it  no
 //	this worker's own fault               put back        no
+//	ran out of time while it stood still  put back        no
 
 const (
 	// asynqMaxRetry keeps asynq from ever ending an execution by itself: at
@@ -111,6 +112,8 @@ func (a *attempt) outcome(ctx context.Context, err error, s *stand) error {
 	var auth *connectors.AuthError
 	var ce *connectors.CallError
 	switch {
+	case ranOut(err) && a.p.awake.lapsedSince(a.taken):
+		return a.p.workerFault("this worker stood still for so long that others take its executions over; what ran out of time meanwhile tells nothing")
 	case errors.As(err, &auth):
 		a.ran(auth.Ran, auth.Logs)
 		return a.refused(ctx, auth)
@@ -156,6 +159,13 @@ func (a *attempt) outcome(ctx context.Context, err error, s *stand) error {
 		return a.retry(ctx, ce.Message, delay)
 	}
 	return a.failCode(ctx, failure, ce.StatusCode)
+}
+
+// ranOut says that an attempt may have failed for want of time, or of a
+// connection that was kept up meanwhile.
+func ranOut(err error) bool {
+	var ce *connectors.CallError
+	return errors.Is(err, context.DeadlineExceeded) || errors.As(err, &ce) && (ce.Kind == KindNetwork || ce.Kind == KindLimit)
 }
 
 func (a *attempt) ran(ran bool, logs []string) {
