@@ -110,10 +110,12 @@ func (p *pages) All(ctx context.Context, n int, size int64) ([]json.RawMessage, 
 	return all, nil
 }
 
-// free gives back the room that the pages took, at the end of their attempt.
+// free gives back the room that the pages took: at the end of their attempt, or
+// once their call has failed.
 func (p *pages) free() {
 	if p.room > 0 {
 		p.a.p.pagesRoom.Release(p.room)
+		p.room = 0
 	}
 }
 

@@ -15,7 +15,9 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/stepworker/stepworker/connectors"
 	"github.com/stepworker/stepworker/connectors/definition"
+	"github.com/stepworker/stepworker/hooks"
 	"github.com/stepworker/stepworker/internal/sampleapi"
 	"github.com/stepworker/stepworker/jobs"
 )
@@ -289,5 +291,53 @@ methods:
 	}
 	if n := h.rdb.Exists(context.Background(), "stepworker:pages:{one}").Val(); n != 0 {
 		t.Error("the page is still there after the end")
+	}
+}
+
+// A call that runs again at once, since a newer credential is stored than the one
+// that was refused when its pages were together, does not wait for its own room.
+func TestPages_runAgainHasTheRoomOfTheFirst(t *testing.T) {
+	h := newHouse(t, func(c *jobs.PoolConfig) {
+		withConnector(t, `connector: own
+base_url: "{{base}}"
+auth: {type: oauth2, token_url: "{{base}}/token"}
+parameters: [{name: base, target: merge_field, property: account}]
+methods:
+  - method: list
+    endpoint: /list
+    parameters: [{name: page, target: query_string, value: "{{CYCLR_PAGE_NUMBER}}"}]
+    paging: {inbound: true, more: more}
+    script: |
+      function after_action_paging() {
+        if (!action_data.again) { action_data.again = true; throw new AuthRefreshException('dead'); }
+        method_response = method_response.rows.length;
+      }
+`)(c)
+		engine, err := hooks.New(hooks.Config{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = engine.Close() })
+		if c.Caller, err = connectors.NewCaller(connectors.CallerConfig{Engine: engine, AllowPrivate: true, AuthStyles: c.Store, MaxResponse: 300_000}); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(c.Caller.Close)
+	})
+	var once sync.Once
+	put := func() {
+		h.put(map[string]any{"credential_id": "c", "connector": "own", "client_id": "id", "client_secret": "a-secret", "oauth2": map[string]any{"access_token": "an-access-token"}})
+	}
+	h.url = serve(t, func(w http.ResponseWriter, r *http.Request) {
+		if r.FormValue("page") == "8" {
+			once.Do(put) // while its call is under way
+		}
+		w.Header().Set("Content-Type", "application/json")
+		fmt.Fprintf(w, `{"rows":["%s%s"],"more":%t}`, r.FormValue("page"), strings.Repeat("x", 250_000), r.FormValue("page") != "8")
+	})
+	put()
+	ids := h.enqueue(1, jobs.Step{ExecutionID: "big", CredentialID: "c", Method: "list"})
+	r := h.results(ids)["big"]
+	if story := h.story("big"); r.Status != jobs.Succeeded || string(r.Content) != "8" || strings.Contains(story, "deferred") {
+		t.Errorf("got %s, content %s, error %+v: %s", r.Status, r.Content, r.Error, story)
 	}
 }

@@ -349,6 +349,9 @@ func (a *attempt) call(ctx context.Context) error {
 	if err == nil {
 		return a.succeed(ctx, answer)
 	}
+	if kept, ok := call.Pages.(*pages); ok {
+		kept.free() // the step may run again before this attempt ends, and needs it
+	}
 	return a.outcome(ctx, err, s)
 }
 
