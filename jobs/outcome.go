@@ -14,6 +14,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/stepworker/stepworker/connectors"
+	"github.com/stepworker/stepworker/internal/killpoint"
 )
 
 // This file is the one table from how an attempt ended to what happens next.
@@ -276,6 +277,7 @@ func (a *attempt) finish(ctx context.Context, res *Result) error {
 	if a.rec.inSet {
 		_ = a.p.cfg.Store.Unwait(ctx, a.step.CredentialID, a.waiter())
 	}
+	killpoint.KillPoint("ended")
 	a.p.metrics.executions.WithLabelValues(res.Connector, string(res.Status)).Inc()
 	a.p.metrics.steps.Observe(time.Since(a.at).Seconds())
 	level := slog.LevelInfo

@@ -156,6 +156,35 @@ func TestLessons_takenOverOnce(t *testing.T) {
 	w.always(0)
 }
 
+// kill -9 right after a failed execution's result is stored: it has failed, and
+// nobody calls for it again.
+func TestLessons_killedAfterAFailure(t *testing.T) {
+	if testing.Short() {
+		t.Skip("asynq takes a minute to notice a dead worker")
+	}
+	t.Parallel()
+	w := newWorld(t)
+	g := newGates(w)
+	at := g.add("c", &gate{call: func(rw http.ResponseWriter, _ *http.Request) bool {
+		rw.WriteHeader(http.StatusTeapot)
+		return true
+	}})
+	g.live(w, "c", "crm")
+	first := w.start("ended", "--concurrency", "1")
+	ids := w.enqueue(1, jobs.Step{CredentialID: "c", Method: "list_contacts"})
+	<-first.done
+	w.start("", "--concurrency", "1")
+	w.failed(jobs.KindHTTP, w.results(ids))
+	w.until("another ends its task", func() bool {
+		return w.rdb.ZCard(context.Background(), "asynq:{steps}:archived").Val() == 1
+	})
+	w.always(1)
+	w.failed(jobs.KindHTTP, w.results(ids))
+	if n := at.called(); n != 1 {
+		t.Errorf("the API was called %d times, want 1", n)
+	}
+}
+
 // A worker is stopped right after parking: for 40 s, and for so long that
 // another has taken its executions over.
 func TestLessons_leaseLostWhileParking(t *testing.T) {
