@@ -302,13 +302,23 @@ func (a *attempt) overtaken() error {
 	return &waitError{why: "worker", text: errOvertaken.Error(), delay: 30 * time.Second}
 }
 
-// behind leaves an execution that an attempt has begun of which asynq counts
-// more: this worker has lost its lease, and can change nothing. Should it not
-// have (a task that is deleted and enqueued again under its id, before it had
-// ended, is counted anew), it counts as a failure, and catches up.
-func (a *attempt) behind() error {
-	a.p.log.Warn("attempt overtaken", "execution_id", a.id)
-	return &waitError{why: "worker", text: errOvertaken.Error(), delay: time.Second, fault: true}
+// behind leaves an execution to the attempt of a higher count that has begun,
+// unless asynq says that this one's count is the task's: then that attempt was of
+// another task, which was deleted before it had ended and enqueued again.
+func (a *attempt) behind(ctx context.Context) error {
+	queue, _ := asynq.GetQueueName(ctx)
+	count, _ := asynq.GetRetryCount(ctx)
+	info, err := a.p.client.taskInfo(queue, a.id)
+	switch {
+	case err != nil:
+		return a.p.workerFault("redis cannot be used")
+	case info == nil || info.Retried != count:
+		return a.overtaken()
+	}
+	if err := a.p.rdb.HSet(ctx, execKey(a.id), "cnt", count).Err(); err != nil {
+		return a.p.workerFault("redis cannot be written")
+	}
+	return a.run(ctx)
 }
 
 func (p *Pool) storeResult(ctx context.Context, rec *record, res *Result, reply *ReplyTo, retention time.Duration) error {

@@ -110,14 +110,15 @@ func (p *Pool) ProcessTask(ctx context.Context, t *asynq.Task) error {
 
 func (a *attempt) run(ctx context.Context) error {
 	p := a.p
-	killpoint.KillPoint("before-begin")
+	killpoint.KillPoint("taken")
 	if err := p.awake.sure(a.taken); err != nil {
 		return p.workerFault(err.Error())
 	}
+	killpoint.KillPoint("before-begin")
 	cred, opened, err := a.begin(ctx)
 	switch {
 	case errors.Is(err, errOvertaken):
-		return a.behind()
+		return a.behind(ctx)
 	case err != nil:
 		return p.workerFault("redis cannot be used")
 	}
@@ -333,9 +334,9 @@ func (a *attempt) call(ctx context.Context) error {
 		Mappings: a.step.Mappings, FieldsInUse: a.step.FieldsInUse, LastRun: lastRun,
 	}
 	call.Pacer = a.pace
+	kept := &pages{a: a}
+	defer kept.free()
 	if a.meth.Type == definition.TypeAction {
-		kept := &pages{a: a}
-		defer kept.free()
 		call.Pages = kept
 	}
 	if w := a.step.Webhook; w != nil {
@@ -349,9 +350,7 @@ func (a *attempt) call(ctx context.Context) error {
 	if err == nil {
 		return a.succeed(ctx, answer)
 	}
-	if kept, ok := call.Pages.(*pages); ok {
-		kept.free() // the step may run again before this attempt ends, and needs it
-	}
+	kept.free() // the step may run again before this attempt ends, and needs the room
 	return a.outcome(ctx, err, s)
 }
 
