@@ -82,7 +82,7 @@ func TestLessons_eightProcessesRefusedAtOnce(t *testing.T) {
 		begin    func(account string)
 		requests int                          // in the end
 		gaps     []time.Duration              // at least, between them
-		once     func(a string) bool          // until then there is one request
+		between  credentials.Verdict          // told of the first request before there is a second
 		then     func(a string, ids []string) // what has come of it; nil: all succeed
 	}
 	rows := []row{
@@ -100,10 +100,7 @@ func TestLessons_eightProcessesRefusedAtOnce(t *testing.T) {
 					keep(w)
 				}
 			}(),
-			once: func(a string) bool {
-				lr := w.status(a).LastRefresh
-				return lr != nil && lr.Verdict == credentials.Unknown
-			}},
+			between: credentials.Unknown},
 		{name: "hangs, then 500", requests: 2, token: func(i int, w http.ResponseWriter, r *http.Request, next http.Handler) {
 			if i == 1 {
 				pause(r, 30*time.Second)
@@ -111,10 +108,7 @@ func TestLessons_eightProcessesRefusedAtOnce(t *testing.T) {
 				return
 			}
 			next.ServeHTTP(w, r)
-		}, once: func(a string) bool {
-			lr := w.status(a).LastRefresh
-			return lr != nil && lr.Verdict == credentials.Transient
-		}},
+		}, between: credentials.Transient},
 		{name: "answers after 29 s", token: after(29 * time.Second), requests: 1},
 		{name: "answers after 15 s", token: after(15 * time.Second), requests: 1},
 		{name: "answers after 11 s", token: after(11 * time.Second), requests: 1},
@@ -187,7 +181,20 @@ func TestLessons_eightProcessesRefusedAtOnce(t *testing.T) {
 		a := fmt.Sprintf("row-%d", i)
 		barrier := together(n)
 		at := &rowGate{account: a}
-		at.gate = g.add(a, &gate{token: row.token, call: func(w http.ResponseWriter, r *http.Request) bool {
+		token := row.token
+		if row.between != "" {
+			token = func(i int, rw http.ResponseWriter, r *http.Request, next http.Handler) {
+				if i == 2 {
+					if s, err := w.store.Status(ctx, a); err != nil {
+						t.Error(err)
+					} else if s.LastRefresh == nil || s.LastRefresh.Verdict != row.between {
+						t.Errorf("%s: a second request while the first one's outcome is %+v, want %s", row.name, s.LastRefresh, row.between)
+					}
+				}
+				row.token(i, rw, r, next)
+			}
+		}
+		at.gate = g.add(a, &gate{token: token, call: func(w http.ResponseWriter, r *http.Request) bool {
 			barrier(w, r)
 			if row.refused {
 				w.WriteHeader(http.StatusForbidden)
@@ -205,29 +212,10 @@ func TestLessons_eightProcessesRefusedAtOnce(t *testing.T) {
 			w.until("the refresh runs: "+row.name, func() bool { return at.requests() > 0 })
 			row.begin(a)
 		}
-		if row.once != nil { // seen side by side with the other rows
-			at.watched = make(chan struct{})
-			go func() {
-				defer close(at.watched)
-				for deadline := time.Now().Add(2 * time.Minute); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
-					requests := at.requests() // before: it is looked at while there was one
-					if s, err := w.store.Status(ctx, a); err == nil && s.LastRefresh != nil {
-						if requests != 1 || !row.once(a) {
-							t.Errorf("%s: %d requests, %+v", row.name, requests, s.LastRefresh)
-						}
-						return
-					}
-				}
-				t.Errorf("%s: no outcome", row.name)
-			}()
-		}
 	}
 	failed := 0
 	for i, row := range rows {
 		at := gated[i]
-		if at.watched != nil {
-			<-at.watched
-		}
 		if row.then != nil {
 			row.then(at.account, at.ids)
 		} else {
@@ -260,5 +248,4 @@ type rowGate struct {
 	*gate
 	account string
 	ids     []string
-	watched chan struct{}
 }
