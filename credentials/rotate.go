@@ -37,6 +37,7 @@ const every = "*"
 var sealedPlaces = []sealedPlace{
 	{"check value", regexp.MustCompile(`^stepworker:check$`), "", nil, func([]string, []string, string) string { return checkPurpose }},
 	{"key that names stored data", regexp.MustCompile(`^stepworker:data_key$`), "", nil, func([]string, []string, string) string { return dataKeyPurpose }},
+	{"key that opens what steps give", regexp.MustCompile(`^stepworker:step_key$`), "sealed", nil, func([]string, []string, string) string { return stepKeyPurpose }},
 	{"credentials", regexp.MustCompile(`^stepworker:cred:\{([^}]*)\}$`), "sealed", []string{"connector", "v"},
 		func(key, beside []string, _ string) string { return sealPurpose(key[1], beside[0], num(beside[1])) }},
 	{"answers kept of failed refreshes", regexp.MustCompile(`^stepworker:cred:\{([^}]*)\}$`), "answer", []string{"connector", "v"},

@@ -32,6 +32,9 @@ func everySealed(t *testing.T, s *Store, n int) {
 	if err := s.VerifyKeys(ctx); err != nil {
 		t.Fatal(err)
 	}
+	if err := s.OfferStepSealing(ctx, nil); err != nil {
+		t.Fatal(err)
+	}
 	for i := range n {
 		put(t, s, fmt.Sprintf(`{"credential_id":"c%d","connector":"acme","api_key":"the-key-of-%d"}`, i, i), false)
 		id := fmt.Sprint("c", i)
@@ -62,6 +65,9 @@ func everySealed(t *testing.T, s *Store, n int) {
 func opens(t *testing.T, s *Store, n int) {
 	t.Helper()
 	if err := s.VerifyKeys(ctx); err != nil {
+		t.Error(err)
+	}
+	if _, err := s.stepKey(ctx); err != nil {
 		t.Error(err)
 	}
 	for i := range n {
@@ -106,7 +112,7 @@ func TestRotate_everythingOpensWithTheFirstKeyAlone(t *testing.T) {
 		t.Fatal(err)
 	}
 	kinds := func(resealed bool, by string) (want []RotatedKind) {
-		for _, k := range []RotatedKind{{Kind: "check value", Records: 1}, {Kind: "key that names stored data", Records: 1}, {Kind: "credentials", Records: n},
+		for _, k := range []RotatedKind{{Kind: "check value", Records: 1}, {Kind: "key that names stored data", Records: 1}, {Kind: "key that opens what steps give", Records: 1}, {Kind: "credentials", Records: n},
 			{Kind: "answers kept of failed refreshes", Records: n}, {Kind: "action_data of waiting executions", Records: n}, {Kind: "keys and values that scripts stored", Records: 12 * n}} {
 			k.By = map[string]int{by: k.Records}
 			if resealed {

@@ -41,6 +41,9 @@ type Store struct {
 	mu     sync.Mutex
 	opened map[string]openedSecrets // by id: the hot path opens a record once
 	naming []byte                   // names fields of scripts' data; nil: not read yet
+	// stepOpener opens what clients sealed of steps.
+	stepOpener  stepOpener
+	stepOffered bool // which parameters they are to seal
 	// unconfirmed is what was saved in the last seconds, oldest first.
 	unconfirmed []unconfirmed
 }

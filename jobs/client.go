@@ -30,6 +30,10 @@ type Client struct {
 	asynq     *asynq.Client
 	inspector *asynq.Inspector
 	store     *credentials.Store
+
+	mu       sync.Mutex
+	sealer   *credentials.StepSealer // as workers offered it
+	sealerAt time.Time               // when it was read
 }
 
 // NewClient returns a client on the given Redis.
@@ -96,10 +100,12 @@ func (c *Client) EnqueueBatch(ctx context.Context, steps []*Step) []Receipt {
 	first := make(map[string]int, len(steps)) // by id, the step that claims it
 	now, owner := time.Now(), ulid.Make().String()
 	for i, s := range steps {
-		a, err := accept(s, now)
+		a, err := c.accept(ctx, s, now)
 		if err != nil {
 			receipts[i] = Receipt{Err: err}
-			if s != nil {
+			if a != nil {
+				receipts[i].ExecutionID = a.id
+			} else if s != nil {
 				receipts[i].ExecutionID = s.ExecutionID
 			}
 			continue
@@ -122,8 +128,9 @@ func (c *Client) EnqueueBatch(ctx context.Context, steps []*Step) []Receipt {
 	return receipts
 }
 
-// accept checks a step's form and makes its payload.
-func accept(s *Step, now time.Time) (*accepted, error) {
+// accept checks a step's form and makes its payload, with sensitive parameters
+// sealed. What could not be sealed has an id all the same.
+func (c *Client) accept(ctx context.Context, s *Step, now time.Time) (*accepted, error) {
 	if s == nil {
 		return nil, &InvalidError{"there is no step: it is nil"}
 	}
@@ -134,6 +141,15 @@ func accept(s *Step, now time.Time) (*accepted, error) {
 	if p.ExecutionID == "" {
 		p.ExecutionID = ulid.Make().String()
 	}
+	if len(p.Parameters) > 0 {
+		sealer, err := c.stepSealer(ctx)
+		if err == nil {
+			p.Parameters, err = sealer.Seal(p.ExecutionID, p.Method, p.Parameters)
+		}
+		if err != nil {
+			return &accepted{id: p.ExecutionID}, fmt.Errorf("redis: %w", err)
+		}
+	}
 	raw, err := encode(p)
 	if err == nil && len(raw) > MaxStepSize { // what we add to it is not the step's
 		err = s.checkSize()
@@ -142,6 +158,23 @@ func accept(s *Step, now time.Time) (*accepted, error) {
 		return nil, &InvalidError{err.Error()}
 	}
 	return &accepted{step: s, id: p.ExecutionID, raw: raw}, nil
+}
+
+// sealerStays is how long a client goes by what workers offered before it looks again.
+const sealerStays = 2 * time.Second
+
+// stepSealer seals what workers want to have sealed.
+func (c *Client) stepSealer(ctx context.Context) (*credentials.StepSealer, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.sealer == nil || time.Since(c.sealerAt) > sealerStays {
+		z, err := c.store.StepSealer(ctx)
+		if err != nil {
+			return nil, err
+		}
+		c.sealer, c.sealerAt = z, time.Now()
+	}
+	return c.sealer, nil
 }
 
 // enqueueAll enqueues a batch, page by page.

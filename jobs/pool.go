@@ -98,6 +98,8 @@ type Pool struct {
 	redisBack atomic.Int64                // ms of the first answer after it was away
 	draining  atomic.Bool
 
+	sensitive credentials.SensitiveParameters // of all connectors
+
 	shares sync.Map // of the refreshers, by connector: *share
 }
 
@@ -147,6 +149,7 @@ func NewPool(cfg PoolConfig) (*Pool, error) {
 	p := &Pool{cfg: cfg, rdb: cfg.Redis, client: NewClient(cfg.Redis), log: cfg.Logger, stop: make(chan struct{}), wake: make(chan struct{}, 1)}
 	p.resumer, p.waker, p.line = newResumer(p), newWaker(p), newLineKeeper(p)
 	p.sitting = make(chan struct{}, cfg.Concurrency/4)
+	p.sensitive = cfg.Catalog.Sensitive()
 	p.pagesRoom = semaphore.NewWeighted(cfg.Caller.MaxPages())
 	var err error
 	if cfg.NotifyURL != "" {
@@ -284,8 +287,9 @@ func (p *Pool) keepPlaces() {
 	}
 }
 
-// keepSealingKnown tells Redis with which key this worker seals, until nothing
-// here seals any more: while it drains, a refresh may still save.
+// keepSealingKnown tells Redis with which key this worker seals, and what clients
+// are to seal, until nothing here seals any more: while it drains, a refresh may
+// still save.
 func (p *Pool) keepSealingKnown() {
 	t := time.NewTicker(credentials.SealingEvery)
 	defer t.Stop()
@@ -304,6 +308,12 @@ func (p *Pool) noteSealing() {
 	defer cancel()
 	if err := p.cfg.Store.NoteSealing(ctx); err != nil {
 		p.log.Debug("redis does not take with which key this worker seals", "error", err.Error())
+	}
+	var sealed *credentials.SealError
+	if err := p.cfg.Store.OfferStepSealing(ctx, p.sensitive); errors.As(err, &sealed) {
+		p.log.Error("steps with sensitive parameters fail", "text", err.Error())
+	} else if err != nil {
+		p.log.Debug("redis does not take what clients are to seal", "error", err.Error())
 	}
 }
 

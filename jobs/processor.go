@@ -305,6 +305,11 @@ func (a *attempt) countRefresh() (came bool) {
 
 // call makes the API call and turns its end into the execution's next state.
 func (a *attempt) call(ctx context.Context) error {
+	if bad, err := a.unseal(ctx); err != nil {
+		return err
+	} else if bad != nil {
+		return a.fail(ctx, bad)
+	}
 	data, err := a.p.actionData(a.id, a.rec)
 	if err != nil {
 		return a.p.workerFault("its keys do not open an execution's action_data")
@@ -352,6 +357,21 @@ func (a *attempt) call(ctx context.Context) error {
 	}
 	kept.free() // the step may run again before this attempt ends, and needs the room
 	return a.outcome(ctx, err, s)
+}
+
+// unseal opens what the client sealed of the step's parameters.
+func (a *attempt) unseal(ctx context.Context) (*ResultError, error) {
+	err := a.p.cfg.Store.OpenStep(ctx, a.id, a.step.Parameters)
+	var sealed *credentials.SealError
+	switch {
+	case err == nil:
+		return nil, nil
+	case !errors.As(err, &sealed):
+		return nil, a.p.workerFault("redis cannot be used")
+	case a.p.cfg.Store.VerifyKeys(ctx) != nil:
+		return nil, a.p.workerFault("its keys do not open the check value sealed at first start")
+	}
+	return input("%s: it was sealed for another execution or another Redis; enqueue the step again with its value", sealed), nil
 }
 
 // unknownHere puts a step back whose connector or method this worker does not

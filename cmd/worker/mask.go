@@ -151,7 +151,7 @@ func maskValue(v any) any {
 	switch x := v.(type) {
 	case map[string]any:
 		for k, m := range x {
-			if m != nil && secretName.MatchString(k) {
+			if m != nil && secretName.MatchString(k) && !credentials.IsSealed(m) { // that is opened first: it may stand elsewhere, too
 				x[k] = redacted
 			} else {
 				x[k] = maskValue(m)
@@ -184,6 +184,9 @@ func redactValue(r *credentials.Redactor, v any) any {
 			return redacted
 		}
 	case map[string]any:
+		if credentials.IsSealed(x) {
+			return redacted
+		}
 		for k, m := range x {
 			if hidden := r.String(k); hidden != k {
 				delete(x, k)

@@ -228,6 +228,8 @@ func (h *withResults) hide(ctx context.Context, tasks []map[string]any) {
 		if !ok {
 			continue
 		}
+		id, _ := t["id"].(string)
+		_ = h.masker.store.OpenStep(ctx, id, payloads[i].Parameters) // what does not open is read by nobody
 		redactor := v.redactor
 		if own := ownSecrets(v.sensitive, payloads[i].Parameters, payloads[i].Mappings); len(own) > 0 {
 			redactor = credentials.NewRedactor(append(own, v.secrets...), minSecret)

@@ -191,21 +191,28 @@ methods: [{method: get, endpoint: /}]
 	if _, _, err := w.store.Put(ctx, in, false); err != nil {
 		t.Fatal(err)
 	}
-	client := jobs.NewClient(w.rdb)
-	for _, id := range []string{"c", "gone"} {
-		for _, answer := range []string{`"canary-text"`, `["canary one","canary two"]`, `{"a":["canary/three"]}`, `123456789`} {
-			step := jobs.Step{CredentialID: id, Method: "get", Tag: "eu1-north", Parameters: map[string]json.RawMessage{"answer": json.RawMessage(answer)}}
+	for _, sealed := range []bool{false, true} { // without: a flow may use asynq alone
+		if sealed {
+			if err := w.store.OfferStepSealing(ctx, w.catalog.Sensitive()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		client := jobs.NewClient(w.rdb)
+		for _, id := range []string{"c", "gone"} {
+			for _, answer := range []string{`"canary-text"`, `["canary one","canary two"]`, `{"a":["canary/three"]}`, `123456789`} {
+				step := jobs.Step{CredentialID: id, Method: "get", Tag: "eu1-north " + answer, Parameters: map[string]json.RawMessage{"answer": json.RawMessage(answer)}}
+				if _, err := client.Enqueue(ctx, &step); err != nil {
+					t.Fatal(err)
+				}
+			}
+			step := jobs.Step{CredentialID: id, Method: "get", Mappings: map[string]string{"parameters.answer": "canary-mapped"}}
 			if _, err := client.Enqueue(ctx, &step); err != nil {
 				t.Fatal(err)
 			}
 		}
-		step := jobs.Step{CredentialID: id, Method: "get", Mappings: map[string]string{"parameters.answer": "canary-mapped"}}
-		if _, err := client.Enqueue(ctx, &step); err != nil {
-			t.Fatal(err)
-		}
 	}
 	page := w.get(t, "/monitoring/api/queues/steps/pending_tasks")
-	if strings.Count(page, "eu1-north") != 8 || strings.Contains(page, "canary") || strings.Contains(page, "123456789") {
+	if strings.Count(page, "eu1-north") != 16 || strings.Contains(page, "canary") || strings.Contains(page, "123456789") {
 		t.Errorf("shown: %s", page)
 	}
 }

@@ -97,6 +97,9 @@ func (a *holder) echo(r *http.Request) map[string]any {
 	out := map[string]any{"heard": string(body), "url": r.URL.String(), "headers": r.Header}
 	for _, c := range a.canaries {
 		v := c.value
+		if c.name == "given" && r.Header.Get("X-Given") != v { // by a step: nobody else has heard of it
+			continue
+		}
 		once, _ := json.Marshal(map[string]string{"it": v})
 		twice, _ := json.Marshal(string(once))
 		out[c.name] = []string{v, "a" + v + "z", url.QueryEscape(v), percent.ReplaceAllStringFunc(url.PathEscape(v), strings.ToLower), string(once), string(twice),
@@ -183,6 +186,7 @@ parameters:
   - {name: cookie, target: merge_field, property: session, sensitive: true}
   - {name: mode, target: script, optional: true}
   - {name: answer, target: query_string, optional: true}
+  - {name: given, target: http_header, as: X-Given, optional: true, sensitive: true}
 script_file: leak.js
 methods:
   - {method: login, verb: POST, endpoint: /login, body: {user: "{{username}}", password: "{{password}}"}, response: {fields: [{field: session, system: session}, {cookie: SID, system: cookie}]}}
@@ -302,6 +306,7 @@ func (s *sweep) add(name, connector, token, login string) *holder {
 	}
 	in := map[string]any{"credential_id": name, "connector": connector}
 	in["properties"] = map[string]any{"base": s.url + "/" + name, "username": "user-" + name, "password": new("password", "-_.~")}
+	new("given", `+/="<&>\%`)
 	new("session", `+/="<&>\%`)
 	new("cookie", "+/=<&>%")
 	switch connector {
@@ -446,6 +451,8 @@ func TestSecrets_standInNoSink(t *testing.T) {
 	var ended, waits []string
 	step := func(credential, mode, answer string) string {
 		j := jobs.Step{CredentialID: credential, Method: "call", MaxRetries: new(int), Parameters: map[string]json.RawMessage{"mode": json.RawMessage(strconv.Quote(mode))}}
+		given, _ := json.Marshal(s.accounts[credential].secret("given"))
+		j.Parameters["given"] = given
 		if answer != "" {
 			j.Parameters["answer"] = json.RawMessage(strconv.Quote(answer))
 		}

@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"sort"
 	"strings"
 
@@ -46,6 +47,21 @@ func (c *Catalog) Lacks(cred *credentials.Credential) string {
 		return d.LacksAuthentication(cred)
 	}
 	return ""
+}
+
+// Sensitive are the parameters of all methods that are marked sensitive.
+func (c *Catalog) Sensitive() credentials.SensitiveParameters {
+	all := credentials.SensitiveParameters{}
+	for _, d := range c.defs {
+		for _, m := range d.Methods {
+			for _, q := range m.Parameters {
+				if q.Sensitive && !slices.Contains(all[m.Name], q.Name) {
+					all[m.Name] = append(all[m.Name], q.Name)
+				}
+			}
+		}
+	}
+	return all
 }
 
 // Method returns a method by name.

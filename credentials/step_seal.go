@@ -1,0 +1,255 @@
+package credentials
+
+import (
+	"bytes"
+	"context"
+	"crypto/ecdh"
+	"crypto/hpke"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// Who enqueues a step has no sealing key, and yet some of what it gives is
+// secret: the parameters that a connector marks sensitive. So workers offer a
+// public key, and say which parameters those are; the client seals to it (HPKE,
+// RFC 9180) and only workers open.
+//
+//	stepworker:step_key     hash: public, and sealed, the private key under the
+//	                        sealing keys. It is of its own, so that those can be
+//	                        replaced while steps wait
+//	stepworker:step_sealed  set: "METHOD PARAMETER", of all connectors; one that
+//	                        is no longer sensitive stays, which does no harm
+const (
+	stepKeyKey     = "stepworker:step_key"
+	stepSealedKey  = "stepworker:step_sealed"
+	stepKeyPurpose = "step key"
+)
+
+// sealedMember is the only member of the object that stands in a sealed value's place.
+const sealedMember = "stepworker:sealed"
+
+var stepKEM, stepKDF, stepAEAD = hpke.DHKEM(ecdh.X25519()), hpke.HKDFSHA256(), hpke.AES256GCM()
+
+// SensitiveParameters are a connector's, or several connectors', by method.
+type SensitiveParameters map[string][]string
+
+// OfferStepSealing lets clients seal the parameters of steps that are
+// sensitive. Called again and again, it offers anew after Redis was emptied.
+func (s *Store) OfferStepSealing(ctx context.Context, sensitive SensitiveParameters) error {
+	if _, err := s.stepKey(ctx); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	offered := s.stepOffered
+	s.mu.Unlock()
+	if offered {
+		if n, err := s.rdb.Exists(ctx, stepSealedKey).Result(); err != nil || n > 0 {
+			return err
+		}
+	}
+	var members []any
+	for method, names := range sensitive {
+		for _, name := range names {
+			members = append(members, method+" "+name)
+		}
+	}
+	for few := range slices.Chunk(members, 1000) {
+		if err := s.rdb.SAdd(ctx, stepSealedKey, few...).Err(); err != nil {
+			return err
+		}
+	}
+	s.mu.Lock()
+	s.stepOffered = true
+	s.mu.Unlock()
+	return nil
+}
+
+// stepKey is the private key, as Redis has it now; who first needs one makes it.
+func (s *Store) stepKey(ctx context.Context) (hpke.PrivateKey, error) {
+	if s.keys == nil {
+		return nil, errNoKeys
+	}
+	sealed, err := s.rdb.HGet(ctx, stepKeyKey, "sealed").Result()
+	if errors.Is(err, redis.Nil) {
+		sealed, err = s.newStepKey(ctx)
+	}
+	if err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	known := s.stepOpener
+	s.mu.Unlock()
+	if known.sealed == sealed {
+		return known.key, nil
+	}
+	raw, ok := s.keys.open(stepKeyPurpose, []byte(sealed))
+	if !ok {
+		return nil, &SealError{What: "the key that opens the sensitive parameters of steps"}
+	}
+	key, err := stepKEM.NewPrivateKey(raw)
+	if err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	s.stepOpener = stepOpener{sealed: sealed, key: key}
+	s.mu.Unlock()
+	return key, nil
+}
+
+// stepOpener is a private key, and the record that it was opened from.
+type stepOpener struct {
+	sealed string
+	key    hpke.PrivateKey
+}
+
+func (s *Store) newStepKey(ctx context.Context) (sealed string, err error) {
+	key, err := stepKEM.GenerateKey()
+	if err != nil {
+		return "", err
+	}
+	raw, err := key.Bytes()
+	if err != nil {
+		return "", err
+	}
+	public := base64.StdEncoding.EncodeToString(key.PublicKey().Bytes())
+	return stepKeyScript.Run(ctx, s.rdb, []string{stepKeyKey}, public, s.keys.seal(stepKeyPurpose, raw)).Text()
+}
+
+// stepKeyScript stores a pair of keys unless there is one.
+//
+//	KEYS  hash
+//	ARGV  public, sealed private
+//	returns the sealed private key that stands there now
+var stepKeyScript = redis.NewScript(`
+local sealed = redis.call('HGET', KEYS[1], 'sealed')
+if sealed then return sealed end
+redis.call('HSET', KEYS[1], 'public', ARGV[1], 'sealed', ARGV[2])
+return ARGV[2]
+`)
+
+// StepSealer seals what is sensitive of steps. The zero value seals nothing.
+type StepSealer struct {
+	key       hpke.PublicKey
+	sensitive map[string]bool // "METHOD PARAMETER"
+}
+
+// StepSealer returns what workers offer; it needs no key. As long as no worker
+// has run on this Redis it seals nothing.
+func (s *Store) StepSealer(ctx context.Context) (*StepSealer, error) {
+	pipe := s.rdb.Pipeline()
+	public, members := pipe.HGet(ctx, stepKeyKey, "public"), pipe.SMembers(ctx, stepSealedKey)
+	if _, err := pipe.Exec(ctx); err != nil && !errors.Is(err, redis.Nil) {
+		return nil, err
+	}
+	z := &StepSealer{sensitive: map[string]bool{}}
+	if public.Val() == "" {
+		return z, nil
+	}
+	raw, err := base64.StdEncoding.DecodeString(public.Val())
+	if err == nil {
+		z.key, err = stepKEM.NewPublicKey(raw)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s: the public key cannot be read: %w", stepKeyKey, err)
+	}
+	for _, m := range members.Val() {
+		z.sensitive[m] = true
+	}
+	return z, nil
+}
+
+// Seal returns the parameters of an execution with the sensitive ones sealed,
+// each to its execution and name: moved elsewhere it does not open. What was
+// given is left as it is.
+func (z *StepSealer) Seal(execution, method string, given map[string]json.RawMessage) (map[string]json.RawMessage, error) {
+	var out map[string]json.RawMessage
+	for name, value := range given {
+		if !z.sensitive[method+" "+name] || !json.Valid(value) { // what is no JSON is refused by who writes the payload
+			continue
+		}
+		sealed, err := hpke.Seal(z.key, stepKDF, stepAEAD, stepInfo(execution, name), value)
+		if err != nil {
+			return nil, err
+		}
+		if out == nil {
+			out = maps.Clone(given)
+		}
+		out[name], err = json.Marshal(map[string][]byte{sealedMember: sealed})
+		if err != nil {
+			return nil, err
+		}
+	}
+	if out == nil {
+		return given, nil
+	}
+	return out, nil
+}
+
+// IsSealed says that a value, as encoding/json decodes it, is a sealed one.
+func IsSealed(v any) bool {
+	m, ok := v.(map[string]any)
+	_, sealed := m[sealedMember].(string)
+	return ok && sealed && len(m) == 1
+}
+
+func sealedText(value json.RawMessage) (string, bool) {
+	if !bytes.Contains(value, []byte(sealedMember)) { // as good as all
+		return "", false
+	}
+	var v any
+	if json.Unmarshal(value, &v) != nil || !IsSealed(v) {
+		return "", false
+	}
+	text, ok := v.(map[string]any)[sealedMember].(string)
+	return text, ok
+}
+
+// OpenStep opens those of an execution's parameters that were sealed, in place.
+// A *SealError names one that does not open.
+func (s *Store) OpenStep(ctx context.Context, execution string, parameters map[string]json.RawMessage) error {
+	for name, value := range parameters {
+		sealed, ok := sealedText(value)
+		if !ok {
+			continue
+		}
+		plain, err := s.openParameter(ctx, sealed, stepInfo(execution, name))
+		if err != nil {
+			return err
+		}
+		if plain == nil {
+			return &SealError{What: fmt.Sprintf("parameter %q", name)}
+		}
+		parameters[name] = plain
+	}
+	return nil
+}
+
+// openParameter tries the key that is known, then the one that Redis has: it
+// is another one after Redis was emptied. It returns nil if neither opens.
+func (s *Store) openParameter(ctx context.Context, text string, info []byte) ([]byte, error) {
+	sealed, err := base64.StdEncoding.DecodeString(text)
+	if err != nil {
+		return nil, nil
+	}
+	s.mu.Lock()
+	key := s.stepOpener.key
+	s.mu.Unlock()
+	if key != nil {
+		if plain, err := hpke.Open(key, stepKDF, stepAEAD, info, sealed); err == nil {
+			return plain, nil
+		}
+	}
+	if key, err = s.stepKey(ctx); err != nil {
+		return nil, err
+	}
+	plain, _ := hpke.Open(key, stepKDF, stepAEAD, info, sealed)
+	return plain, nil
+}
+
+func stepInfo(execution, parameter string) []byte { return []byte(execution + "\x00" + parameter) }

@@ -1,0 +1,136 @@
+package jobs_test
+
+import (
+	"context"
+	"encoding/json"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/stepworker/stepworker/connectors/definition"
+	"github.com/stepworker/stepworker/jobs"
+)
+
+// What a step gives for a sensitive parameter reaches the API, also after a
+// park, and stands nowhere in Redis.
+func TestSensitive_parametersAreSealedOnTheirWay(t *testing.T) {
+	const pin = "pin-of-a-customer-4711"
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "acme.yaml"), []byte(`
+connector: acme
+base_url: "{{base}}"
+auth: {type: oauth2, token_url: "{{base}}/oauth/token", refresh_on: [401]}
+parameters: [{name: base, target: merge_field, property: account}]
+methods:
+  - method: pay
+    verb: POST
+    endpoint: /pay
+    parameters: [{name: pin, target: http_header, as: X-Pin, sensitive: true}]
+`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	h := newHouse(t, func(c *jobs.PoolConfig) {
+		catalog, findings, err := definition.Load(dir)
+		if err != nil || len(findings) > 0 {
+			t.Fatal(err, findings)
+		}
+		c.Catalog = catalog
+	})
+	seen := make(chan string, 10)
+	var mu sync.Mutex
+	first := true
+	var dumps []string
+	api := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		mu.Lock()
+		defer mu.Unlock()
+		dumps = append(dumps, everything(t, h))
+		switch {
+		case r.URL.Path == "/oauth/token":
+			w.Header().Set("Content-Type", "application/json")
+			_, _ = io.WriteString(w, `{"access_token":"new","refresh_token":"next","expires_in":3600}`)
+		case first:
+			first = false
+			w.WriteHeader(http.StatusUnauthorized)
+		default:
+			seen <- r.Header.Get("X-Pin")
+			_, _ = io.WriteString(w, `{}`)
+		}
+	}))
+	t.Cleanup(api.Close)
+	h.url = api.URL
+	h.put(map[string]any{"credential_id": "c", "connector": "acme", "client_id": "i", "client_secret": "s",
+		"oauth2": map[string]any{"access_token": "old", "refresh_token": "r", "expires_in": 3600}})
+	step := jobs.Step{CredentialID: "c", Method: "pay", Parameters: map[string]json.RawMessage{"pin": json.RawMessage(`"` + pin + `"`)}}
+	ids := h.enqueue(1, step)
+	h.succeed(ids)
+	if got := <-seen; got != pin {
+		t.Errorf("the API was given %q", got)
+	}
+	if string(step.Parameters["pin"]) != `"`+pin+`"` {
+		t.Error("the caller's step was changed")
+	}
+	for _, dump := range append(dumps, everything(t, h)) {
+		if strings.Contains(dump, pin) {
+			t.Error("the pin stands in Redis")
+		}
+		if !strings.Contains(dump, "stepworker:sealed") {
+			t.Error("no step stands in Redis, so nothing was looked at")
+		}
+	}
+
+	// A sealed value that somebody took from there is of no use in another step.
+	raw := h.rdb.HGet(context.Background(), "asynq:{steps}:t:"+ids[0], "msg").Val()
+	at := strings.Index(raw, `{"stepworker:sealed":`)
+	taken := raw[at : at+strings.Index(raw[at:], "}")+1]
+	failed := h.results(h.enqueue(1, jobs.Step{CredentialID: "c", Method: "pay", Parameters: map[string]json.RawMessage{"pin": json.RawMessage(`"x"`), "other": json.RawMessage(taken)}}))
+	for id, r := range failed {
+		if r.Status != jobs.Failed || r.Error.Kind != jobs.KindInput || !strings.Contains(r.Error.Message, `no key opens parameter "other"`) {
+			t.Errorf("%s: %+v %+v", id, r, r.Error)
+		}
+	}
+}
+
+// Who may not read what workers offer enqueues nothing in clear.
+func TestSensitive_nothingIsEnqueuedUnsealed(t *testing.T) {
+	d := newDesk(t)
+	ctx := context.Background()
+	if err := d.rdb.Do(ctx, "ACL", "SETUSER", "default", "resetkeys", "~asynq:*", "~stepworker:x:*", "~stepworker:r:*", "~stepworker:underway:*").Err(); err != nil {
+		t.Fatal(err)
+	}
+	step := tagged("", "with")
+	step.Parameters = map[string]json.RawMessage{"pin": json.RawMessage(`"1"`)}
+	got := d.client.EnqueueBatch(ctx, []*jobs.Step{step, tagged("x", "without")})
+	if got[0].Err == nil || !strings.Contains(got[0].Err.Error(), "NOPERM") || got[0].ExecutionID == "" || got[1].Status != jobs.Enqueued {
+		t.Errorf("%+v", got)
+	}
+	if tasks, err := d.inspector.ListPendingTasks("steps"); err != nil || len(tasks) != 1 {
+		t.Errorf("%d tasks, %v", len(tasks), err)
+	}
+}
+
+// everything is what a dump of Redis holds of hashes and texts.
+func everything(t *testing.T, h *house) string {
+	ctx := context.Background()
+	var out strings.Builder
+	keys, err := h.rdb.Keys(ctx, "*").Result()
+	if err != nil {
+		t.Error(err)
+	}
+	for _, k := range keys {
+		out.WriteString(k)
+		switch h.rdb.Type(ctx, k).Val() {
+		case "string":
+			out.WriteString(h.rdb.Get(ctx, k).Val())
+		case "hash":
+			for f, v := range h.rdb.HGetAll(ctx, k).Val() {
+				out.WriteString(f + v)
+			}
+		}
+	}
+	return out.String()
+}
