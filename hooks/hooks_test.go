@@ -128,7 +128,7 @@ func TestRun_moreThanAFrameIsNamed(t *testing.T) {
 	if testing.Short() {
 		t.Skip(needsMemory)
 	}
-	e := newEngine(t, Config{Hosts: 1})
+	e := newEngine(t, Config{Hosts: 1, Timeout: 5 * time.Minute}) // it moves hundreds of megabytes
 	text := json.RawMessage(`"` + strings.Repeat("x", 70<<20) + `"`)
 	doer := doerFunc(func(context.Context, HTTPRequest) (*HTTPResponse, error) {
 		return &HTTPResponse{StatusCode: 200, Content: string(text), Headers: json.RawMessage(`{}`), Request: json.RawMessage(`{}`)}, nil
