@@ -30,7 +30,7 @@ import (
 //	                                     once since; epoch: of the last 429 that
 //	                                     counted; said: by the API; max
 //	stepworker:line:{CREDENTIAL}:in      zset: attempt's token → its lease (ms)
-//	stepworker:line:{CREDENTIAL}:wait    zset: queue|id → since (ms)
+//	stepworker:line:{CREDENTIAL}:wait    zset: id|queue → since (ms)
 //	stepworker:line:{CREDENTIAL}:called  zset: of those, called up → when (ms)
 func lineKey(credential string) string { return credentials.LineKey(credential) }
 
@@ -88,14 +88,14 @@ const (
 // are called up, to find that out.
 //
 //	KEYS  line, in, wait, called, credential
-//	ARGV  mode: enter, join, leave or look; attempt's token; queue|id; its place
+//	ARGV  mode: enter, join, leave or look; attempt's token; id|queue; its place
 //	      (ms); max_concurrent (0: any, -1: as last noted); lease (ms); outcome;
 //	      epoch that the attempt knows; pause (ms) that the API asks for; what
 //	      it said; growth (ms) of the pause with the first 429, the second, ...
 //	returns {1 if inside, 2 if paused, 3 held back after a pause, 4 by
 //	max_concurrent; left of the pause (ms); how many are before it, of look how
 //	many wait; the number of places, 0: any; epoch; what the API said; then
-//	queue|id of each that was called up}
+//	id|queue of each that was called up}
 var lineScript = redis.NewScript(`
 local line, inside, wait, called = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local mode, token, me, place, max, lease = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5]), tonumber(ARGV[6])
@@ -447,9 +447,13 @@ func readStand(out []any) (*stand, error) {
 	return s, nil
 }
 
-// splitWaiter is an execution's name in a set: no id holds a bar, a queue's
-// name may.
+// waiterName is an execution's name in a set. The id comes first: of those that
+// were enqueued in the same millisecond the older goes first then, whatever
+// level of the queue it is in, as ids that we make are in order.
+func waiterName(queue, id string) string { return id + "|" + queue }
+
+// splitWaiter takes it apart: no id holds a bar, a queue's name may.
 func splitWaiter(name string) (queue, id string) {
-	i := strings.LastIndexByte(name, '|')
-	return name[:max(i, 0)], name[i+1:]
+	id, queue, _ = strings.Cut(name, "|")
+	return queue, id
 }

@@ -45,12 +45,12 @@ func (l *liner) ask(credential string, r lineRequest) *stand {
 
 func (l *liner) enter(id string, place int64, max int) *stand {
 	l.t.Helper()
-	return l.ask("c", lineRequest{mode: "enter", token: "t" + id, waiter: "steps|" + id, place: place, max: max})
+	return l.ask("c", lineRequest{mode: "enter", token: "t" + id, waiter: waiterName("steps", id), place: place, max: max})
 }
 
 func (l *liner) leave(id, outcome, epoch string, pause time.Duration, max int) *stand {
 	l.t.Helper()
-	return l.ask("c", lineRequest{mode: "leave", token: "t" + id, waiter: "steps|" + id, max: max, outcome: outcome, epoch: epoch, pause: pause, said: "the API answered 429"})
+	return l.ask("c", lineRequest{mode: "leave", token: "t" + id, waiter: waiterName("steps", id), max: max, outcome: outcome, epoch: epoch, pause: pause, said: "the API answered 429"})
 }
 
 // over ends a pause, as its time does.
@@ -99,7 +99,7 @@ func TestLine_whatWasSentBeforeDoesNotCount(t *testing.T) {
 	if s := l.enter("new", 2, 0); s.state != standPaused {
 		t.Errorf("a success sent before the 429 ended the pause: %+v", s)
 	}
-	if s := l.ask("other", lineRequest{mode: "enter", token: "o", waiter: "steps|o"}); s.state != standInside {
+	if s := l.ask("other", lineRequest{mode: "enter", token: "o", waiter: "o|steps"}); s.state != standInside {
 		t.Errorf("another credential is paused: %+v", s)
 	}
 }
@@ -131,7 +131,7 @@ func TestLine_theCrowdBeginsGently(t *testing.T) {
 			if s := l.enter("pushy", 1000, 0); s.state != standAfterPause {
 				t.Fatalf("one more goes: %+v", s)
 			}
-			l.ask("c", lineRequest{mode: "leave", waiter: "steps|pushy", max: -1, outcome: outDropped})
+			l.ask("c", lineRequest{mode: "leave", waiter: "pushy|steps", max: -1, outcome: outDropped})
 		}
 		next = nil
 		for _, id := range inside {
@@ -154,6 +154,35 @@ func TestLine_theCrowdBeginsGently(t *testing.T) {
 	}
 }
 
+// A batch is enqueued in one millisecond: its steps go in the order of their
+// ids, and those on an overflow queue not before the others.
+func TestLine_aBatchGoesInItsOrder(t *testing.T) {
+	l := newLiner(t)
+	const batch = 100
+	l.enter("first", 1, 1)
+	for _, w := range [][2]string{{"steps.3", "e"}, {"steps.2", "d"}, {"steps", "a"}, {"with|bar", "b"}, {"steps", "c"}} {
+		if s := l.ask("c", lineRequest{mode: "enter", token: "t" + w[1], waiter: waiterName(w[0], w[1]), place: batch, max: 1}); s.state != standConcurrency {
+			t.Fatalf("%+v", s)
+		}
+	}
+	var order []string
+	for id := "first"; ; {
+		s := l.leave(id, outOK, "", 0, 1)
+		if len(s.called) == 0 {
+			break
+		}
+		var queue string
+		queue, id = splitWaiter(s.called[0])
+		order = append(order, queue+" "+id)
+		if s := l.ask("c", lineRequest{mode: "enter", token: "t" + id, waiter: s.called[0], place: batch, max: 1}); s.state != standInside {
+			t.Fatalf("%s does not go: %+v", id, s)
+		}
+	}
+	if diff := cmp.Diff([]string{"steps a", "with|bar b", "steps c", "steps.2 d", "steps.3 e"}, order); diff != "" {
+		t.Error(diff)
+	}
+}
+
 // Who was called up and does not come is passed over: its place is kept free
 // for a moment only.
 func TestLine_placesAreNotKeptForThoseWhoDoNotCome(t *testing.T) {
@@ -162,14 +191,14 @@ func TestLine_placesAreNotKeptForThoseWhoDoNotCome(t *testing.T) {
 	l.enter("1", 1, 1)
 	l.enter("gone", 2, 1)
 	l.enter("3", 3, 1)
-	if got := l.leave("1", outOK, "", 0, 1).called; cmp.Diff([]string{"steps|gone"}, got) != "" {
+	if got := l.leave("1", outOK, "", 0, 1).called; cmp.Diff([]string{"gone|steps"}, got) != "" {
 		t.Fatalf("called up: %s", got)
 	}
 	if s := l.enter("4", 4, 1); s.state != standConcurrency || s.before != 2 {
 		t.Errorf("a newcomer was quicker: %+v", s)
 	}
-	l.rdb.ZAdd(ctx, lineKey("c")+":called", redis.Z{Score: float64(time.Now().Add(-2 * calledFor).UnixMilli()), Member: "steps|gone"})
-	if got := l.ask("c", lineRequest{mode: "look", max: -1}).called; cmp.Diff([]string{"steps|3"}, got) != "" {
+	l.rdb.ZAdd(ctx, lineKey("c")+":called", redis.Z{Score: float64(time.Now().Add(-2 * calledFor).UnixMilli()), Member: "gone|steps"})
+	if got := l.ask("c", lineRequest{mode: "look", max: -1}).called; cmp.Diff([]string{"3|steps"}, got) != "" {
 		t.Fatalf("called up next: %s", got)
 	}
 	if s := l.enter("3", 3, 1); s.state != standInside {
@@ -213,7 +242,7 @@ func TestLine_boundedTime(t *testing.T) {
 	for i := range 10 {
 		batch := make([]redis.Z, 1000)
 		for j := range batch {
-			batch[j] = redis.Z{Score: float64(1000*i + j), Member: fmt.Sprintf("steps|w%05d", 1000*i+j)}
+			batch[j] = redis.Z{Score: float64(1000*i + j), Member: fmt.Sprintf("w%05d|steps", 1000*i+j)}
 		}
 		l.rdb.ZAdd(ctx, lineKey("c")+":wait", batch...)
 	}
@@ -221,7 +250,7 @@ func TestLine_boundedTime(t *testing.T) {
 	if s := l.enter("new", 1<<40, 1); s.before != 10_000 {
 		t.Errorf("%d are before it", s.before)
 	}
-	if got := l.leave("1", outOK, "", 0, 1).called; cmp.Diff([]string{"steps|w00000"}, got) != "" {
+	if got := l.leave("1", outOK, "", 0, 1).called; cmp.Diff([]string{"w00000|steps"}, got) != "" {
 		t.Errorf("called up: %s", got)
 	}
 	calls := 0
@@ -269,7 +298,7 @@ func TestLine_endedByAPersonOneGoesAlone(t *testing.T) {
 			}
 		}
 		end()
-		if got := l.ask("c", lineRequest{mode: "look", max: -1}).called; cmp.Diff([]string{"steps|0"}, got) != "" {
+		if got := l.ask("c", lineRequest{mode: "look", max: -1}).called; cmp.Diff([]string{"0|steps"}, got) != "" {
 			t.Errorf("%s: called up: %s", name, got)
 		}
 		if s := l.enter("0", 0, 0); s.state != standInside {

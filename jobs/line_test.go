@@ -146,7 +146,7 @@ func TestConcurrency_neverMoreAndNoPlaceIdle(t *testing.T) {
 		total += k
 	}
 	t.Logf("one was overtaken by %d; %d deferrals", far, total)
-	if far > n/2 {
+	if far > n/4 {
 		t.Errorf("one was overtaken by %d", far)
 	}
 	if total > 2*n {
@@ -356,7 +356,7 @@ func TestPause_aSecondOneMovesTheWholeLine(t *testing.T) {
 	if _, _, order := c.seen(); len(order) != 2 {
 		t.Errorf("%d requests, want 2", len(order))
 	}
-	if got := h.rdb.ZRange(context.Background(), "stepworker:line:{c}:wait", 0, -1).Val(); len(got) != 1 || got[0] != "steps|"+ids[0] {
+	if got := h.rdb.ZRange(context.Background(), "stepworker:line:{c}:wait", 0, -1).Val(); len(got) != 1 || got[0] != ids[0]+"|steps" {
 		t.Errorf("in the line: %s", got)
 	}
 }

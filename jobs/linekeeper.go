@@ -155,7 +155,7 @@ func (k *lineKeeper) callUp(ctx context.Context, a alarm) {
 		_ = k.p.client.inspector.RunTask(a.queue, a.id) // else its timer was quicker
 		return
 	}
-	if err := k.drop(ctx, a.line, a.queue+"|"+a.id); err != nil {
+	if err := k.drop(ctx, a.line, waiterName(a.queue, a.id)); err != nil {
 		k.p.log.Warn("a line goes on later", "credential_id", a.line)
 	}
 }

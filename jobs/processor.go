@@ -426,4 +426,4 @@ func heldText(c *credentials.Credential) string {
 }
 
 // waiter is the execution's name in its credential's waiting set.
-func (a *attempt) waiter() string { return a.rec.queue + "|" + a.id }
+func (a *attempt) waiter() string { return waiterName(a.rec.queue, a.id) }
