@@ -99,8 +99,9 @@ func (c *Client) EnqueueBatch(ctx context.Context, steps []*Step) []Receipt {
 	batch := make([]*accepted, len(steps))
 	first := make(map[string]int, len(steps)) // by id, the step that claims it
 	now, owner := time.Now(), ulid.Make().String()
+	sealer := sync.OnceValues(func() (*credentials.StepSealer, error) { return c.stepSealer(ctx) }) // where Redis is away, it is asked once
 	for i, s := range steps {
-		a, err := c.accept(ctx, s, now)
+		a, err := accept(s, now, sealer)
 		if err != nil {
 			receipts[i] = Receipt{Err: err}
 			if a != nil {
@@ -130,7 +131,7 @@ func (c *Client) EnqueueBatch(ctx context.Context, steps []*Step) []Receipt {
 
 // accept checks a step's form and makes its payload, with sensitive parameters
 // sealed. What could not be sealed has an id all the same.
-func (c *Client) accept(ctx context.Context, s *Step, now time.Time) (*accepted, error) {
+func accept(s *Step, now time.Time, seals func() (*credentials.StepSealer, error)) (*accepted, error) {
 	if s == nil {
 		return nil, &InvalidError{"there is no step: it is nil"}
 	}
@@ -142,7 +143,7 @@ func (c *Client) accept(ctx context.Context, s *Step, now time.Time) (*accepted,
 		p.ExecutionID = ulid.Make().String()
 	}
 	if len(p.Parameters) > 0 {
-		sealer, err := c.stepSealer(ctx)
+		sealer, err := seals()
 		if err == nil {
 			p.Parameters, err = sealer.Seal(p.ExecutionID, p.Method, p.Parameters)
 		}
@@ -163,18 +164,26 @@ func (c *Client) accept(ctx context.Context, s *Step, now time.Time) (*accepted,
 // sealerStays is how long a client goes by what workers offered before it looks again.
 const sealerStays = 2 * time.Second
 
-// stepSealer seals what workers want to have sealed.
+// stepSealer seals what workers want to have sealed. Nobody waits for another's
+// question to Redis, which may hang.
 func (c *Client) stepSealer(ctx context.Context) (*credentials.StepSealer, error) {
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.sealer == nil || time.Since(c.sealerAt) > sealerStays {
-		z, err := c.store.StepSealer(ctx)
-		if err != nil {
-			return nil, err
-		}
-		c.sealer, c.sealerAt = z, time.Now()
+	z, at := c.sealer, c.sealerAt
+	c.mu.Unlock()
+	if z != nil && time.Since(at) <= sealerStays {
+		return z, nil
 	}
-	return c.sealer, nil
+	at = time.Now()
+	z, err := c.store.StepSealer(ctx)
+	if err != nil {
+		return nil, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if at.After(c.sealerAt) {
+		c.sealer, c.sealerAt = z, at
+	}
+	return z, nil
 }
 
 // enqueueAll enqueues a batch, page by page.

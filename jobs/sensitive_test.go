@@ -11,6 +11,9 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
 
 	"github.com/stepworker/stepworker/connectors/definition"
 	"github.com/stepworker/stepworker/jobs"
@@ -110,6 +113,55 @@ func TestSensitive_nothingIsEnqueuedUnsealed(t *testing.T) {
 	}
 	if tasks, err := d.inspector.ListPendingTasks("steps"); err != nil || len(tasks) != 1 {
 		t.Errorf("%d tasks, %v", len(tasks), err)
+	}
+}
+
+// Where Redis does not say what is to be sealed, it is asked once for a whole
+// batch, and a caller does not wait for another's question.
+func TestSensitive_redisIsAskedOnceForABatch(t *testing.T) {
+	d := newDesk(t)
+	asked, hang := make(chan struct{}, 100), make(chan struct{})
+	d.rdb.AddHook(sealHook(func() error { asked <- struct{}{}; <-hang; return io.ErrUnexpectedEOF }))
+	steps := make([]*jobs.Step, 10)
+	for i := range steps {
+		steps[i] = tagged("", "with")
+		steps[i].Parameters = map[string]json.RawMessage{"pin": json.RawMessage(`"1"`)}
+	}
+	var wg sync.WaitGroup
+	for range 2 {
+		wg.Go(func() {
+			for _, r := range d.client.EnqueueBatch(context.Background(), steps) {
+				if r.Err == nil || r.ExecutionID == "" {
+					t.Errorf("%+v", r)
+				}
+			}
+		})
+	}
+	for range 2 {
+		select {
+		case <-asked:
+		case <-time.After(time.Minute):
+			t.Fatal("one waits for the other's question")
+		}
+	}
+	close(hang)
+	wg.Wait()
+	if n := len(asked); n > 0 {
+		t.Errorf("Redis was asked %d times more", n)
+	}
+}
+
+// sealHook stands in for Redis where a client asks what it is to seal.
+type sealHook func() error
+
+func (h sealHook) DialHook(next redis.DialHook) redis.DialHook          { return next }
+func (h sealHook) ProcessHook(next redis.ProcessHook) redis.ProcessHook { return next }
+func (h sealHook) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return func(ctx context.Context, cmds []redis.Cmder) error {
+		if args := cmds[0].Args(); len(args) > 1 && args[1] == "stepworker:step_key" {
+			return h()
+		}
+		return next(ctx, cmds)
 	}
 }
 
