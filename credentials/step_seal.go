@@ -40,18 +40,23 @@ var stepKEM, stepKDF, stepAEAD = hpke.DHKEM(ecdh.X25519()), hpke.HKDFSHA256(), h
 type SensitiveParameters map[string][]string
 
 // OfferStepSealing lets clients seal the parameters of steps that are
-// sensitive. Called again and again, it offers anew after Redis was emptied.
+// sensitive. Called again and again, it offers anew what Redis has lost.
 func (s *Store) OfferStepSealing(ctx context.Context, sensitive SensitiveParameters) error {
 	if _, err := s.stepKey(ctx); err != nil {
 		return err
 	}
+	n, err := s.rdb.SCard(ctx, stepSealedKey).Result()
+	if err != nil {
+		return err
+	}
 	s.mu.Lock()
-	offered := s.stepOffered
+	whole := s.stepOffered > 0 && n >= s.stepOffered // it only grows
+	if whole {
+		s.stepOffered = n
+	}
 	s.mu.Unlock()
-	if offered {
-		if n, err := s.rdb.Exists(ctx, stepSealedKey).Result(); err != nil || n > 0 {
-			return err
-		}
+	if whole {
+		return nil
 	}
 	var members []any
 	for method, names := range sensitive {
@@ -64,8 +69,11 @@ func (s *Store) OfferStepSealing(ctx context.Context, sensitive SensitiveParamet
 			return err
 		}
 	}
+	if n, err = s.rdb.SCard(ctx, stepSealedKey).Result(); err != nil {
+		return err
+	}
 	s.mu.Lock()
-	s.stepOffered = true
+	s.stepOffered = n
 	s.mu.Unlock()
 	return nil
 }
@@ -98,6 +106,7 @@ func (s *Store) stepKey(ctx context.Context) (hpke.PrivateKey, error) {
 	}
 	s.mu.Lock()
 	s.stepOpener = stepOpener{sealed: sealed, key: key}
+	s.stepOffered = 0 // perhaps to a Redis that was emptied since
 	s.mu.Unlock()
 	return key, nil
 }

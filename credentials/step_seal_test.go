@@ -3,6 +3,7 @@ package credentials
 import (
 	"encoding/json"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 
@@ -121,5 +122,37 @@ func TestStepSealing(t *testing.T) {
 	}
 	if err := open(NewStore(server.Client(t), ring(t, fresh, old)), "x1", after); err != nil { // who has not offered yet
 		t.Error(err)
+	}
+}
+
+// Workers do not all have the same connectors. What Redis lost, all of it or a
+// part, each offers again, whoever was first.
+func TestStepSealing_eachOffersAgainWhatIsLost(t *testing.T) {
+	server := redistest.New(t)
+	key := NewKey()
+	a, b := NewStore(server.Client(t), ring(t, key)), NewStore(server.Client(t), ring(t, key))
+	offer := func() {
+		t.Helper()
+		for _, err := range []error{b.OfferStepSealing(ctx, SensitiveParameters{"pay": {"pin", "name"}}), a.OfferStepSealing(ctx, SensitiveParameters{"refund": {"pin"}})} {
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	offer()
+	for name, lose := range map[string]func() error{
+		"all":                 func() error { return a.rdb.FlushAll(ctx).Err() },
+		"what is sealed":      func() error { return a.rdb.Del(ctx, stepSealedKey).Err() },
+		"what was last added": func() error { return a.rdb.SRem(ctx, stepSealedKey, "refund pin").Err() },
+	} {
+		if err := lose(); err != nil {
+			t.Fatal(err)
+		}
+		offer()
+		got := a.rdb.SMembers(ctx, stepSealedKey).Val()
+		slices.Sort(got)
+		if diff := cmp.Diff([]string{"pay name", "pay pin", "refund pin"}, got); diff != "" {
+			t.Errorf("%s: %s", name, diff)
+		}
 	}
 }

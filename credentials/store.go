@@ -43,7 +43,7 @@ type Store struct {
 	naming []byte                   // names fields of scripts' data; nil: not read yet
 	// stepOpener opens what clients sealed of steps.
 	stepOpener  stepOpener
-	stepOffered bool // which parameters they are to seal
+	stepOffered int64 // how many parameters they were to seal when this store last looked, 0: it has not offered its own
 	// unconfirmed is what was saved in the last seconds, oldest first.
 	unconfirmed []unconfirmed
 }
