@@ -228,7 +228,10 @@ func (h *withResults) hide(ctx context.Context, tasks []map[string]any) {
 		if !ok {
 			continue
 		}
-		id, _ := t["id"].(string)
+		id, listed := t["id"].(string)
+		if !listed {
+			id, _ = t["task_id"].(string) // of one that a server runs
+		}
 		_ = h.masker.store.OpenStep(ctx, id, payloads[i].Parameters) // what does not open is read by nobody
 		redactor := v.redactor
 		if own := ownSecrets(v.sensitive, payloads[i].Parameters, payloads[i].Mappings); len(own) > 0 {

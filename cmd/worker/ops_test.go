@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -170,6 +171,52 @@ func TestMask_byName(t *testing.T) {
 				t.Error(diff)
 			}
 		})
+	}
+}
+
+// The page of servers names tasks by another member than the other pages do.
+func TestDashboard_masksWhatARunningStepBrings(t *testing.T) {
+	called, done := make(chan struct{}, 1), make(chan struct{})
+	api := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { called <- struct{}{}; <-done }))
+	defer api.Close()
+	w := open(t, `
+connector: acme
+base_url: `+api.URL+`
+methods: [{method: get, endpoint: /, parameters: [{name: answer, target: query_string, sensitive: true}]}]
+`)
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error)
+	go func() { ended <- w.Run(ctx) }()
+	defer func() {
+		close(done)
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	}()
+	in, err := credentials.DecodeInput([]byte(`{"credential_id":"c","connector":"acme"}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := w.store.Put(ctx, in, false); err != nil {
+		t.Fatal(err)
+	}
+	step := jobs.Step{CredentialID: "c", Method: "get", Tag: "eu1-north canary-text", Parameters: map[string]json.RawMessage{"answer": json.RawMessage(`"canary-text"`)}}
+	if _, err := jobs.NewClient(w.rdb).Enqueue(ctx, &step); err != nil {
+		t.Fatal(err)
+	}
+	<-called
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) { // servers tell every few seconds what they run
+		page := w.get(t, "/monitoring/api/servers")
+		if strings.Contains(page, "canary") {
+			t.Fatalf("shown: %s", page)
+		}
+		if strings.Contains(page, "eu1-north") {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("the step is not shown: %s", page)
+		}
 	}
 }
 
