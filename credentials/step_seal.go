@@ -98,7 +98,7 @@ func (s *Store) stepKey(ctx context.Context) (hpke.PrivateKey, error) {
 	}
 	raw, ok := s.keys.open(stepKeyPurpose, []byte(sealed))
 	if !ok {
-		return nil, &SealError{What: "the key that opens the sensitive parameters of steps"}
+		return nil, &StepKeyError{}
 	}
 	key, err := stepKEM.NewPrivateKey(raw)
 	if err != nil {
@@ -109,6 +109,14 @@ func (s *Store) stepKey(ctx context.Context) (hpke.PrivateKey, error) {
 	s.stepOffered = 0 // perhaps to a Redis that was emptied since
 	s.mu.Unlock()
 	return key, nil
+}
+
+// StepKeyError says that no key of this process opens the one that opens what
+// steps give.
+type StepKeyError struct{}
+
+func (*StepKeyError) Error() string {
+	return "the keys do not open " + stepKeyKey + ", which opens the sensitive parameters of steps: add the key that sealed it; if that is lost, delete " + stepKeyKey
 }
 
 // stepOpener is a private key, and the record that it was opened from.
@@ -220,7 +228,8 @@ func sealedText(value json.RawMessage) (string, bool) {
 }
 
 // OpenStep opens those of an execution's parameters that were sealed, in place.
-// A *SealError names one that does not open.
+// A *SealError names one that does not open; a *StepKeyError says that the keys
+// are at fault, and not the parameters.
 func (s *Store) OpenStep(ctx context.Context, execution string, parameters map[string]json.RawMessage) error {
 	for name, value := range parameters {
 		sealed, ok := sealedText(value)

@@ -88,10 +88,11 @@ func TestStepSealing(t *testing.T) {
 	}
 	// A worker without the key says so, and replaces nothing.
 	stranger := NewStore(server.Client(t), ring(t, fresh))
-	if err := stranger.OfferStepSealing(ctx, nil); !errors.As(err, &sealed) {
+	var strange *StepKeyError
+	if err := stranger.OfferStepSealing(ctx, nil); !errors.As(err, &strange) {
 		t.Errorf("a stranger offers: %v", err)
 	}
-	if err := open(stranger, "x1", before); !errors.As(err, &sealed) {
+	if err := open(stranger, "x1", before); !errors.As(err, &strange) {
 		t.Errorf("a stranger opens: %v", err)
 	}
 	// What waits while the sealing keys are replaced opens with the new one.

@@ -309,9 +309,9 @@ func (p *Pool) noteSealing() {
 	if err := p.cfg.Store.NoteSealing(ctx); err != nil {
 		p.log.Debug("redis does not take with which key this worker seals", "error", err.Error())
 	}
-	var sealed *credentials.SealError
-	if err := p.cfg.Store.OfferStepSealing(ctx, p.sensitive); errors.As(err, &sealed) {
-		p.log.Error("steps with sensitive parameters fail", "text", err.Error())
+	var keys *credentials.StepKeyError
+	if err := p.cfg.Store.OfferStepSealing(ctx, p.sensitive); errors.As(err, &keys) {
+		p.log.Error("steps with sensitive parameters wait", "text", err.Error())
 	} else if err != nil {
 		p.log.Debug("redis does not take what clients are to seal", "error", err.Error())
 	}

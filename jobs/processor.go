@@ -363,13 +363,14 @@ func (a *attempt) call(ctx context.Context) error {
 func (a *attempt) unseal(ctx context.Context) (*ResultError, error) {
 	err := a.p.cfg.Store.OpenStep(ctx, a.id, a.step.Parameters)
 	var sealed *credentials.SealError
+	var keys *credentials.StepKeyError
 	switch {
 	case err == nil:
 		return nil, nil
+	case errors.As(err, &keys):
+		return nil, a.p.workerFault(keys.Error())
 	case !errors.As(err, &sealed):
 		return nil, a.p.workerFault("redis cannot be used")
-	case a.p.cfg.Store.VerifyKeys(ctx) != nil:
-		return nil, a.p.workerFault("its keys do not open the check value sealed at first start")
 	}
 	return input("%s: it was sealed for another execution or another Redis; enqueue the step again with its value", sealed), nil
 }

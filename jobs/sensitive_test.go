@@ -16,6 +16,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/stepworker/stepworker/connectors/definition"
+	"github.com/stepworker/stepworker/credentials"
 	"github.com/stepworker/stepworker/jobs"
 )
 
@@ -96,6 +97,59 @@ methods:
 			t.Errorf("%s: %+v %+v", id, r, r.Error)
 		}
 	}
+}
+
+// A worker whose keys do not open the key that opens what steps give is at
+// fault itself (a rotation was cut short, or it was given too few keys): the
+// step waits, and runs once that is mended.
+func TestSensitive_aWorkerWithoutTheKeyPutsBack(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "acme.yaml"), []byte(`
+connector: acme
+base_url: https://acme.example
+methods: [{method: calc, type: script, parameters: [{name: pin, target: script, sensitive: true}]}]
+`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	ctx := context.Background()
+	other := credentials.NewKey()
+	keys, err := credentials.ParseKeys(other)
+	if err != nil {
+		t.Fatal(err)
+	}
+	own := credentials.NewKey()
+	h := newHouse(t, func(c *jobs.PoolConfig) {
+		catalog, findings, err := definition.Load(dir)
+		if err != nil || len(findings) > 0 {
+			t.Fatal(err, findings)
+		}
+		c.Catalog = catalog
+		if err := credentials.NewStore(c.Redis, keys).OfferStepSealing(ctx, catalog.Sensitive()); err != nil {
+			t.Fatal(err)
+		}
+		ring, err := credentials.ParseKeys(own)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.Store = credentials.NewStore(c.Redis, ring)
+	})
+	if keys, err = credentials.ParseKeys(own + "," + other); err != nil {
+		t.Fatal(err)
+	}
+	h.store = credentials.NewStore(h.rdb, keys)
+	h.put(map[string]any{"credential_id": "c", "connector": "acme"})
+	ids := h.enqueue(1, jobs.Step{CredentialID: "c", Method: "calc", Parameters: map[string]json.RawMessage{"pin": json.RawMessage(`"1"`)}})
+	h.until("the step is put back", func() bool {
+		s, err := h.client.Status(ctx, ids[0])
+		return err == nil && s.Status == "retry" && strings.Contains(s.WaitsFor, "worker: ") && strings.Contains(s.WaitsFor, "stepworker:step_key")
+	})
+	if h.pool.Ready() == nil {
+		t.Error("the worker is ready")
+	}
+	if _, err := h.store.Rotate(ctx, credentials.RotateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	h.succeed(ids)
 }
 
 // Who may not read what workers offer enqueues nothing in clear.
