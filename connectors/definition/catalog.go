@@ -49,12 +49,13 @@ func (c *Catalog) Lacks(cred *credentials.Credential) string {
 	return ""
 }
 
-// Sensitive are the parameters of all methods that are marked sensitive.
+// Sensitive are the parameters of all methods that are marked sensitive, those
+// of a connector also at methods that leave them out.
 func (c *Catalog) Sensitive() credentials.SensitiveParameters {
 	all := credentials.SensitiveParameters{}
 	for _, d := range c.defs {
 		for _, m := range d.Methods {
-			for _, q := range m.Parameters {
+			for _, q := range slices.Concat(m.Parameters, m.Dropped) {
 				if q.Sensitive && !slices.Contains(all[m.Name], q.Name) {
 					all[m.Name] = append(all[m.Name], q.Name)
 				}
