@@ -251,10 +251,7 @@ func (s *Store) OpenStep(ctx context.Context, execution string, parameters map[s
 // openParameter tries the key that is known, then the one that Redis has: it
 // is another one after Redis was emptied. It returns nil if neither opens.
 func (s *Store) openParameter(ctx context.Context, text string, info []byte) ([]byte, error) {
-	sealed, err := base64.StdEncoding.DecodeString(text)
-	if err != nil {
-		return nil, nil
-	}
+	sealed, _ := base64.StdEncoding.DecodeString(text) // what is none does not open
 	s.mu.Lock()
 	key := s.stepOpener.key
 	s.mu.Unlock()
@@ -263,7 +260,8 @@ func (s *Store) openParameter(ctx context.Context, text string, info []byte) ([]
 			return plain, nil
 		}
 	}
-	if key, err = s.stepKey(ctx); err != nil {
+	key, err := s.stepKey(ctx)
+	if err != nil {
 		return nil, err
 	}
 	plain, _ := hpke.Open(key, stepKDF, stepAEAD, info, sealed)
