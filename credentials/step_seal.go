@@ -24,11 +24,15 @@ import (
 //	                        sealing keys. It is of its own, so that those can be
 //	                        replaced while steps wait
 //	stepworker:step_sealed  set: "METHOD PARAMETER", of all connectors; one that
-//	                        is no longer sensitive stays, which does no harm
+//	                        is no longer sensitive stays, which does no harm.
+//	                        While there is none, all parameters are sealed: the
+//	                        key is there from the first put of a credential on
 const (
 	stepKeyKey     = "stepworker:step_key"
 	stepSealedKey  = "stepworker:step_sealed"
 	stepKeyPurpose = "step key"
+
+	offeredMark = "-" // in the set: a worker has said what is sensitive, perhaps nothing
 )
 
 // sealedMember is the only member of the object that stands in a sealed value's place.
@@ -58,7 +62,7 @@ func (s *Store) OfferStepSealing(ctx context.Context, sensitive SensitiveParamet
 	if whole {
 		return nil
 	}
-	var members []any
+	members := []any{offeredMark}
 	for method, names := range sensitive {
 		for _, name := range names {
 			members = append(members, method+" "+name)
@@ -76,6 +80,23 @@ func (s *Store) OfferStepSealing(ctx context.Context, sensitive SensitiveParamet
 	s.stepOffered = n
 	s.mu.Unlock()
 	return nil
+}
+
+// ensureStepKey makes the key before the first worker does. Whether it opens is
+// the workers' concern.
+func (s *Store) ensureStepKey(ctx context.Context) error {
+	s.mu.Lock()
+	known := s.stepOpener.key != nil
+	s.mu.Unlock()
+	if known {
+		return nil
+	}
+	_, err := s.stepKey(ctx)
+	var keys *StepKeyError
+	if errors.As(err, &keys) {
+		return nil
+	}
+	return err
 }
 
 // stepKey is the private key, as Redis has it now; who first needs one makes it.
@@ -154,10 +175,12 @@ return ARGV[2]
 type StepSealer struct {
 	key       hpke.PublicKey
 	sensitive map[string]bool // "METHOD PARAMETER"
+	all       bool            // no worker has said yet what is sensitive
 }
 
 // StepSealer returns what workers offer; it needs no key. As long as no worker
-// has run on this Redis it seals nothing.
+// has run on this Redis it seals everything, or nothing where no credential was
+// put either.
 func (s *Store) StepSealer(ctx context.Context) (*StepSealer, error) {
 	pipe := s.rdb.Pipeline()
 	public, members := pipe.HGet(ctx, stepKeyKey, "public"), pipe.SMembers(ctx, stepSealedKey)
@@ -175,6 +198,7 @@ func (s *Store) StepSealer(ctx context.Context) (*StepSealer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: the public key cannot be read: %w", stepKeyKey, err)
 	}
+	z.all = len(members.Val()) == 0
 	for _, m := range members.Val() {
 		z.sensitive[m] = true
 	}
@@ -187,7 +211,7 @@ func (s *Store) StepSealer(ctx context.Context) (*StepSealer, error) {
 func (z *StepSealer) Seal(execution, method string, given map[string]json.RawMessage) (map[string]json.RawMessage, error) {
 	var out map[string]json.RawMessage
 	for name, value := range given {
-		if !z.sensitive[method+" "+name] || !json.Valid(value) { // what is no JSON is refused by who writes the payload
+		if !z.all && !z.sensitive[method+" "+name] || !json.Valid(value) { // what is no JSON is refused by who writes the payload
 			continue
 		}
 		sealed, err := hpke.Seal(z.key, stepKDF, stepAEAD, stepInfo(execution, name), value)

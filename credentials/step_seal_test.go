@@ -126,6 +126,41 @@ func TestStepSealing(t *testing.T) {
 	}
 }
 
+// Whoever puts a credential has the sealing keys, and no connectors. Until a
+// worker says what is sensitive, all that a step gives is sealed.
+func TestStepSealing_beforeTheFirstWorker(t *testing.T) {
+	server := redistest.New(t)
+	key := NewKey()
+	client, worker := NewStore(server.Client(t), nil), NewStore(server.Client(t), ring(t, key))
+	given := map[string]json.RawMessage{"pin": json.RawMessage(`"1234 and more"`)}
+	seal := func() map[string]json.RawMessage {
+		t.Helper()
+		z, err := client.StepSealer(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sealed, err := z.Seal("x1", "pay", given)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return sealed
+	}
+	put(t, NewStore(server.Client(t), ring(t, key)), `{"credential_id":"c","connector":"acme"}`, false)
+	sealed := seal()
+	if strings.Contains(string(sealed["pin"]), "1234") {
+		t.Errorf("sealed: %s", sealed)
+	}
+	if err := worker.OpenStep(ctx, "x1", sealed); err != nil || string(sealed["pin"]) != string(given["pin"]) {
+		t.Errorf("opened: %s, %v", sealed, err)
+	}
+	if err := worker.OfferStepSealing(ctx, nil); err != nil { // nothing is sensitive
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(given, seal()); diff != "" {
+		t.Errorf("a worker has run: %s", diff)
+	}
+}
+
 // Workers do not all have the same connectors. What Redis lost, all of it or a
 // part, each offers again, whoever was first.
 func TestStepSealing_eachOffersAgainWhatIsLost(t *testing.T) {
@@ -152,7 +187,7 @@ func TestStepSealing_eachOffersAgainWhatIsLost(t *testing.T) {
 		offer()
 		got := a.rdb.SMembers(ctx, stepSealedKey).Val()
 		slices.Sort(got)
-		if diff := cmp.Diff([]string{"pay name", "pay pin", "refund pin"}, got); diff != "" {
+		if diff := cmp.Diff([]string{offeredMark, "pay name", "pay pin", "refund pin"}, got); diff != "" {
 			t.Errorf("%s: %s", name, diff)
 		}
 	}

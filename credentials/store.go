@@ -120,6 +120,9 @@ func (s *Store) Put(ctx context.Context, in *Input, merge bool) (version, waitin
 	if s.keys == nil {
 		return 0, 0, errNoKeys
 	}
+	if err := s.ensureStepKey(ctx); err != nil {
+		return 0, 0, err
+	}
 	if err := s.rdb.SAdd(ctx, indexKey, in.CredentialID).Err(); err != nil {
 		return 0, 0, err
 	}

@@ -243,6 +243,8 @@ methods: [{method: get, endpoint: /}]
 			if err := w.store.OfferStepSealing(ctx, w.catalog.Sensitive()); err != nil {
 				t.Fatal(err)
 			}
+		} else if err := w.rdb.Del(ctx, "stepworker:step_key").Err(); err != nil {
+			t.Fatal(err)
 		}
 		client := jobs.NewClient(w.rdb)
 		for _, id := range []string{"c", "gone"} {
