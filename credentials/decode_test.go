@@ -3,6 +3,7 @@ package credentials
 import (
 	"encoding/base64"
 	"encoding/json"
+	"fmt"
 	"html"
 	"net/url"
 	"strings"
@@ -57,6 +58,29 @@ func everyBase64(s string) string {
 		}
 	}
 	return s + b.String()
+}
+
+// The last character of a secret may make an escape of what stands behind it,
+// in each level of encoding anew.
+func TestRedactor_endsLikeAnEscape(t *testing.T) {
+	for _, secret := range []string{`canary-400"\`, `canary-400\\`, `canary-400%`, `canary-400&`, `canary-400%\`} {
+		r := NewRedactor([]string{secret}, 6)
+		encoded := secret
+		for level := range 5 {
+			for _, around := range []string{"%s", `{"a":"%s"}`, "%s41;", "%slt;", "%snor", `"%s"`} {
+				if got := r.String(fmt.Sprintf(around, encoded)); strings.Contains(got, "canary") {
+					t.Errorf("%q at level %d, in %s: %s", secret, level, around, got)
+				}
+			}
+			raw, err := json.Marshal(encoded)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if encoded = string(raw); level%2 == 0 {
+				encoded = encoded[1 : len(encoded)-1]
+			}
+		}
+	}
 }
 
 func TestRedactor_cutInAnEncoding(t *testing.T) {

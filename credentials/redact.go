@@ -33,8 +33,12 @@ func NewRedactor(secrets []string, min int) *Redactor {
 		if len(s) < min || s == "" {
 			continue
 		}
-		if b := bare(s); len(b) >= min {
-			texts = append(texts, b)
+		b := bare(s)
+		// What stands behind its end may make an escape of that.
+		for _, b := range slices.Compact([]string{b, strings.TrimRight(b, `\%&`)}) {
+			if len(b) >= min {
+				texts = append(texts, b)
+			}
 		}
 		for _, f := range encodings(s) {
 			if len(f) >= min {
