@@ -136,11 +136,11 @@ func TestLastRun_isTheSameForEveryAttempt(t *testing.T) {
 	step := jobs.Step{CredentialID: "a", Method: "look", Cycle: &jobs.Cycle{CycleStepID: "s"}, Parameters: parameters(`{"next":"2026-01-02T03:04:05Z"}`)}
 	_, _ = h.look(step)
 	moved := make(chan error, 1)
-	h.onMoment = func(m jobs.Moment) {
+	h.onMoment(func(m jobs.Moment) {
 		if m.What == "deferred" {
 			moved <- h.rdb.Set(context.Background(), h.lastRunKeys()[0], time.Now().UnixMilli(), 0).Err()
 		}
-	}
+	})
 	step.Parameters = parameters(`{"wait":true}`)
 	r, got := h.look(step)
 	if err := <-moved; err != nil {
@@ -161,11 +161,11 @@ func TestLastRun_isNotMovedByAnAttemptThatWasOvertaken(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h.onMoment = func(m jobs.Moment) {
+	h.onMoment(func(m jobs.Moment) {
 		if m.What == "called" {
 			h.rdb.HSet(context.Background(), "stepworker:x:{"+m.ExecutionID+"}", "run", "another's")
 		}
-	}
+	})
 	step.Parameters = parameters(`{"next":"2025-01-01"}`)
 	ids := h.enqueue(1, step)
 	h.until("the attempt is void", func() bool {

@@ -215,14 +215,14 @@ func TestLevels_whatHasEndedIsNotCounted(t *testing.T) {
 	counted := func() int64 { return h.rdb.ZCard(ctx, key).Val() }
 	var mu sync.Mutex
 	during := map[string][]int64{}
-	h.onMoment = func(m jobs.Moment) {
+	h.onMoment(func(m jobs.Moment) {
 		if m.What == "called" {
 			n := counted()
 			mu.Lock()
 			during[m.ExecutionID] = append(during[m.ExecutionID], n)
 			mu.Unlock()
 		}
-	}
+	})
 	h.put(map[string]any{"credential_id": "w", "connector": "weather", "api_key": "k"})
 	h.results(h.enqueue(1, jobs.Step{ExecutionID: "good", CredentialID: "w", Method: "now"}))
 	failing := jobs.Step{ExecutionID: "bad", CredentialID: "w", Method: "now", Body: []byte(`{"a":1}`), Mappings: map[string]string{"body.b": "=nobody.knows"}}

@@ -92,12 +92,12 @@ func TestRefused_staleVersionRunsAgainWithoutARefresh(t *testing.T) {
 	h.putOAuth("c", "crm")
 	h.api.KillToken("c")
 	replaced := false
-	h.onMoment = func(m jobs.Moment) {
+	h.onMoment(func(m jobs.Moment) {
 		if m.What == "called" && !replaced {
 			replaced = true
 			h.putOAuth("c", "crm") // between the credential's reading and its refusal
 		}
-	}
+	})
 	h.succeed(h.enqueue(1, jobs.Step{CredentialID: "c", Method: "list_contacts"}))
 	if n := h.api.TokenRequests("c"); n != 0 {
 		t.Errorf("%d token requests, want 0", n)
@@ -313,11 +313,11 @@ func TestAttempt_leavesActionDataThatWasSealedMeanwhile(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h.onMoment = func(m jobs.Moment) {
+	h.onMoment(func(m jobs.Moment) {
 		if m.What == "held" && m.ExecutionID == "e" {
 			h.rdb.HSet(context.Background(), "stepworker:x:{e}", "ad", sealed)
 		}
-	}
+	})
 	held := func(id string) {
 		h.until(id+" is held", func() bool {
 			return h.rdb.HGet(context.Background(), "stepworker:x:{"+id+"}", "why").Val() == "held"

@@ -39,8 +39,14 @@ type house struct {
 	pool    *jobs.Pool
 	mu      sync.Mutex
 	moments []jobs.Moment
-	// onMoment, if set before anything is enqueued, is told of each moment.
-	onMoment func(jobs.Moment)
+	told    func(jobs.Moment) // see onMoment
+}
+
+// onMoment has do told of each moment from now on.
+func (h *house) onMoment(do func(jobs.Moment)) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.told = do
 }
 
 func newHouse(t *testing.T, change func(*jobs.PoolConfig)) *house {
@@ -72,9 +78,10 @@ func newHouse(t *testing.T, change func(*jobs.PoolConfig)) *house {
 		Observe: func(m jobs.Moment) {
 			h.mu.Lock()
 			h.moments = append(h.moments, m)
+			told := h.told
 			h.mu.Unlock()
-			if h.onMoment != nil {
-				h.onMoment(m)
+			if told != nil {
+				told(m)
 			}
 		}}
 	if change != nil {
