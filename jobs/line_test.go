@@ -301,7 +301,9 @@ func TestPause_oneTrialThenTheOthers(t *testing.T) {
 	h.putPlain("other")
 	h.url = c.url
 	h.putPlain("c")
-	ids := h.enqueue(n, jobs.Step{CredentialID: "c", Method: "get"})
+	ids := h.enqueue(first, jobs.Step{CredentialID: "c", Method: "get"}) // they take all the room until one is refused
+	h.until("the first are under way", func() bool { _, _, order := c.seen(); return len(order) >= first })
+	ids = append(ids, h.enqueue(n-first, jobs.Step{CredentialID: "c", Method: "get"})...)
 	h.until("a later one waits", func() bool { return h.deferred(ids[n-1]) })
 	s, err := h.client.Status(context.Background(), ids[n-1])
 	if err != nil || !strings.HasPrefix(s.WaitsFor, "deferred: the API answered 429 Too Many Requests; its turn is at ") || !strings.Contains(s.WaitsFor, "before this one") || s.NextTry == nil {
