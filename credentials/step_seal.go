@@ -234,20 +234,14 @@ func (z *StepSealer) Seal(execution, method string, given map[string]json.RawMes
 
 // IsSealed says that a value, as encoding/json decodes it, is a sealed one.
 func IsSealed(v any) bool {
-	m, ok := v.(map[string]any)
-	_, sealed := m[sealedMember].(string)
-	return ok && sealed && len(m) == 1
+	_, ok := sealedText(v)
+	return ok
 }
 
-func sealedText(value json.RawMessage) (string, bool) {
-	if !bytes.Contains(value, []byte(sealedMember)) { // as good as all
-		return "", false
+func sealedText(v any) (text string, ok bool) {
+	if m, _ := v.(map[string]any); len(m) == 1 {
+		text, ok = m[sealedMember].(string)
 	}
-	var v any
-	if json.Unmarshal(value, &v) != nil || !IsSealed(v) {
-		return "", false
-	}
-	text, ok := v.(map[string]any)[sealedMember].(string)
 	return text, ok
 }
 
@@ -256,8 +250,15 @@ func sealedText(value json.RawMessage) (string, bool) {
 // are at fault, and not the parameters.
 func (s *Store) OpenStep(ctx context.Context, execution string, parameters map[string]json.RawMessage) error {
 	for name, value := range parameters {
-		sealed, ok := sealedText(value)
-		if !ok {
+		if !bytes.Contains(value, []byte(sealedMember)) { // as good as all
+			continue
+		}
+		var v any
+		if json.Unmarshal(value, &v) != nil {
+			continue
+		}
+		sealed, ok := sealedText(v)
+		if !ok { // a flow's own text
 			continue
 		}
 		plain, err := s.openParameter(ctx, sealed, stepInfo(execution, name))
