@@ -70,6 +70,10 @@ type Secrets struct {
 	// and test methods have run (contract: "after that the login method and
 	// then the test method run once").
 	Opened bool
+
+	// unknown are members that a newer build sealed: they are kept as they are.
+	// Nobody changes the map.
+	unknown map[string]json.RawMessage
 }
 
 // Token is an OAuth 2 token (RFC 6749 section 5.1).

@@ -169,7 +169,7 @@ func (s *Store) dataKey(ctx context.Context) ([]byte, error) {
 	}
 	plain, ok := s.keys.open(dataKeyPurpose, sealed)
 	if !ok {
-		return nil, &SealError{What: "the key that names stored data"}
+		return nil, unopened("the key that names stored data", sealed)
 	}
 	s.mu.Lock()
 	s.naming = plain
@@ -188,7 +188,7 @@ func (d *scriptData) open(kind, field, entry string) (seq int64, text string, er
 	_, sealed, _ := strings.Cut(rest, " ")
 	plain, ok := d.s.keys.open(d.purpose(kind, field), []byte(sealed))
 	if !ok {
-		return 0, "", &SealError{What: fmt.Sprintf("an item of the data stored with credential %q", d.id)}
+		return 0, "", unopened(fmt.Sprintf("an item of the data stored with credential %q", d.id), []byte(sealed))
 	}
 	return num(first), string(plain), nil
 }

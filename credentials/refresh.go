@@ -81,6 +81,9 @@ func (s *Store) Refresh(ctx context.Context, r RefreshRequest, do RefreshFunc) (
 	}
 	c, err := s.Get(ctx, r.ID)
 	if err == nil && t.answer != "" {
+		if newerSeal([]byte(t.answer)) { // what was sent for it may be spent
+			err = &NewerError{What: fmt.Sprintf("the answer kept of credential %q", r.ID)}
+		}
 		// Sealed by another key, it is asked for anew.
 		c.Answer, _ = s.keys.open(answerPurpose(c), []byte(t.answer))
 	}

@@ -104,6 +104,7 @@ type RotatedKind struct {
 type Unopened struct {
 	Kind, Key   string
 	Fingerprint string // of the key that they say they were sealed with
+	Newer       bool   // it is not the keys: a newer build sealed them, which this one cannot read
 }
 
 // InUse are the fingerprints of keys beside the first that records, or workers
@@ -129,15 +130,16 @@ func (r *Rotation) Sealed(fingerprint string) bool {
 // still is the one that was read, so whoever writes meanwhile wins; passes go
 // on until one has found nothing to do while no worker sealed with another
 // key. It may end at any point, and be run again. A *KeyError says that these
-// keys are others than those of this Redis.
+// keys are others than those of this Redis, a *NewerError that a newer build sealed it.
 func (s *Store) Rotate(ctx context.Context, o RotateOptions) (*Rotation, error) {
 	if s.keys == nil {
 		return nil, errNoKeys
 	}
 	sealed, err := s.rdb.Get(ctx, checkKey).Bytes()
-	if _, ok := s.keys.open(checkPurpose, sealed); err == nil && !ok {
-		return nil, &KeyError{}
-	} else if err != nil && !errors.Is(err, redis.Nil) {
+	if err == nil {
+		err = s.opensCheck(sealed)
+	}
+	if err != nil && !errors.Is(err, redis.Nil) {
 		return nil, err
 	}
 	resealed := map[string]int{}
@@ -315,7 +317,7 @@ func (p *rotation) reseal(ctx context.Context, records []record) error {
 		switch {
 		case key < 0:
 			kind.Unopened++
-			u := Unopened{r.place.kind, r.key, by}
+			u := Unopened{r.place.kind, r.key, by, newerSeal([]byte(r.sealed))}
 			if len(p.unopened) < UnopenedMax && !slices.Contains(p.unopened, u) { // a hash of many is named once
 				p.unopened = append(p.unopened, u)
 			}

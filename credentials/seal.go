@@ -35,7 +35,35 @@ type SealError struct{ What string }
 
 func (e *SealError) Error() string { return "no key opens " + e.What }
 
-const sealVersion = 1
+// NewerError says that something stored has a form that this build does not
+// know. A newer build wrote it and reads it: here it tells nothing, least of all
+// that a key is missing, and is to be left as it is.
+type NewerError struct{ What string }
+
+func (e *NewerError) Error() string {
+	return e.What + " was stored by a newer build, in a form that this one cannot read: upgrade this worker"
+}
+
+// A sealed record begins with a byte that is its format: how it is sealed, and
+// how that is written which stands in it. A build that changes either for one
+// kind of record writes those, and no others, with the next number, and reads
+// both. What begins with a byte that can never be a format is no sealed record.
+const (
+	sealFormat    = 1
+	newestPossible = 0x1f // text and JSON begin above it
+)
+
+func newerSeal(sealed []byte) bool {
+	return len(sealed) > 0 && sealed[0] > sealFormat && sealed[0] <= newestPossible
+}
+
+// unopened is what it means that no key opens a record.
+func unopened(what string, sealed []byte) error {
+	if newerSeal(sealed) {
+		return &NewerError{What: what}
+	}
+	return &SealError{What: what}
+}
 
 // NewKey returns a fresh sealing key: 32 random bytes in base64.
 func NewKey() string {
@@ -78,7 +106,7 @@ func ParseKeys(text string) (*Keyring, error) {
 func (r *Keyring) seal(purpose string, plain []byte) []byte {
 	k := r.keys[0]
 	out := make([]byte, 0, 1+4+k.aead.NonceSize()+len(plain)+k.aead.Overhead())
-	out = append(append(out, sealVersion), k.id[:]...)
+	out = append(append(out, sealFormat), k.id[:]...)
 	nonce := make([]byte, k.aead.NonceSize())
 	_, _ = rand.Read(nonce)
 	out = append(out, nonce...)
@@ -94,7 +122,7 @@ func (r *Keyring) open(purpose string, sealed []byte) ([]byte, bool) {
 func (r *Keyring) openedBy(purpose string, sealed []byte) (plain []byte, key int) {
 	for i, k := range r.keys {
 		n := k.aead.NonceSize()
-		if len(sealed) < 5+n || sealed[0] != sealVersion || string(sealed[1:5]) != string(k.id[:]) {
+		if len(sealed) < 5+n || sealed[0] != sealFormat || string(sealed[1:5]) != string(k.id[:]) {
 			continue
 		}
 		if plain, err := k.aead.Open(nil, sealed[5:5+n], sealed[5+n:], []byte(purpose)); err == nil {
@@ -119,7 +147,7 @@ func (r *Keyring) Fingerprints() []string {
 // sealedBy is the fingerprint of the key that sealed a record; "" if it is no
 // sealed record.
 func sealedBy(sealed []byte) string {
-	if len(sealed) < 5 || sealed[0] != sealVersion {
+	if len(sealed) < 5 || sealed[0] != sealFormat {
 		return ""
 	}
 	return hex.EncodeToString(sealed[1:5])

@@ -4,6 +4,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"maps"
+	"reflect"
+	"strings"
 )
 
 const redacted = "[redacted]"
@@ -36,7 +39,8 @@ func (Secrets) MarshalJSON() ([]byte, error) { return json.Marshal(redacted) }
 func (Secrets) LogValue() slog.Value         { return slog.StringValue(redacted) }
 
 // sealedForm is how Secrets stand inside the sealed part; nothing else
-// encodes them.
+// encodes them. A newer build may add members here, at the top: one that does
+// not know them keeps them as they are.
 type sealedForm struct {
 	Properties   map[string]json.RawMessage `json:"properties,omitempty"`
 	Session      map[string]string          `json:"session,omitempty"`
@@ -86,8 +90,27 @@ func (s *Secrets) encode() ([]byte, error) {
 			f.Fields[k] = v.text
 		}
 	}
-	return json.Marshal(f)
+	raw, err := json.Marshal(f)
+	if err != nil || len(s.unknown) == 0 {
+		return raw, err
+	}
+	all := maps.Clone(s.unknown)
+	if err := json.Unmarshal(raw, &all); err != nil {
+		return nil, err
+	}
+	return json.Marshal(all)
 }
+
+// sealedMembers are the members that this build knows.
+var sealedMembers = func() map[string]bool {
+	known := map[string]bool{}
+	form := reflect.TypeFor[sealedForm]()
+	for i := range form.NumField() {
+		name, _, _ := strings.Cut(form.Field(i).Tag.Get("json"), ",")
+		known[name] = true
+	}
+	return known
+}()
 
 func decodeSecrets(raw []byte) (Secrets, error) {
 	var f sealedForm
@@ -109,6 +132,13 @@ func decodeSecrets(raw []byte) (Secrets, error) {
 		for k, v := range f.Fields {
 			s.Fields[k] = Secret{v}
 		}
+	}
+	if err := json.Unmarshal(raw, &s.unknown); err != nil {
+		return Secrets{}, err
+	}
+	maps.DeleteFunc(s.unknown, func(name string, _ json.RawMessage) bool { return sealedMembers[name] })
+	if len(s.unknown) == 0 {
+		s.unknown = nil
 	}
 	return s, nil
 }

@@ -93,7 +93,8 @@ func (s *Store) ensureStepKey(ctx context.Context) error {
 	}
 	_, err := s.stepKey(ctx)
 	var keys *StepKeyError
-	if errors.As(err, &keys) {
+	var newer *NewerError
+	if errors.As(err, &keys) || errors.As(err, &newer) {
 		return nil
 	}
 	return err
@@ -118,7 +119,9 @@ func (s *Store) stepKey(ctx context.Context) (hpke.PrivateKey, error) {
 		return known.key, nil
 	}
 	raw, ok := s.keys.open(stepKeyPurpose, []byte(sealed))
-	if !ok {
+	if !ok && newerSeal([]byte(sealed)) {
+		return nil, &NewerError{What: stepKeyKey}
+	} else if !ok {
 		return nil, &StepKeyError{}
 	}
 	key, err := stepKEM.NewPrivateKey(raw)
@@ -247,7 +250,7 @@ func sealedText(v any) (text string, ok bool) {
 
 // OpenStep opens those of an execution's parameters that were sealed, in place.
 // A *SealError names one that does not open; a *StepKeyError says that the keys
-// are at fault, and not the parameters.
+// are at fault, and not the parameters, a *NewerError that this build is.
 func (s *Store) OpenStep(ctx context.Context, execution string, parameters map[string]json.RawMessage) error {
 	for name, value := range parameters {
 		if !bytes.Contains(value, []byte(sealedMember)) { // as good as all

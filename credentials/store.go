@@ -70,7 +70,7 @@ func NewStore(rdb redis.UniversalClient, keys *Keyring) *Store {
 var errNoKeys = errors.New("this needs the sealing keys (STEPWORKER_KEYS or --keys-file)")
 
 // VerifyKeys opens the check value that the first worker sealed; a *KeyError
-// says that these keys are others.
+// says that these keys are others, a *NewerError that a newer build sealed it.
 func (s *Store) VerifyKeys(ctx context.Context) error {
 	if s.keys == nil {
 		return errNoKeys
@@ -81,6 +81,14 @@ func (s *Store) VerifyKeys(ctx context.Context) error {
 	sealed, err := s.rdb.Get(ctx, checkKey).Bytes()
 	if err != nil {
 		return err
+	}
+	return s.opensCheck(sealed)
+}
+
+// opensCheck is nil if the keys open the check value.
+func (s *Store) opensCheck(sealed []byte) error {
+	if newerSeal(sealed) {
+		return &NewerError{What: checkKey}
 	}
 	if _, ok := s.keys.open(checkPurpose, sealed); !ok {
 		return &KeyError{}
@@ -96,14 +104,15 @@ func (s *Store) Seal(purpose string, plain []byte) ([]byte, error) {
 	return s.keys.seal(purpose, plain), nil
 }
 
-// Open opens what Seal sealed for the same purpose.
+// Open opens what Seal sealed for the same purpose. A *SealError says that no key
+// does, a *NewerError that a newer build sealed it.
 func (s *Store) Open(purpose string, sealed []byte) ([]byte, error) {
 	if s.keys == nil {
 		return nil, errNoKeys
 	}
 	plain, ok := s.keys.open(purpose, sealed)
 	if !ok {
-		return nil, &SealError{What: "this data"}
+		return nil, unopened("this data", sealed)
 	}
 	return plain, nil
 }
@@ -186,7 +195,7 @@ func (s *Store) Put(ctx context.Context, in *Input, merge bool) (version, waitin
 }
 
 // Get opens a credential: ErrNotFound, or a *SealError beside what stands in
-// clear if no key opens it.
+// clear if no key opens it, or a *NewerError if this build cannot read it.
 func (s *Store) Get(ctx context.Context, id string) (*Credential, error) {
 	return s.GetWith(ctx, id, func(redis.Pipeliner) {})
 }
@@ -217,6 +226,9 @@ func (s *Store) open(id string, h map[string]string, newest int64) (*Credential,
 	if s.keys == nil {
 		return c, errNoKeys
 	}
+	if st := c.Meta.State; st != Active && st != Revoked && st != Misconfigured {
+		return c, &NewerError{What: fmt.Sprintf("the state of credential %q, %q,", id, st)}
+	}
 	if c.Version < newest {
 		return c, &SealError{What: fmt.Sprintf("credential %q: its record was set back from version %d to %d", id, newest, c.Version)}
 	}
@@ -230,7 +242,7 @@ func (s *Store) open(id string, h map[string]string, newest int64) (*Credential,
 	}
 	plain, ok := s.keys.open(sealPurpose(id, c.Connector, c.Version), sealed)
 	if !ok {
-		return c, &SealError{What: fmt.Sprintf("credential %q", id)}
+		return c, unopened(fmt.Sprintf("credential %q", id), sealed)
 	}
 	secrets, err := decodeSecrets(plain)
 	if err != nil {

@@ -95,6 +95,10 @@ func rotated(r *credentials.Rotation, keys []string, dry bool) (text string, don
 	}
 	for _, u := range r.Unopened {
 		why := fmt.Sprintf("it was sealed with %s, which is none of the keys", u.Fingerprint)
+		if u.Newer {
+			lines = append(lines, fmt.Sprintf("%q (%s) was sealed by a newer build: rotate with that", u.Key, u.Kind))
+			continue
+		}
 		if slices.Contains(keys, u.Fingerprint) {
 			why = "its key is there, but it was moved, set back or damaged"
 		} else if u.Fingerprint == "" {
@@ -120,6 +124,8 @@ func rotated(r *credentials.Rotation, keys []string, dry bool) (text string, don
 		lines = append(lines, fmt.Sprintf("workers still seal with %s: restart them with %s as their first key, then rotate again; no key may go before", strings.Join(r.Sealing, ", "), first))
 	case r.Unsteady || len(inUse) > 0:
 		lines = append(lines, "records sealed with another key than the first went on to appear: see which program has another key first, then rotate again; no key may go before")
+	case slices.ContainsFunc(r.Unopened, func(u credentials.Unopened) bool { return u.Newer }):
+		lines = append(lines, "every record that this build can read opens with the first key ("+first+"); no key may go before the newer build has said so of all")
 	case unopened > 0:
 		lines = append(lines, "every other record opens with the first key ("+first+"); put the credentials again that no key opens, or bring the key that sealed them")
 	case len(free) == 0:
