@@ -49,7 +49,7 @@ func (e *NewerError) Error() string {
 // kind of record writes those, and no others, with the next number, and reads
 // both. What begins with a byte that can never be a format is no sealed record.
 const (
-	sealFormat    = 1
+	sealFormat     = 1
 	newestPossible = 0x1f // text and JSON begin above it
 )
 

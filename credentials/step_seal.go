@@ -210,29 +210,28 @@ func (s *Store) StepSealer(ctx context.Context) (*StepSealer, error) {
 
 // Seal returns the parameters of an execution with the sensitive ones sealed,
 // each to its execution and name: moved elsewhere it does not open. What was
-// given is left as it is.
-func (z *StepSealer) Seal(execution, method string, given map[string]json.RawMessage) (map[string]json.RawMessage, error) {
-	var out map[string]json.RawMessage
+// given is left as it is; anything says whether something was sealed.
+func (z *StepSealer) Seal(execution, method string, given map[string]json.RawMessage) (out map[string]json.RawMessage, anything bool, err error) {
 	for name, value := range given {
 		if !z.all && !z.sensitive[method+" "+name] || !json.Valid(value) { // what is no JSON is refused by who writes the payload
 			continue
 		}
 		sealed, err := hpke.Seal(z.key, stepKDF, stepAEAD, stepInfo(execution, name), value)
 		if err != nil {
-			return nil, err
+			return nil, false, err
 		}
 		if out == nil {
 			out = maps.Clone(given)
 		}
 		out[name], err = json.Marshal(map[string][]byte{sealedMember: sealed})
 		if err != nil {
-			return nil, err
+			return nil, false, err
 		}
 	}
 	if out == nil {
-		return given, nil
+		return given, false, nil
 	}
-	return out, nil
+	return out, true, nil
 }
 
 // IsSealed says that a value, as encoding/json decodes it, is a sealed one.

@@ -28,7 +28,7 @@ func TestStepSealing(t *testing.T) {
 	given := map[string]json.RawMessage{"pin": json.RawMessage(`"1234 and more"`), "since": json.RawMessage(`"2026"`), "nothing": nil}
 	seal := func(z *StepSealer) map[string]json.RawMessage {
 		t.Helper()
-		sealed, err := z.Seal("x1", "pay", given)
+		sealed, _, err := z.Seal("x1", "pay", given)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -139,7 +139,7 @@ func TestStepSealing_beforeTheFirstWorker(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		sealed, err := z.Seal("x1", "pay", given)
+		sealed, _, err := z.Seal("x1", "pay", given)
 		if err != nil {
 			t.Fatal(err)
 		}

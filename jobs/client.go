@@ -138,14 +138,18 @@ func accept(s *Step, now time.Time, seals func() (*credentials.StepSealer, error
 	if err := s.Validate(); err != nil {
 		return nil, &InvalidError{err.Error()}
 	}
-	p := payload{V: payloadVersion, EnqueuedAt: now.UTC().Truncate(time.Millisecond), Step: *s}
+	p := payload{V: payloadPlain, EnqueuedAt: now.UTC().Truncate(time.Millisecond), Step: *s}
 	if p.ExecutionID == "" {
 		p.ExecutionID = ulid.Make().String()
 	}
 	if len(p.Parameters) > 0 {
 		sealer, err := seals()
+		sealed := false
 		if err == nil {
-			p.Parameters, err = sealer.Seal(p.ExecutionID, p.Method, p.Parameters)
+			p.Parameters, sealed, err = sealer.Seal(p.ExecutionID, p.Method, p.Parameters)
+		}
+		if sealed {
+			p.V = payloadSealed
 		}
 		if err != nil {
 			return &accepted{id: p.ExecutionID}, fmt.Errorf("redis: %w", err)
@@ -445,7 +449,7 @@ func (c *Client) Status(ctx context.Context, id string) (*ExecutionStatus, error
 	if !info.NextProcessAt.IsZero() && info.State != asynq.TaskStatePending {
 		s.NextTry = timeOf(info.NextProcessAt)
 	}
-	if p, err := decodePayload(info.Payload); err == nil {
+	if p, err := peek(info.Payload); err == nil {
 		s.CredentialID = p.CredentialID
 	}
 	if info.State == asynq.TaskStateRetry {

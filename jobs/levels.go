@@ -2,6 +2,8 @@ package jobs
 
 import (
 	"context"
+	"maps"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -77,9 +79,11 @@ func allLevels(queues map[string]int) map[string]int {
 // gate is a Redis client for asynq's servers that keeps them from asking for
 // tasks of overflow queues that have none, or whose first level is paused: a
 // server polls each of its queues, with a round trip for each that is empty.
+// While it is closed they find no task at all.
 // What it does not know it lets through.
 type gate struct {
 	redis.UniversalClient
+	closed  atomic.Bool // nothing is taken, of no queue
 	watched []*overflow
 	keys    map[string]*overflow // by the keys with which asynq asks for tasks
 }
@@ -96,6 +100,10 @@ const gateEvery = 500 * time.Millisecond
 
 func newGate(rdb redis.UniversalClient, queues map[string]int) *gate {
 	g := &gate{UniversalClient: rdb, keys: map[string]*overflow{}}
+	for _, q := range append(slices.Collect(maps.Keys(queues)), QueueRefresh) {
+		pending := "asynq:{" + q + "}:pending"
+		g.keys[pending] = &overflow{pending: pending} // is never shut by itself
+	}
 	for q := range queues {
 		for _, l := range levels()[1:] {
 			base := "asynq:{" + q + l.suffix + "}:"
@@ -131,7 +139,8 @@ func (g *gate) EvalSha(ctx context.Context, sha string, keys []string, args ...a
 		return g.UniversalClient.EvalSha(ctx, sha, keys, args...)
 	}
 	o := g.keys[keys[0]]
-	if o == nil || !o.shut.Load() {
+	closed := g.closed.Load() && o != nil && keys[0] == o.pending
+	if o == nil || !closed && !o.shut.Load() {
 		return g.UniversalClient.EvalSha(ctx, sha, keys, args...)
 	}
 	cmd := redis.NewCmd(ctx)

@@ -37,9 +37,8 @@ type PoolConfig struct {
 	// ShutdownTimeout is how long Shutdown waits for running steps; 0: 25 s.
 	ShutdownTimeout time.Duration
 	DenyStepScripts bool
-	// WrongKeys says that the keys are not those of this Redis: refreshes are
-	// left to workers that can make them.
-	WrongKeys bool
+	// Build says which build this is, for people.
+	Build string
 	// NotifyURL is told of credentials that fail, are revoked or misconfigured,
 	// and recover; empty: nobody is. NotifySecret signs what is told.
 	NotifyURL    string
@@ -97,6 +96,8 @@ type Pool struct {
 	redisText atomic.Pointer[string]      // why it took none
 	redisBack atomic.Int64                // ms of the first answer after it was away
 	draining  atomic.Bool
+	behind    atomic.Pointer[FormatError] // what is stored is too new for this build
+	wrongKeys bool
 
 	sensitive credentials.SensitiveParameters // of all connectors
 
@@ -188,23 +189,35 @@ func (p *Pool) serverConfig(concurrency int, queues map[string]int) asynq.Config
 	}
 }
 
-// Start begins to take tasks. It returns once the loops run.
+// WrongKeys says, before Start, that the keys are not those of this Redis:
+// refreshes are left to workers that can make them.
+func (p *Pool) WrongKeys() { p.wrongKeys = true }
+
+// Start begins to take tasks. It returns once the loops run. A *FormatError says
+// that this build may not work on what is stored: nothing was touched, and it
+// may be tried again.
 func (p *Pool) Start() error {
+	entering, cancel := context.WithTimeout(p.base, formatEvery)
+	defer cancel()
+	if err := p.enterFormat(entering); err != nil {
+		return err
+	}
+	p.noteBuild(entering)
 	p.keepQueuesKnown(p.base)
 	p.gate.look(p.base)
 	if p.notifier != nil {
 		p.notifier.want(p.base) // before anything happens that is to be told
 	}
-	if !p.cfg.WrongKeys { // it seals nothing then
+	if !p.wrongKeys { // it seals nothing then
 		p.noteSealing()
 		p.loops.Go(p.keepSealingKnown)
 	}
 	p.awake.look()
 	var started []*asynq.Server
-	if !p.cfg.WrongKeys {
+	if !p.wrongKeys {
 		conf := p.serverConfig(refreshers, map[string]int{QueueRefresh: 1})
 		conf.ShutdownTimeout = max(conf.ShutdownTimeout, refreshShutdown)
-		refresh := asynq.NewServerFromRedisClient(p.rdb, conf)
+		refresh := asynq.NewServerFromRedisClient(p.gate, conf)
 		if err := refresh.Start(p.guard(p.processRefresh)); err != nil {
 			return fmt.Errorf("starting the refresh lane: %w", err)
 		}
@@ -221,14 +234,15 @@ func (p *Pool) Start() error {
 	}
 	p.lanes = started
 	p.loops.Go(func() { p.every(2*time.Second, nil, p.keepQueuesKnown) })
-	p.loops.Go(func() { p.every(sweepEvery, p.wake, p.resumer.sweep) })
+	p.loops.Go(func() { p.every(formatEvery, nil, p.lookAtFormat) })
+	p.loops.Go(func() { p.every(sweepEvery, p.wake, p.unlessBehind(p.resumer.sweep)) })
 	p.loops.Go(func() { p.every(gateEvery, nil, p.gate.look) })
 	p.loops.Go(func() { p.every(2*time.Second, nil, p.confirm) })
 	p.loops.Go(func() { p.waker.run(p.base) })
 	p.loops.Go(p.keepPlaces)
 	p.loops.Go(func() { p.awake.run(p.base) })
 	if p.notifier != nil {
-		p.loops.Go(func() { p.every(notifyEvery, nil, p.notifier.run) })
+		p.loops.Go(func() { p.every(notifyEvery, nil, p.unlessBehind(p.notifier.run)) })
 	}
 	return nil
 }
@@ -243,7 +257,19 @@ func (p *Pool) guard(h func(context.Context, *asynq.Task) error) asynq.HandlerFu
 				err = &waitError{why: "worker", text: "it panicked on this task", delay: 5 * time.Second, fault: true}
 			}
 		}()
+		if newer := p.behind.Load(); newer != nil { // it was taken just before
+			return p.workerFault(newer.Error())
+		}
 		return h(ctx, t)
+	}
+}
+
+// unlessBehind leaves something be while what is stored is too new for this build.
+func (p *Pool) unlessBehind(do func(context.Context)) func(context.Context) {
+	return func(ctx context.Context) {
+		if p.behind.Load() == nil {
+			do(ctx)
+		}
 	}
 }
 
@@ -392,6 +418,9 @@ func (p *Pool) Ready() error {
 			return errors.New(*text)
 		}
 		return errors.New("redis does not answer")
+	}
+	if newer := p.behind.Load(); newer != nil {
+		return errors.New("worker fault: " + newer.Error())
 	}
 	if f := p.fault.Load(); f != nil && time.Since(f.at) < faultStays {
 		return errors.New("worker fault: " + f.text)

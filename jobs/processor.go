@@ -47,7 +47,7 @@ type attempt struct {
 
 func decodePayload(raw []byte) (*payload, error) {
 	var p payload
-	if json.Unmarshal(raw, &p) == nil && p.V == payloadVersion {
+	if json.Unmarshal(raw, &p) == nil && p.known() {
 		// What our own client wrote is the same text when it is written again,
 		// and needs no closer look.
 		if again, err := encode(p); err == nil && bytes.Equal(again, raw) {
@@ -56,18 +56,18 @@ func decodePayload(raw []byte) (*payload, error) {
 	}
 	p = payload{}
 	err := decodeStrict(raw, &p, stepMembers)
-	if err != nil || p.V != payloadVersion {
+	if err != nil || !p.known() {
 		// Which version it is comes before what is wrong with it.
 		var v struct {
 			V *int `json:"v"`
 		}
 		switch bad := json.Unmarshal(raw, &v); {
 		case bad == nil && v.V != nil && *v.V > payloadVersion:
-			return nil, &newerError{*v.V}
+			return nil, &newerError{*v.V, payloadVersion}
 		case err != nil:
 			return nil, err
 		case v.V == nil || *v.V < 1:
-			return nil, errors.New(`member "v" is missing; it says the payload's version and is 1`)
+			return nil, errors.New(`member "v" is missing; it says the payload's version and is 1, or 2 with sealed parameters`)
 		}
 	}
 	if err := p.Validate(); err != nil {
@@ -76,11 +76,23 @@ func decodePayload(raw []byte) (*payload, error) {
 	return &p, nil
 }
 
+// peek is decodePayload for who only looks whose a task is: also of one that a
+// newer build wrote.
+func peek(raw []byte) (*payload, error) {
+	p, err := decodePayload(raw)
+	var newer *newerError
+	if errors.As(err, &newer) {
+		p = &payload{}
+		err = json.Unmarshal(raw, p)
+	}
+	return p, err
+}
+
 // newerError is a payload that a newer build wrote.
-type newerError struct{ v int }
+type newerError struct{ v, reads int }
 
 func (e *newerError) Error() string {
-	return fmt.Sprintf("the payload's version is %d, this build reads up to %d", e.v, payloadVersion)
+	return fmt.Sprintf("the payload's version is %d, this build reads up to %d: upgrade this worker", e.v, e.reads)
 }
 
 // ProcessTask runs one attempt of a step: it opens the credential, calls the
@@ -130,7 +142,7 @@ func (a *attempt) run(ctx context.Context) error {
 		a.rec.enqueuedAt = a.step.EnqueuedAt.UnixMilli()
 	}
 	switch end := a.rec.end; {
-	case end == Succeeded, end == Warning, end == Cancelled:
+	case end != "" && end != Failed: // as a newer build calls it, perhaps
 		return nil // a worker died between the result and the task's end
 	case a.rec.over: // so did this one's
 		return fmt.Errorf("failed, as its result says: %w", asynq.SkipRetry)
@@ -200,6 +212,9 @@ func (a *attempt) admit(ctx context.Context, opened error) (*ResultError, func()
 		}
 		return nil, hold(text)
 	case opened != nil:
+		if fault := p.newerFault(opened); fault != nil {
+			return nil, instead(fault)
+		}
 		return nil, instead(p.workerFault("redis cannot be read"))
 	}
 	p.fault.Store(nil)
@@ -311,6 +326,9 @@ func (a *attempt) call(ctx context.Context) error {
 		return a.fail(ctx, bad)
 	}
 	data, err := a.p.actionData(a.id, a.rec)
+	if fault := a.p.newerFault(err); fault != nil {
+		return fault
+	}
 	if err != nil {
 		return a.p.workerFault("its keys do not open an execution's action_data")
 	}
@@ -362,6 +380,9 @@ func (a *attempt) call(ctx context.Context) error {
 // unseal opens what the client sealed of the step's parameters.
 func (a *attempt) unseal(ctx context.Context) (*ResultError, error) {
 	err := a.p.cfg.Store.OpenStep(ctx, a.id, a.step.Parameters)
+	if fault := a.p.newerFault(err); fault != nil {
+		return nil, fault
+	}
 	var sealed *credentials.SealError
 	var keys *credentials.StepKeyError
 	switch {

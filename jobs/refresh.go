@@ -36,8 +36,14 @@ const (
 	hintEvery = 10 * time.Second
 )
 
-// refreshTask is the payload of credential:refresh.
+// refreshVersion is the newest version of a refresh's payload that this build
+// reads, and the one that it writes.
+const refreshVersion = 1
+
+// refreshTask is the payload of credential:refresh. Members that a build does not
+// know it ignores; what it must not ignore has the next version.
 type refreshTask struct {
+	V            int    `json:"v,omitempty"` // its version; left out: 1
 	CredentialID string `json:"credential_id"`
 	Version      int64  `json:"version"`
 	Kind         string `json:"kind"`
@@ -86,6 +92,14 @@ func (p *Pool) processRefresh(ctx context.Context, t *asynq.Task) error {
 	if err := json.Unmarshal(t.Payload(), &r); err != nil || r.CredentialID == "" {
 		return fmt.Errorf("the payload cannot be understood: %w", asynq.SkipRetry)
 	}
+	if r.V > refreshVersion {
+		return p.workerFault((&newerError{r.V, refreshVersion}).Error())
+	}
+	switch credentials.Kind(r.Kind) {
+	case credentials.OAuth2, credentials.Session, credentials.Opening, credentials.Testing, kindForced, kindResume:
+	default:
+		return fmt.Errorf("the payload cannot be understood: no refresh is of kind %q: %w", clip(r.Kind, 40), asynq.SkipRetry)
+	}
 	if r.Kind == kindResume {
 		return p.resume(ctx, r.CredentialID)
 	}
@@ -104,6 +118,9 @@ func (p *Pool) processRefresh(ctx context.Context, t *asynq.Task) error {
 		}
 		return nil // executions are held; a put makes it right
 	case err != nil:
+		if fault := p.newerFault(err); fault != nil {
+			return fault
+		}
 		return putOff("redis cannot be used", 5*time.Second)
 	}
 	if err := p.noteUnknown(ctx, cred); err != nil {
@@ -337,6 +354,9 @@ func (p *Pool) logout(ctx context.Context, def *definition.Connector, before rep
 // waits for the answer to a forced one.
 func (p *Pool) refreshed(ctx context.Context, cred *credentials.Credential, kind credentials.Kind, forced bool) func(credentials.RefreshResult, error) error {
 	return func(res credentials.RefreshResult, err error) error {
+		if fault := p.newerFault(err); fault != nil {
+			return fault
+		}
 		if err != nil {
 			p.log.Error("refresh could not be done", "credential_id", cred.ID, "error", err.Error())
 			return putOff("redis cannot be used", 5*time.Second)

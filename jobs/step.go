@@ -38,7 +38,14 @@ const (
 	MaxScriptSize = 64 << 10
 )
 
-const payloadVersion = 1
+// A payload has the lowest version that says all of it, so that builds of before
+// go on with as many as they can. Builds that know of no 2 wrote sealed parameters
+// in 1, too: both are read alike.
+const (
+	payloadPlain   = 1
+	payloadSealed  = 2 // parameters are sealed, see credentials.StepSealer
+	payloadVersion = payloadSealed
+)
 
 var (
 	executionID  = regexp.MustCompile(`^[A-Za-z0-9_.:-]{1,128}$`)
@@ -137,6 +144,8 @@ type payload struct {
 	EnqueuedAt time.Time `json:"enqueued_at,omitzero"`
 	Step
 }
+
+func (p *payload) known() bool { return p.V >= payloadPlain && p.V <= payloadVersion }
 
 // DecodeStep reads one step strictly: an unknown member is an error that
 // names the nearest known one, a member given twice is one too. It does not

@@ -111,7 +111,7 @@ func (c *Client) uncount(ctx context.Context, batch []*accepted) {
 // sameAccount says of the task that a duplicate is of that it counts for the
 // same account.
 func (a *accepted) sameAccount(payload []byte) bool {
-	p, err := decodePayload(payload)
+	p, err := peek(payload)
 	return err == nil && p.account() == a.step.account()
 }
 

@@ -218,11 +218,8 @@ func (a *authorization) open(ctx context.Context, stderr io.Writer) error {
 		return err
 	}
 	a.store = credentials.NewStore(a.rdb, c.keys)
-	var key *credentials.KeyError
-	if err := a.store.VerifyKeys(ctx); errors.As(err, &key) {
-		return cli.Usage("%v", err)
-	} else if err != nil {
-		return cli.Usage("redis: %v", err)
+	if err := fits(ctx, a.rdb, a.store); err != nil {
+		return err
 	}
 	stored, err := a.store.Get(ctx, a.input.CredentialID)
 	if errors.Is(err, credentials.ErrNotFound) {

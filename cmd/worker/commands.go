@@ -174,20 +174,61 @@ func say(cmd *cobra.Command, text string) error {
 }
 
 func newVersion(log *cli.Log) *cobra.Command {
-	return &cobra.Command{Use: "version", Short: "Print version, commit and Go version", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
+	cc := &credentialCommand{log: log}
+	running := false
+	cmd := &cobra.Command{Use: "version", Short: "Print version, commit, Go version and format of stored data", Args: cobra.NoArgs}
+	cc.redis.Add(cmd.Flags())
+	cli.Bool(cmd.Flags(), &running, "running", "print the workers that run on --redis, each with its build, instead")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		if running {
+			return cc.running(cmd)
+		}
 		if err := plain(cmd, log); err != nil {
 			return err
 		}
-		commit := "unknown"
-		if info, ok := debug.ReadBuildInfo(); ok {
-			for _, s := range info.Settings {
-				if s.Key == "vcs.revision" {
-					commit = s.Value
-				}
+		return say(cmd, fmt.Sprintf("stepworker %s, %s, format %d", buildName(), runtime.Version(), jobs.Format))
+	}
+	return cmd
+}
+
+// buildName is this build's version and commit.
+func buildName() string {
+	commit := "unknown"
+	if info, ok := debug.ReadBuildInfo(); ok {
+		for _, s := range info.Settings {
+			if s.Key == "vcs.revision" {
+				commit = s.Value
 			}
 		}
-		return say(cmd, fmt.Sprintf("stepworker %s, commit %s, %s", version, commit, runtime.Version()))
-	}}
+	}
+	return version + ", commit " + commit
+}
+
+// running prints a line of JSON for each worker that runs, also where this build
+// may not work on what they store.
+func (cc *credentialCommand) running(cmd *cobra.Command) error {
+	mistakes := append(cli.Resolve(cmd.Flags()), cc.log.Mistakes()...)
+	o, err := cc.redis.Options(cmd.Flags())
+	if err != nil {
+		mistakes = append(mistakes, err.Error())
+	}
+	if len(mistakes) > 0 {
+		return cli.Usage("%s", strings.Join(mistakes, "\n"))
+	}
+	if cc.rdb, err = cli.Open(cmd.Context(), o); err != nil {
+		return err
+	}
+	defer cc.rdb.Close()
+	workers, err := jobs.NewClient(cc.rdb).Workers(cmd.Context())
+	if err != nil {
+		return cli.Failed("%v", err)
+	}
+	for _, w := range workers {
+		if err := json.NewEncoder(cmd.OutOrStdout()).Encode(w); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // credentialCommand is what the credential commands share.
@@ -223,15 +264,11 @@ func (cc *credentialCommand) open(cmd *cobra.Command, keys bool, check func(wron
 		return err
 	}
 	cc.store = credentials.NewStore(cc.rdb, ring)
-	if keys {
-		var wrong *credentials.KeyError
-		if err := cc.store.VerifyKeys(cmd.Context()); errors.As(err, &wrong) {
-			return cli.Usage("%v", err)
-		} else if err != nil {
-			return cli.Usage("redis: %v", err)
-		}
+	withKeys := cc.store
+	if !keys {
+		withKeys = nil
 	}
-	return nil
+	return fits(cmd.Context(), cc.rdb, withKeys)
 }
 
 func newCredential(log *cli.Log) *cobra.Command {

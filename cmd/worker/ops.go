@@ -6,6 +6,7 @@ import (
 	"crypto/subtle"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -37,8 +38,11 @@ func (w *Worker) handler(reg *prometheus.Registry) http.Handler {
 	})
 	mux.HandleFunc("GET /readyz", func(rw http.ResponseWriter, _ *http.Request) {
 		err := w.pool.Ready()
-		if err == nil {
-			err = w.wrongKeys
+		if unfit := w.unfit.Load(); unfit != nil {
+			err = fmt.Errorf("worker fault: %w", *unfit)
+		}
+		if wrong := w.wrongKeys.Load(); err == nil && wrong != nil {
+			err = *wrong
 		}
 		if err == nil && !w.engine.Ready() {
 			err = errors.New("no hook host has answered")

@@ -42,7 +42,7 @@ func keyRotate(log *cli.Log) *cobra.Command {
 		_ = bar.Finish()
 		var wrong *credentials.KeyError
 		switch {
-		case errors.As(err, &wrong):
+		case errors.As(err, &wrong), tooNew(err):
 			return cli.Usage("%v", err)
 		case cmd.Context().Err() != nil:
 			return cli.Failed("interrupted: what was sealed again stays so; run it again")

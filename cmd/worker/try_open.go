@@ -192,8 +192,8 @@ func (t *try) connect(cmd *cobra.Command, fromRedis bool, recorded *recording) e
 		}
 		t.close = append(t.close, func() { _ = rdb.Close() })
 		shared := &credentialCommand{rdb: rdb, store: credentials.NewStore(rdb, c.keys)}
-		if err := shared.store.VerifyKeys(cmd.Context()); err != nil {
-			return cli.Usage("redis: %v", err)
+		if err := fits(cmd.Context(), rdb, shared.store); err != nil {
+			return err
 		}
 		t.account.store, t.account.client, cc.AuthStyles = shared.store, jobs.NewClient(rdb), shared.store
 		cc.Data = shared.store

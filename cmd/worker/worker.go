@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -40,8 +41,9 @@ type Worker struct {
 	log     *slog.Logger
 	server  *http.Server
 	served  chan error
-	// wrongKeys is set while this worker's keys are not those of its Redis.
-	wrongKeys error
+	// wrongKeys is set where this worker's keys are not those of its Redis, unfit
+	// while what is stored is too new for this build.
+	wrongKeys, unfit atomic.Pointer[error]
 }
 
 // Open connects, reads and starts everything but the taking of tasks. What it
@@ -85,14 +87,6 @@ func (w *Worker) Open(ctx context.Context) error {
 	}
 	w.checkRedis(ctx)
 	w.store = credentials.NewStore(w.rdb, c.keys)
-	var key *credentials.KeyError
-	if err := w.store.VerifyKeys(ctx); errors.As(err, &key) {
-		w.wrongKeys = err // steps are put back, and /readyz says why
-		w.log.Error("worker fault", "text", err.Error())
-	} else if err != nil {
-		return cli.Usage("redis: %v", err)
-	}
-	_ = w.store.NoteHold(ctx, c.hold) // only what `credential get` shows
 	reg := prometheus.NewRegistry()
 	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	hookSeconds := prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "stepworker_hook_seconds", Help: "Duration of hook events.",
@@ -112,8 +106,8 @@ func (w *Worker) Open(ctx context.Context) error {
 	}
 	w.pool, err = jobs.NewPool(jobs.PoolConfig{
 		Redis: w.rdb, Store: w.store, Catalog: catalog, Caller: w.caller, Concurrency: c.concurrency, Queues: c.queueWeights, Hold: c.hold,
-		ShutdownTimeout: c.shutdown, DenyStepScripts: c.stepScripts == "deny", WrongKeys: w.wrongKeys != nil, NotifyURL: c.notifyURL, NotifySecret: c.notifySecret,
-		Logger: w.log, Registerer: reg, Observe: w.observe,
+		ShutdownTimeout: c.shutdown, DenyStepScripts: c.stepScripts == "deny", NotifyURL: c.notifyURL, NotifySecret: c.notifySecret,
+		Build: buildName(), Logger: w.log, Registerer: reg, Observe: w.observe,
 	})
 	if err != nil {
 		return cli.Failed("%v", err)
@@ -136,14 +130,12 @@ func (l redisLog) Printf(ctx context.Context, format string, v ...any) {
 
 // Run takes tasks until ctx is done, then drains.
 func (w *Worker) Run(ctx context.Context) error {
-	if err := w.pool.Start(); err != nil {
-		return cli.Failed("%v", err)
+	if err := w.start(ctx); err != nil && ctx.Err() == nil {
+		return err
+	} else if err != nil { // told to end before it could begin
+		return nil
 	}
-	addr := w.Addr
-	if addr == "" {
-		addr = "off"
-	}
-	w.always().Info("ready", "http", addr)
+	w.always().Info("ready", "http", w.listens())
 	select {
 	case <-ctx.Done():
 	case err := <-w.served:
