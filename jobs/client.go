@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -152,7 +153,7 @@ func accept(s *Step, now time.Time, seals func() (*credentials.StepSealer, error
 			p.V = payloadSealed
 		}
 		if err != nil {
-			return &accepted{id: p.ExecutionID}, fmt.Errorf("redis: %w", err)
+			return &accepted{id: p.ExecutionID}, redisError(err)
 		}
 	}
 	raw, err := encode(p)
@@ -212,7 +213,7 @@ func (c *Client) enqueuePage(ctx context.Context, batch []*accepted, now time.Ti
 		switch {
 		case a == nil:
 		case err != nil:
-			receipts[i].Err = fmt.Errorf("redis: %w", err)
+			receipts[i].Err = redisError(err)
 		default:
 			claims[i] = claimScript.EvalSha(ctx, pipe, []string{execKey(a.id)}, a.queue, now.UnixMilli(), a.owner, "-")
 		}
@@ -231,7 +232,7 @@ func (c *Client) enqueuePage(ctx context.Context, batch []*accepted, now time.Ti
 			defer func() { <-slots; wg.Done() }()
 			status, err := c.enqueueClaimed(ctx, a, claims[i])
 			if err != nil {
-				receipts[i].Err = fmt.Errorf("redis: %w", err)
+				receipts[i].Err = redisError(err)
 			} else {
 				receipts[i].Status = status
 			}
@@ -328,6 +329,14 @@ func (c *Client) taskInfo(queue, id string) (*asynq.TaskInfo, error) {
 	return info, err
 }
 
+// redisError says what a Redis user may not do, where that is the reason.
+func redisError(err error) error {
+	if text := err.Error(); strings.Contains(text, "NOPERM") || strings.Contains(text, "ACL failure") {
+		return fmt.Errorf("this Redis user lacks a right that steps need, docs/security.md names them all: %w", err)
+	}
+	return fmt.Errorf("redis: %w", err)
+}
+
 // pause waits, or ends with ctx.
 func pause(ctx context.Context, d time.Duration) error {
 	select {
@@ -344,7 +353,7 @@ func (c *Client) Result(ctx context.Context, id string) (*Result, error) {
 	look := c.look(ctx, []string{id})[0]
 	switch {
 	case look.err != nil:
-		return nil, fmt.Errorf("redis: %w", look.err)
+		return nil, redisError(look.err)
 	case look.result != nil:
 		return decodeResult(look.result)
 	case look.queue == "":
@@ -359,7 +368,7 @@ func (c *Client) Results(ctx context.Context, ids []string) (map[string]*Result,
 	results := make(map[string]*Result, len(ids))
 	for i, l := range c.look(ctx, ids) {
 		if l.err != nil {
-			return nil, fmt.Errorf("redis: %w", l.err)
+			return nil, redisError(l.err)
 		}
 		if l.result != nil {
 			r, err := decodeResult(l.result)
@@ -433,14 +442,14 @@ type ExecutionStatus struct {
 func (c *Client) Status(ctx context.Context, id string) (*ExecutionStatus, error) {
 	exec, err := c.rdb.HGetAll(ctx, execKey(id)).Result()
 	if err != nil {
-		return nil, fmt.Errorf("redis: %w", err)
+		return nil, redisError(err)
 	}
 	if exec["q"] == "" {
 		return nil, ErrUnknownExecution
 	}
 	info, err := c.taskInfo(exec["q"], id)
 	if err != nil {
-		return nil, fmt.Errorf("redis: %w", err)
+		return nil, redisError(err)
 	}
 	if info == nil {
 		return nil, ErrUnknownExecution

@@ -28,6 +28,7 @@ import (
 //	CallError.Repeat                      retried         yes
 //	any other error                       archived        -
 //	worker drained, killed                another takes it  no
+//	cancelled                             its task goes   -
 //	this worker's own fault               put back        no
 //	ran out of time while it stood still  put back        no
 
@@ -113,6 +114,8 @@ func (a *attempt) outcome(ctx context.Context, err error, s *stand) error {
 	var auth *connectors.AuthError
 	var ce *connectors.CallError
 	switch {
+	case isCancelled(ctx):
+		return a.breakOff(err)
 	case ranOut(err) && a.p.awake.lapsedSince(a.taken):
 		return a.p.workerFault("this worker stood still for so long that others take its executions over; what ran out of time meanwhile tells nothing")
 	case errors.As(err, &auth):
@@ -178,7 +181,7 @@ func (a *attempt) ran(ran bool, logs []string) {
 
 func (a *attempt) succeed(ctx context.Context, ans *connectors.Answer) error {
 	a.ran(ans.Ran, ans.Logs)
-	if err := a.worked(ctx); err != nil {
+	if err := a.worked(detached(ctx)); err != nil {
 		return a.p.workerFault("redis cannot be written")
 	}
 	if ans.Warning == "" { // a warning fetched nothing: the next run asks again
@@ -274,17 +277,23 @@ func (a *attempt) finish(ctx context.Context, res *Result) error {
 	case err != nil:
 		return a.p.workerFault("redis cannot be written")
 	}
+	a.ended = true
+	killpoint.KillPoint("stored")
 	if a.rec.inSet {
-		_ = a.p.cfg.Store.Unwait(ctx, a.step.CredentialID, a.waiter())
+		a.unwait(ctx)
 	}
 	killpoint.KillPoint("ended")
 	a.p.metrics.executions.WithLabelValues(res.Connector, string(res.Status)).Inc()
-	a.p.metrics.steps.Observe(time.Since(a.at).Seconds())
+	if res.Status != Cancelled || a.broken { // else there was no attempt
+		a.p.metrics.steps.Observe(time.Since(a.at).Seconds())
+	}
 	level := slog.LevelInfo
 	attrs := []any{"execution_id", a.id, "credential_id", res.CredentialID, "connector", res.Connector, "method", res.Method,
 		"status", res.Status, "attempts", res.Attempts, "refreshes", res.Refreshes, "seconds", time.Since(a.at).Seconds()}
 	if res.Error != nil {
-		level = slog.LevelWarn
+		if res.Status != Cancelled {
+			level = slog.LevelWarn
+		}
 		attrs = append(attrs, "kind", res.Error.Kind, "error", res.Error.Message)
 	}
 	a.p.log.Log(ctx, level, "execution ended", attrs...)
@@ -339,6 +348,7 @@ func (p *Pool) storeResult(ctx context.Context, rec *record, res *Result, reply 
 		if err := p.reply(ctx, reply, res); err != nil {
 			return err
 		}
+		killpoint.KillPoint("replied")
 	}
 	n, err := p.end(ctx, rec, res.ExecutionID, []string{execKey(res.ExecutionID), resultKey(res.ExecutionID), pagesKey(res.ExecutionID)},
 		rec.queue, rec.enqueuedAt, string(res.Status), raw, retention.Milliseconds(), rec.attempt)

@@ -54,7 +54,7 @@ type PoolConfig struct {
 type Moment struct {
 	// What: called refused parked refreshing refreshed refresh_failed resumed
 	// looks (at a credential that was refused) held succeeded warning failed
-	// deferred retried.
+	// cancelled deferred retried.
 	What         string
 	ExecutionID  string
 	CredentialID string
@@ -80,6 +80,7 @@ type Pool struct {
 	awake     awake
 	waker     *waker
 	line      *lineKeeper
+	canceller *canceller
 	sitting   chan struct{}       // who sits a short wait for a rate limit out
 	pagesRoom *semaphore.Weighted // bytes of pages that are put together at once
 
@@ -149,6 +150,7 @@ func NewPool(cfg PoolConfig) (*Pool, error) {
 	}
 	p := &Pool{cfg: cfg, rdb: cfg.Redis, client: NewClient(cfg.Redis), log: cfg.Logger, stop: make(chan struct{}), wake: make(chan struct{}, 1)}
 	p.resumer, p.waker, p.line = newResumer(p), newWaker(p), newLineKeeper(p)
+	p.canceller = newCanceller(p)
 	p.sitting = make(chan struct{}, cfg.Concurrency/4)
 	p.sensitive = cfg.Catalog.Sensitive()
 	p.pagesRoom = semaphore.NewWeighted(cfg.Caller.MaxPages())
@@ -240,6 +242,7 @@ func (p *Pool) Start() error {
 	p.loops.Go(func() { p.every(2*time.Second, nil, p.confirm) })
 	p.loops.Go(func() { p.waker.run(p.base) })
 	p.loops.Go(p.keepPlaces)
+	p.loops.Go(p.canceller.hear)
 	p.loops.Go(func() { p.awake.run(p.base) })
 	if p.notifier != nil {
 		p.loops.Go(func() { p.every(notifyEvery, nil, p.unlessBehind(p.notifier.run)) })
@@ -459,8 +462,8 @@ func (l asynqLogger) Debug(args ...any) { l.log.Debug("asynq", "text", fmt.Sprin
 func (l asynqLogger) Info(args ...any)  { l.log.Debug("asynq", "text", fmt.Sprint(args...)) }
 func (l asynqLogger) Warn(args ...any) {
 	text := fmt.Sprint(args...)
-	if strings.HasPrefix(text, "Retry exhausted") {
-		return // an execution that failed: its own line has said so
+	if strings.HasPrefix(text, "Retry exhausted") || strings.HasPrefix(text, "revoke task") {
+		return // an execution that failed, or was cancelled: its own line has said so
 	}
 	l.log.Warn("asynq", "text", text)
 }

@@ -43,6 +43,9 @@ type attempt struct {
 	paused bool      // a pause began during its call
 
 	noted bool // that its credential works
+
+	ended  bool // the execution has
+	broken bool // off, in the middle of a call
 }
 
 func decodePayload(raw []byte) (*payload, error) {
@@ -127,7 +130,8 @@ func (a *attempt) run(ctx context.Context) error {
 		return p.workerFault(err.Error())
 	}
 	killpoint.KillPoint("before-begin")
-	cred, opened, err := a.begin(ctx)
+	count, _ := asynq.GetRetryCount(ctx)
+	cred, opened, err := a.begin(ctx, count, beginAny)
 	switch {
 	case errors.Is(err, errOvertaken):
 		return a.behind(ctx)
@@ -142,6 +146,9 @@ func (a *attempt) run(ctx context.Context) error {
 		a.rec.enqueuedAt = a.step.EnqueuedAt.UnixMilli()
 	}
 	switch end := a.rec.end; {
+	case end == Cancelled:
+		a.unwait(ctx)
+		return fmt.Errorf("%w: %w", errCancelled, asynq.RevokeTask)
 	case end != "" && end != Failed: // as a newer build calls it, perhaps
 		return nil // a worker died between the result and the task's end
 	case a.rec.over: // so did this one's
@@ -151,6 +158,20 @@ func (a *attempt) run(ctx context.Context) error {
 		a.recount(ctx)
 	}
 	a.rec.account = a.step.account()
+	if a.rec.cancel {
+		return a.cancelled(ctx)
+	}
+	ctx, release := p.canceller.hold(ctx, a.rec.attempt)
+	defer release()
+	if err = a.proceed(ctx, opened); isCancelled(ctx) && !a.ended {
+		return a.cancelled(ctx)
+	}
+	return err
+}
+
+// proceed goes on with an attempt that has begun, to the execution's next state.
+func (a *attempt) proceed(ctx context.Context, opened error) error {
+	p := a.p
 	if a.rec.blank { // asynq's count is of another life
 		if a.rec.retried, _ = asynq.GetRetryCount(ctx); a.rec.retried > 0 {
 			if err := p.saveRecord(ctx, a.id, a.rec); err != nil {

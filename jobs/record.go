@@ -8,7 +8,6 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/hibiken/asynq"
 	"github.com/redis/go-redis/v9"
 
 	"github.com/stepworker/stepworker/credentials"
@@ -53,6 +52,7 @@ type record struct {
 	attempt string // this attempt's token, see beginScript
 	blank   bool   // nothing was known of the execution
 	over    bool   // it has failed, and nobody runs it again
+	cancel  bool   // it is to be cancelled, see markScript
 }
 
 func readRecord(m map[string]string) *record {
@@ -63,6 +63,7 @@ func readRecord(m map[string]string) *record {
 		forRefusal: m["pr"] == "1", attempts: n("att"), refusals: n("ref"), refreshes: n("rfr"), unhelpful: n("ror"),
 		faults: n("flt"), limited: n("d4"), waits: n("wts"), retried: n("asq"), unknown: n64("unk"), inSet: m["set"] == "1",
 		lastRun: m["lrd"], turn: n64("turn"), lined: n64("lin"), pages: n("pg"),
+		cancel: m["cx"] != "",
 	}
 	if ad := m["ad"]; ad != "" {
 		r.actionData = []byte(ad)
@@ -95,12 +96,13 @@ func (r *record) fields() []any {
 // it had ended the task too, keeps it.
 //
 //	KEYS  execution hash
-//	ARGV  token, asynq's count of retries
+//	ARGV  token, asynq's count of retries, who may begin
 //	returns the hash as it was, with over if it has failed and keeps its end, or
 //	{'behind'}
 var beginScript = redis.NewScript(`
 local h, m = redis.call('HGETALL', KEYS[1]), {}
 for i = 1, #h, 2 do m[h[i]] = h[i + 1] end
+if ARGV[3] == 'marked' and (m['end'] or not m.cx) then return h end
 local ahead = tonumber(ARGV[2]) - tonumber(m.cnt or ARGV[2])
 if m['end'] == 'failed' and ahead > 0 then
   redis.call('HSET', KEYS[1], 'cnt', ARGV[2])
@@ -117,6 +119,12 @@ end
 redis.call('HSET', KEYS[1], 'run', ARGV[1], 'cnt', ARGV[2])
 return h
 `)
+
+// Who may begin an attempt, see beginScript.
+const (
+	beginAny    = "any"
+	beginMarked = "marked" // it is to be cancelled, and has not ended
+)
 
 // saveScript writes a record.
 //
@@ -140,16 +148,16 @@ func (p *Pool) saveRecord(ctx context.Context, id string, r *record) error {
 	return err
 }
 
-// begin opens an execution's record and its credential in one round trip.
-func (a *attempt) begin(ctx context.Context) (cred *credentials.Credential, opened error, err error) {
+// begin opens an execution's record and its credential in one round trip; count
+// is asynq's, of retries.
+func (a *attempt) begin(ctx context.Context, count int, who string) (cred *credentials.Credential, opened error, err error) {
 	token := rand.Text()
-	count, _ := asynq.GetRetryCount(ctx)
 	for range 2 {
 		var cmd *redis.Cmd
 		var epoch *redis.StringCmd
 		cred, opened = a.p.cfg.Store.GetWith(ctx, a.step.CredentialID, func(pipe redis.Pipeliner) {
 			epoch = pipe.HGet(ctx, lineKey(a.step.CredentialID), "epoch")
-			cmd = beginScript.EvalSha(ctx, pipe, []string{execKey(a.id)}, token, count)
+			cmd = beginScript.EvalSha(ctx, pipe, []string{execKey(a.id)}, token, count, who)
 		})
 		if cmd == nil {
 			return nil, nil, opened

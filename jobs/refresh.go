@@ -86,8 +86,11 @@ func (p *Pool) askRefresh(ctx context.Context, credential string, version int64,
 	return err
 }
 
-// processRefresh runs one credential:refresh task.
+// processRefresh runs one task of the refresh queue.
 func (p *Pool) processRefresh(ctx context.Context, t *asynq.Task) error {
+	if t.Type() == TypeCancel {
+		return p.canceller.process(ctx, t)
+	}
 	var r refreshTask
 	if err := json.Unmarshal(t.Payload(), &r); err != nil || r.CredentialID == "" {
 		return fmt.Errorf("the payload cannot be understood: %w", asynq.SkipRetry)

@@ -29,6 +29,9 @@ const (
 	KindInput   = "input"
 	KindRevoked = "revoked"
 	KindExpired = "expired"
+	// KindCancelled stands with status Cancelled alone; the message says
+	// whether a call may have been made.
+	KindCancelled = "cancelled"
 )
 
 // Result is how an execution ended. It is kept for the step's retention,

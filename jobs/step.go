@@ -250,7 +250,7 @@ func (s *Step) Validate() error {
 			return fmt.Errorf("reply_to.queue %q: a queue's name holds no braces", r.Queue)
 		case r.Queue == QueueRefresh || ofQueue(r.Queue, QueueSteps) || ofQueue(r.Queue, s.queue()):
 			return fmt.Errorf("reply_to.queue %q is one of Stepworker's own; results need a queue of the flow's", r.Queue)
-		case r.Type == TypeStep || r.Type == TypeRefresh:
+		case r.Type == TypeStep || r.Type == TypeRefresh || r.Type == TypeCancel:
 			return fmt.Errorf("reply_to.type %q is one of Stepworker's own", r.Type)
 		}
 	}

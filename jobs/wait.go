@@ -126,26 +126,29 @@ func (c *Client) lost(w *waiting, queue string, now time.Time) bool {
 // hasTask says whether an execution has a task: in its queue, or, where no
 // record names it (a flow may have enqueued it with asynq alone), in any.
 func (c *Client) hasTask(queue, id string) (bool, error) {
-	queues := []string{queue}
-	if queue == "" {
-		var err error
-		if queues, err = c.inspector.Queues(); err != nil {
-			return false, err
-		}
+	if queue != "" {
+		info, err := c.taskInfo(queue, id)
+		return info != nil, err
+	}
+	queue, err := c.queueOf(id)
+	return queue != "", err
+}
+
+// queueOf finds the queue of an execution that no record names, "" if there is none.
+func (c *Client) queueOf(id string) (string, error) {
+	queues, err := c.inspector.Queues()
+	if err != nil {
+		return "", err
 	}
 	for _, q := range queues {
 		info, err := c.taskInfo(q, id)
 		if err != nil {
-			return false, err
-		}
-		if info == nil {
-			continue
+			return "", err
 		}
 		// One that ended and has no result has outlived it.
-		ended := info.State == asynq.TaskStateArchived || info.State == asynq.TaskStateCompleted
-		if !ended || queue != "" {
-			return true, nil
+		if info != nil && info.Type == TypeStep && info.State != asynq.TaskStateArchived && info.State != asynq.TaskStateCompleted {
+			return q, nil
 		}
 	}
-	return false, nil
+	return "", nil
 }

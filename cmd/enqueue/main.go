@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -57,6 +58,7 @@ type enqueue struct {
 	wait       bool
 	timeout    time.Duration
 	status     string
+	cancel     []string
 	progress   string
 	credential string
 	method     string
@@ -74,9 +76,8 @@ type enqueue struct {
 
 func (e *enqueue) command() *cobra.Command {
 	cmd := &cobra.Command{
-		Use:           "enqueue [FILE|-]",
+		Use:           "enqueue [FILE|-] | --status ID | --cancel ID…",
 		Short:         "Enqueue steps: one JSON object, a JSON array or NDJSON, from a file or standard input",
-		Args:          cobra.MaximumNArgs(1),
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		RunE:          e.run,
@@ -87,19 +88,19 @@ func (e *enqueue) command() *cobra.Command {
 	cli.Bool(fs, &e.wait, "wait", "print each result as its execution ends")
 	cli.Duration(fs, &e.timeout, "timeout", 0, "end the waiting, not the steps, after this long")
 	fs.StringVar(&e.status, "status", "", "print an execution's result, or where it stands and what it waits for")
+	fs.StringArrayVar(&e.cancel, "cancel", nil, "end executions with status cancelled, whatever they are doing: --cancel ID ID…, or - for ids on standard input")
 	fs.StringVar(&e.progress, "progress", "auto", "auto, always or never: a bar on standard error")
 	fs.StringVar(&e.credential, "credential", "", "one step without a file: its credential")
 	fs.StringVar(&e.method, "method", "", "its method")
 	fs.StringArrayVar(&e.parameters, "parameter", nil, "its parameters: k=text or k:=JSON")
 	fs.StringVar(&e.body, "body", "", "its body: JSON, or @FILE")
-	cli.Later(fs, "cancel")
 	return cmd
 }
 
 func (e *enqueue) run(cmd *cobra.Command, args []string) error {
 	onLine := func(name string) bool { return cmd.Flags().Changed(name) }
 	single := onLine("credential") || onLine("method") // also where they are empty: by a variable that is not set
-	asked := onLine("status")
+	asked, cancels := onLine("status"), onLine("cancel")
 	mistakes := append(cli.Resolve(cmd.Flags()), e.log.Mistakes()...)
 	options, err := e.redis.Options(cmd.Flags())
 	if err != nil {
@@ -110,6 +111,10 @@ func (e *enqueue) run(cmd *cobra.Command, args []string) error {
 	default:
 		mistakes = append(mistakes, fmt.Sprintf("--progress: auto, always or never is needed, not %q", e.progress))
 	}
+	if !cancels { // by the environment, where empty means none
+		e.cancel = slices.DeleteFunc(e.cancel, func(id string) bool { return id == "" })
+		cancels = len(e.cancel) > 0
+	}
 	single = single || e.credential != "" || e.method != "" || len(e.parameters) > 0 || e.body != ""
 	var step *jobs.Step
 	switch {
@@ -117,6 +122,15 @@ func (e *enqueue) run(cmd *cobra.Command, args []string) error {
 		mistakes = append(mistakes, "--status: an execution id is needed")
 	case e.status != "" && (single || len(args) > 0 || e.wait):
 		mistakes = append(mistakes, "--status stands alone")
+	case cancels && (single || asked || e.status != ""):
+		mistakes = append(mistakes, "--cancel takes ids, and no step and no --status beside them")
+	case cancels:
+		e.cancel, args = append(e.cancel, args...), nil
+		if slices.Contains(e.cancel, "") {
+			mistakes = append(mistakes, "--cancel: an execution id is needed")
+		}
+	case len(args) > 1:
+		mistakes = append(mistakes, fmt.Sprintf("one file of steps is read, and %d are named", len(args)))
 	case single && len(args) > 0:
 		mistakes = append(mistakes, "a step comes from a file or from --credential and --method, not from both")
 	case single:
@@ -127,8 +141,8 @@ func (e *enqueue) run(cmd *cobra.Command, args []string) error {
 	if e.timeout < 0 {
 		mistakes = append(mistakes, "--timeout: a positive duration is needed")
 	}
-	if e.timeout > 0 && !e.wait {
-		mistakes = append(mistakes, "--timeout has no meaning without --wait")
+	if e.timeout > 0 && !e.wait && !cancels {
+		mistakes = append(mistakes, "--timeout has no meaning without --wait or --cancel")
 	}
 	in, err := cli.OpenInput(args, e.stdin)
 	if err != nil {
@@ -146,8 +160,11 @@ func (e *enqueue) run(cmd *cobra.Command, args []string) error {
 	}
 	defer rdb.Close()
 	e.client = jobs.NewClient(rdb)
-	if e.status != "" {
+	switch {
+	case e.status != "":
 		return e.printStatus(ctx)
+	case cancels:
+		return e.cancelAll(ctx)
 	}
 	if step != nil {
 		err = e.send(ctx, []*jobs.Step{step}, []int{1})
@@ -158,7 +175,9 @@ func (e *enqueue) run(cmd *cobra.Command, args []string) error {
 		return err
 	}
 	if e.wait {
-		return e.await(ctx)
+		ctx, stop := e.limit(ctx)
+		defer stop()
+		return e.await(ctx, func(r *jobs.Result) bool { return r.Status == jobs.Succeeded || r.Status == jobs.Warning })
 	}
 	if e.invalid {
 		return &cli.Error{Code: cli.ExitFailed}
@@ -323,13 +342,17 @@ func (e *enqueue) stopped(ctx context.Context, why string) error {
 	return &cli.Error{Code: code, Text: text}
 }
 
-// await prints a result for each execution as it ends.
-func (e *enqueue) await(ctx context.Context) error {
-	cancel := func() {}
+// limit ends with --timeout, if there is one.
+func (e *enqueue) limit(ctx context.Context) (context.Context, context.CancelFunc) {
 	if e.timeout > 0 {
-		ctx, cancel = context.WithTimeout(ctx, e.timeout)
+		return context.WithTimeout(ctx, e.timeout)
 	}
-	defer cancel()
+	return context.WithCancel(ctx)
+}
+
+// await prints a result for each execution as it ends; well says which are as
+// they should be.
+func (e *enqueue) await(ctx context.Context, well func(*jobs.Result) bool) error {
 	bar := e.bar()
 	failed := e.invalid
 	pending := map[string]bool{}
@@ -342,7 +365,7 @@ func (e *enqueue) await(ctx context.Context) error {
 	}
 	err := e.client.Wait(ctx, order, func(r *jobs.Result) error {
 		delete(pending, r.ExecutionID)
-		failed = failed || r.Status == jobs.Failed || r.Status == jobs.Cancelled
+		failed = failed || !well(r)
 		_ = bar.Add(1) // a bar that cannot be drawn harms nobody
 		return e.stdout.Encode(r)
 	})

@@ -54,10 +54,10 @@ func OpenInput(args []string, stdin io.Reader) (io.ReadCloser, error) {
 	return f, nil
 }
 
-// interruptible reads r until ctx is done. Nothing ends a read of a terminal
+// Interruptible reads r until ctx is done. Nothing ends a read of a terminal
 // or pipe that nobody writes to, so that one is left behind: the process is
 // about to end.
-func interruptible(ctx context.Context, r io.Reader) (in io.Reader, end func()) {
+func Interruptible(ctx context.Context, r io.Reader) (in io.Reader, end func()) {
 	pr, pw := io.Pipe()
 	go func() {
 		_, err := io.Copy(pw, r)
@@ -73,7 +73,7 @@ func interruptible(ctx context.Context, r io.Reader) (in io.Reader, end func()) 
 // beginning of a malformed object is read again from the next line that begins
 // with a brace. When ctx is done it ends with a *ReadError of ctx's.
 func Values(ctx context.Context, r io.Reader, fn func(Value) error) error {
-	r, end := interruptible(ctx, r)
+	r, end := Interruptible(ctx, r)
 	defer end()
 	in := &input{in: bufio.NewReaderSize(r, 64<<10), line: 1}
 	first, skip := true, false
