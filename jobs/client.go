@@ -331,10 +331,15 @@ func (c *Client) taskInfo(queue, id string) (*asynq.TaskInfo, error) {
 
 // redisError says what a Redis user may not do, where that is the reason.
 func redisError(err error) error {
-	if text := err.Error(); strings.Contains(text, "NOPERM") || strings.Contains(text, "ACL failure") {
+	if lacksRight(err) {
 		return fmt.Errorf("this Redis user lacks a right that steps need, docs/security.md names them all: %w", err)
 	}
 	return fmt.Errorf("redis: %w", err)
+}
+
+// lacksRight says that a Redis user may not do something, itself or in a script.
+func lacksRight(err error) bool {
+	return strings.Contains(err.Error(), "NOPERM") || strings.Contains(err.Error(), "The user executing the script can't")
 }
 
 // pause waits, or ends with ctx.

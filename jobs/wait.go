@@ -80,6 +80,8 @@ func (c *Client) Wait(ctx context.Context, ids []string, fn func(*Result) error)
 						return err
 					}
 					continue
+				case l.err != nil && lacksRight(l.err): // that does not pass
+					return redisError(l.err)
 				case l.err == nil && looks > 0 && begun.After(w.next):
 					looks--
 					if c.lost(w, l.queue, begun) {
