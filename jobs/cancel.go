@@ -150,16 +150,6 @@ func (c *Client) hintCancel(ctx context.Context, ids []string) error {
 	return err
 }
 
-// Workers says whether any worker runs that takes what Cancel asks for, and
-// refreshes.
-func (c *Client) Workers() (bool, error) {
-	servers, err := c.inspector.Servers()
-	if err != nil {
-		return false, redisError(err)
-	}
-	return slices.ContainsFunc(servers, func(s *asynq.ServerInfo) bool { _, ok := s.Queues[QueueRefresh]; return ok }), nil
-}
-
 // canceller ends executions that are marked.
 type canceller struct {
 	p       *Pool

@@ -159,7 +159,8 @@ type WorkerInfo struct {
 	Started *Time  `json:"started"`
 }
 
-// Workers are the worker processes that run now, of whatever build.
+// Workers are the worker processes that run now, of whatever build. A flow's
+// Redis user may not read which: their builds are "" then.
 func (c *Client) Workers(ctx context.Context) ([]WorkerInfo, error) {
 	servers, err := c.inspector.Servers()
 	if err != nil {
@@ -183,7 +184,7 @@ func (c *Client) Workers(ctx context.Context) ([]WorkerInfo, error) {
 		switch {
 		case err == nil && json.Unmarshal(raw, &b) == nil:
 			w.Build, w.Format = b.Build, b.Format
-		case err != nil && !errors.Is(err, redis.Nil):
+		case err != nil && !errors.Is(err, redis.Nil) && !redis.HasErrorPrefix(err, "NOPERM"):
 			return nil, fmt.Errorf("redis: %w", err)
 		case !ours[id]:
 			continue

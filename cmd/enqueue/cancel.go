@@ -81,7 +81,7 @@ func (e *enqueue) watch(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-look.C:
-			if runs, err := e.client.Workers(); err == nil && !runs {
+			if workers, err := e.client.Workers(ctx); err == nil && len(workers) == 0 {
 				fmt.Fprintln(e.stderr, "no worker runs: what was asked for is noted, and done as soon as one does")
 			}
 		case <-again.C:

@@ -185,8 +185,8 @@ func (f *flow) package_(t *testing.T) {
 	if err != nil || len(results) != 2 || results[r.ExecutionID].Status != jobs.Cancelled {
 		t.Errorf("got %v, %v", results, err)
 	}
-	if runs, err := client.Workers(); err != nil || !runs {
-		t.Errorf("got %v, %v", runs, err)
+	if workers, err := client.Workers(ctx); err != nil || len(workers) == 0 {
+		t.Errorf("got %v, %v", workers, err)
 	}
 }
 
