@@ -69,6 +69,10 @@ func NewCaller(cfg CallerConfig) (*Caller, error) {
 // Close drops idle connections.
 func (c *Caller) Close() { c.client.CloseIdleConnections() }
 
+// Forbid refuses further addresses (host:port) from now on, as
+// CallerConfig.Forbidden does: servers of Redis that were not known before.
+func (c *Caller) Forbid(hostports []string) { c.policy.forbid(hostports) }
+
 // CanRefresh says what can be renewed: a token, a session.
 func (c *Caller) CanRefresh(d *definition.Connector, _ *credentials.Credential) (oauth2, session bool) {
 	return d.Auth.Type == "oauth2", d.LoginMethod != ""

@@ -160,8 +160,8 @@ type CallerConfig struct {
 	// AllowPrivate lets APIs be on loopback and private addresses;
 	// AllowNetworks (CIDR) opens single networks, link-local ones only if they
 	// are that themselves; Forbidden (host:port) are always refused, by every
-	// address of this machine if they are on it: Redis and the worker's own
-	// --http address.
+	// address of this machine if they are on it: all servers of Redis (see
+	// Caller.Forbid) and the worker's own --http address.
 	AllowPrivate  bool
 	AllowNetworks []string
 	Forbidden     []string

@@ -14,6 +14,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -30,8 +31,10 @@ func (e *policyError) Error() string {
 
 // policy decides on addresses at dial time, after the name was resolved.
 type policy struct {
-	private   bool
-	networks  []netip.Prefix
+	private  bool
+	networks []netip.Prefix
+
+	mu        sync.RWMutex
 	forbidden map[netip.AddrPort]bool
 	closed    map[uint16]bool // ports that no address of this machine may be asked on
 }
@@ -45,7 +48,13 @@ func newPolicy(cfg *CallerConfig) (*policy, error) {
 		}
 		p.networks = append(p.networks, prefix.Masked())
 	}
-	for _, f := range cfg.Forbidden {
+	p.forbid(cfg.Forbidden)
+	return p, nil
+}
+
+// forbid refuses these addresses, too, from now on.
+func (p *policy) forbid(hostports []string) {
+	for _, f := range hostports {
 		host, port, err := net.SplitHostPort(f)
 		if err != nil {
 			continue
@@ -64,14 +73,16 @@ func newPolicy(cfg *CallerConfig) (*policy, error) {
 		for _, ip := range ips {
 			if a, ok := netip.AddrFromSlice(ip); ok {
 				a = a.Unmap()
+				own := ours(a) // what listens on one of our addresses may be reached by another
+				p.mu.Lock()
 				p.forbidden[netip.AddrPortFrom(a, uint16(n))] = true
-				if ours(a) { // what listens on one of our addresses may be reached by another
+				if own {
 					p.closed[uint16(n)] = true
 				}
+				p.mu.Unlock()
 			}
 		}
 	}
-	return p, nil
 }
 
 // reserved are networks that are no public addresses (IANA special-purpose
@@ -86,7 +97,10 @@ var reserved = []netip.Prefix{
 
 func (p *policy) allows(ap netip.AddrPort) bool {
 	a := ap.Addr().Unmap().WithZone("")
-	if a.IsUnspecified() || p.forbidden[netip.AddrPortFrom(a, ap.Port())] || p.closed[ap.Port()] && ours(a) {
+	p.mu.RLock()
+	forbidden, closed := p.forbidden[netip.AddrPortFrom(a, ap.Port())], p.closed[ap.Port()]
+	p.mu.RUnlock()
+	if a.IsUnspecified() || forbidden || closed && ours(a) {
 		return false
 	}
 	for _, n := range p.networks {

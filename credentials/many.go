@@ -2,7 +2,6 @@ package credentials
 
 import (
 	"context"
-	"errors"
 
 	"github.com/redis/go-redis/v9"
 )
@@ -15,7 +14,7 @@ func (s *Store) GetMany(ctx context.Context, ids []string) (map[string]*Credenti
 	for i, id := range ids {
 		cmds[i], newest[i] = pipe.HGetAll(ctx, credKey(id)), pipe.Get(ctx, versionKey(id))
 	}
-	if _, err := pipe.Exec(ctx); err != nil && !errors.Is(err, redis.Nil) {
+	if err := exec(ctx, pipe); err != nil {
 		return nil, err
 	}
 	opened := make(map[string]*Credential, len(ids))

@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
-	"github.com/redis/go-redis/v9"
 
 	"github.com/stepworker/stepworker/internal/killpoint"
 )
@@ -282,7 +281,7 @@ func (s *Store) save(ctx context.Context, r RefreshRequest, owner string, c *Cre
 			case "saved":
 				res.Version = num(out[1])
 				s.mu.Lock()
-				s.unconfirmed = append(s.unconfirmed, unconfirmed{r.ID, res.Version, time.Now(), run})
+				s.unconfirmed = append(s.unconfirmed, &unconfirmed{id: r.ID, version: res.Version, first: time.Now(), saved: time.Now(), again: run})
 				s.mu.Unlock()
 				return res, nil
 			case "gone":
@@ -293,55 +292,6 @@ func (s *Store) save(ctx context.Context, r RefreshRequest, owner string, c *Cre
 		}
 		time.Sleep(waits.NextBackOff()) // Redis is away, or refuses writes
 	}
-}
-
-// unconfirmed is a save that Redis has acknowledged and may not have in its
-// file yet: while that file is slow to be synced, Redis keeps what it writes
-// back for up to two seconds.
-type unconfirmed struct {
-	id      string
-	version int64
-	at      time.Time
-	again   func(context.Context) ([]string, error)
-}
-
-// confirmAfter is when a save is in the file of a Redis that still runs.
-const confirmAfter = 3 * time.Second
-
-// Confirm looks at what this process has saved a few seconds ago, and saves it
-// again where a Redis that was killed came back without it. A worker calls it
-// every few seconds.
-func (s *Store) Confirm(ctx context.Context) error {
-	s.mu.Lock()
-	n := 0
-	for n < len(s.unconfirmed) && time.Since(s.unconfirmed[n].at) > confirmAfter {
-		n++
-	}
-	due := s.unconfirmed[:n:n]
-	s.mu.Unlock()
-	if n == 0 {
-		return nil
-	}
-	pipe := s.rdb.Pipeline()
-	stored := make([]*redis.StringCmd, n)
-	for i, u := range due {
-		stored[i] = pipe.HGet(ctx, credKey(u.id), "v")
-	}
-	if _, err := pipe.Exec(ctx); err != nil && !errors.Is(err, redis.Nil) {
-		return err
-	}
-	for i, u := range due {
-		if num(stored[i].Val()) >= u.version {
-			continue
-		}
-		if _, err := u.again(ctx); err != nil {
-			return err
-		}
-	}
-	s.mu.Lock()
-	s.unconfirmed = append([]unconfirmed(nil), s.unconfirmed[n:]...)
-	s.mu.Unlock()
-	return nil
 }
 
 // tested notes that the test method has answered.

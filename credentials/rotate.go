@@ -183,7 +183,7 @@ type rotation struct {
 	o        RotateOptions
 	kinds    map[string]*RotatedKind
 	unopened []Unopened
-	moved    int // records that somebody else wrote meanwhile
+	moved    int // records that somebody else wrote meanwhile, or that changed servers
 }
 
 // record is a sealed record as it was read.
@@ -199,8 +199,26 @@ func (p *rotation) pass(ctx context.Context) error {
 	if err := p.keys(ctx, []string{checkKey}); err != nil {
 		return err
 	}
+	layout, all, err := masters(ctx, p.s.rdb)
+	if err != nil {
+		return err
+	}
+	for _, master := range all {
+		if err := p.server(ctx, master); err != nil {
+			return err
+		}
+	}
+	after, _, err := masters(ctx, p.s.rdb)
+	if layout != after { // keys may have gone from a server that was still to come to one that was through
+		p.moved++
+	}
+	return err
+}
+
+// server goes through the keys of one server.
+func (p *rotation) server(ctx context.Context, rdb redis.UniversalClient) error {
 	for cursor := uint64(0); ; {
-		keys, next, err := p.s.rdb.Scan(ctx, cursor, "stepworker:*", rotatePage).Result()
+		keys, next, err := rdb.Scan(ctx, cursor, "stepworker:*", rotatePage).Result()
 		if err != nil {
 			return err
 		}
@@ -245,7 +263,7 @@ func (p *rotation) keys(ctx context.Context, keys []string) error {
 	if len(reads) == 0 {
 		return nil
 	}
-	if _, err := pipe.Exec(ctx); err != nil && !errors.Is(err, redis.Nil) {
+	if err := exec(ctx, pipe); err != nil {
 		return err
 	}
 	var records []record

@@ -2,13 +2,10 @@ package credentials
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
 	"time"
-
-	"github.com/redis/go-redis/v9"
 )
 
 // Status is a credential's state, without a secret.
@@ -55,7 +52,7 @@ func (s *Store) Status(ctx context.Context, id string) (*Status, error) {
 	h, n := pipe.HGetAll(ctx, credKey(id)), pipe.ZCard(ctx, waitingKey(id))
 	oldest, hold := pipe.ZRangeWithScores(ctx, waitingKey(id), 0, 0), pipe.Get(ctx, holdKey)
 	line := pipe.HMGet(ctx, LineKey(id), "until", "said")
-	if _, err := pipe.Exec(ctx); err != nil && !errors.Is(err, redis.Nil) {
+	if err := exec(ctx, pipe); err != nil {
 		return nil, err
 	}
 	f := h.Val()

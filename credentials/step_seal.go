@@ -187,7 +187,7 @@ type StepSealer struct {
 func (s *Store) StepSealer(ctx context.Context) (*StepSealer, error) {
 	pipe := s.rdb.Pipeline()
 	public, members := pipe.HGet(ctx, stepKeyKey, "public"), pipe.SMembers(ctx, stepSealedKey)
-	if _, err := pipe.Exec(ctx); err != nil && !errors.Is(err, redis.Nil) {
+	if err := exec(ctx, pipe); err != nil {
 		return nil, err
 	}
 	z := &StepSealer{sensitive: map[string]bool{}}

@@ -44,8 +44,10 @@ type Store struct {
 	// stepOpener opens what clients sealed of steps.
 	stepOpener  stepOpener
 	stepOffered int64 // how many parameters they were to seal when this store last looked, 0: it has not offered its own
-	// unconfirmed is what was saved in the last seconds, oldest first.
-	unconfirmed []unconfirmed
+	// unconfirmed is what was saved lately, oldest first.
+	unconfirmed []*unconfirmed
+	replicated  bool                 // Redis has had a replica
+	servers     map[string]time.Time // by replication id, since when they are known, see NoteServers
 }
 
 type openedSecrets struct {

@@ -527,19 +527,23 @@ func TestConfirm_savesAgainWhatRedisHasLost(t *testing.T) {
 	}
 	s.rdb.RestoreReplace(ctx, credKey("c"), 0, before)
 	s.rdb.Set(ctx, versionKey("c"), 1, 0)
-	s.unconfirmed[0].at = time.Now().Add(-2 * confirmAfter)
+	s.unconfirmed[0].saved = time.Now().Add(-2 * confirmAfter)
 	if err := s.Confirm(ctx); err != nil {
 		t.Fatal(err)
 	}
-	if c := get(t, s); c.Version != 2 || c.Secrets.OAuth2.RefreshToken.Reveal() != "refresh-two" || len(s.unconfirmed) != 0 {
+	if c := get(t, s); c.Version != 2 || c.Secrets.OAuth2.RefreshToken.Reveal() != "refresh-two" || len(s.unconfirmed) != 1 {
 		t.Errorf("version %d, %d unconfirmed", c.Version, len(s.unconfirmed))
+	}
+	s.unconfirmed[0].saved = time.Now().Add(-2 * confirmAfter) // it is in the file now
+	if err := s.Confirm(ctx); err != nil || len(s.unconfirmed) != 0 {
+		t.Fatalf("%v, %d unconfirmed", err, len(s.unconfirmed))
 	}
 	// What a person has put since stands.
 	if _, err := s.Refresh(ctx, RefreshRequest{ID: "c", Version: 2}, renewTo("access-three", "")); err != nil {
 		t.Fatal(err)
 	}
 	put(t, s, oauthInput, false)
-	s.unconfirmed[0].at = time.Now().Add(-2 * confirmAfter)
+	s.unconfirmed[0].saved = time.Now().Add(-2 * confirmAfter)
 	if err := s.Confirm(ctx); err != nil {
 		t.Fatal(err)
 	}

@@ -193,33 +193,28 @@ func (c *Client) stepSealer(ctx context.Context) (*credentials.StepSealer, error
 
 // enqueueAll enqueues a batch, page by page.
 func (c *Client) enqueueAll(ctx context.Context, batch []*accepted, now time.Time, receipts []Receipt) {
-	err := claimScript.Load(ctx, c.rdb).Err()
+	var err error
 	for len(batch) > 0 {
 		n := min(len(batch), batchPage)
-		c.enqueuePage(ctx, batch[:n], now, receipts[:n], err)
+		err = c.enqueuePage(ctx, batch[:n], now, receipts[:n], err)
 		batch, receipts = batch[n:], receipts[n:]
 	}
 }
 
 // enqueuePage chooses the levels of steps and claims their ids, with a round
-// trip for each, then enqueues; err is why nothing can be claimed.
-func (c *Client) enqueuePage(ctx context.Context, batch []*accepted, now time.Time, receipts []Receipt, err error) {
-	if err == nil {
-		c.place(ctx, batch, now)
-	}
-	claims := make([]*redis.Cmd, len(batch))
-	pipe := c.rdb.Pipeline()
-	for i, a := range batch {
-		switch {
-		case a == nil:
-		case err != nil:
-			receipts[i].Err = redisError(err)
-		default:
-			claims[i] = claimScript.EvalSha(ctx, pipe, []string{execKey(a.id)}, a.queue, now.UnixMilli(), a.owner, "-")
+// trip for each, then enqueues; err is why nothing could be claimed before it, and
+// so is what it returns: where Redis is away, it is asked once.
+func (c *Client) enqueuePage(ctx context.Context, batch []*accepted, now time.Time, receipts []Receipt, err error) error {
+	if err != nil {
+		for i, a := range batch {
+			if a != nil {
+				receipts[i].Err = redisError(err)
+			}
 		}
+		return err
 	}
-	_, _ = pipe.Exec(ctx) // each command's own error is read below
-
+	c.place(ctx, batch, now)
+	claims, err := c.claim(ctx, batch, now)
 	var wg sync.WaitGroup
 	slots := make(chan struct{}, enqueueWidth)
 	for i, a := range batch {
@@ -240,6 +235,35 @@ func (c *Client) enqueuePage(ctx context.Context, batch []*accepted, now time.Ti
 	}
 	wg.Wait()
 	c.uncount(ctx, batch)
+	return err
+}
+
+// claim claims the ids of a page, in a round trip or two; the error is why all
+// failed, where Redis did not answer.
+func (c *Client) claim(ctx context.Context, batch []*accepted, now time.Time) ([]*redis.Cmd, error) {
+	claims := make([]*redis.Cmd, len(batch))
+	run := claimScript.EvalSha
+	for range 2 {
+		pipe := c.rdb.Pipeline()
+		for i, a := range batch {
+			if a != nil && (claims[i] == nil || redis.HasErrorPrefix(claims[i].Err(), "NOSCRIPT")) {
+				claims[i] = run(ctx, pipe, []string{execKey(a.id)}, a.queue, now.UnixMilli(), a.owner, "-")
+			}
+		}
+		_, _ = pipe.Exec(ctx)  // each command's own error is read; without one nothing is sent
+		run = claimScript.Eval // to servers that have not seen the script yet
+	}
+	var away error
+	for _, claim := range claims {
+		var reply redis.Error
+		if claim == nil {
+			continue
+		}
+		if away = claim.Err(); away == nil || errors.As(away, &reply) {
+			return claims, nil
+		}
+	}
+	return claims, away
 }
 
 // enqueueClaimed enqueues a step whose id is claimed. While the id is another

@@ -355,7 +355,11 @@ func (p *Pool) keepQueuesKnown(ctx context.Context) {
 	for q := range allLevels(p.cfg.Queues) {
 		names = append(names, q)
 	}
-	if err := p.rdb.SAdd(ctx, "asynq:queues", names...).Err(); err == nil {
+	err := p.rdb.SAdd(ctx, "asynq:queues", names...).Err()
+	if err == nil {
+		err = p.cfg.Store.NoteServers(ctx) // of a cluster each, whichever has the queues' names
+	}
+	if err == nil {
 		now := time.Now().UnixMilli()
 		if last := p.redisSeen.Swap(now); last != 0 && now-last > redisGap.Milliseconds() {
 			p.redisBack.Store(now)
@@ -371,22 +375,35 @@ func (p *Pool) keepQueuesKnown(ctx context.Context) {
 	}
 }
 
-// confirm sees to it that renewed tokens are in Redis' file.
+// confirm sees to it that renewed tokens are in Redis' file, and on a replica.
 func (p *Pool) confirm(ctx context.Context) {
 	if err := p.cfg.Store.Confirm(ctx); err != nil && p.base.Err() == nil {
 		p.log.Warn("renewed tokens cannot be confirmed yet", "error", err.Error())
 	}
 }
 
+// confirmLast does so for what was renewed just before this process ends.
+func (p *Pool) confirmLast() {
+	ctx, cancel := context.WithTimeout(detached(p.base), 2*time.Second)
+	defer cancel()
+	if err := p.cfg.Store.ConfirmAll(ctx); err != nil {
+		p.log.Warn("renewed tokens could not be confirmed", "error", err.Error())
+	}
+}
+
 // redisGap is how long Redis may be silent before it counts as away.
 const redisGap = 4 * time.Second
 
-// settling says that Redis was away a moment ago: some worker may still hold a
-// token in memory that it is about to save, and a refresh now would send the
-// one that is spent.
-func (p *Pool) settling() bool {
-	now := time.Now().UnixMilli()
-	return now-p.redisSeen.Load() > redisGap.Milliseconds() || now-p.redisBack.Load() < 2*redisGap.Milliseconds()
+// settling says that Redis was away a moment ago, or that another server than
+// before has a credential: some worker may still hold a token in memory that it
+// is about to save, and a refresh now would send the one that is spent.
+func (p *Pool) settling(ctx context.Context, credential string) bool {
+	now := time.Now()
+	if now.UnixMilli()-p.redisSeen.Load() > redisGap.Milliseconds() || now.UnixMilli()-p.redisBack.Load() < 2*redisGap.Milliseconds() {
+		return true
+	}
+	since, err := p.cfg.Store.ServerSince(ctx, credential)
+	return err != nil || now.Sub(since) < 2*redisGap
 }
 
 // Shutdown stops taking tasks, waits for the running ones up to
@@ -406,6 +423,7 @@ func (p *Pool) Shutdown() {
 	p.cancel()
 	p.loops.Wait()
 	p.waker.last()
+	p.confirmLast()
 	if p.notifier != nil {
 		p.notifier.leave()
 	}

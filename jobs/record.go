@@ -152,12 +152,13 @@ func (p *Pool) saveRecord(ctx context.Context, id string, r *record) error {
 // is asynq's, of retries.
 func (a *attempt) begin(ctx context.Context, count int, who string) (cred *credentials.Credential, opened error, err error) {
 	token := rand.Text()
+	run := beginScript.EvalSha
 	for range 2 {
 		var cmd *redis.Cmd
 		var epoch *redis.StringCmd
 		cred, opened = a.p.cfg.Store.GetWith(ctx, a.step.CredentialID, func(pipe redis.Pipeliner) {
 			epoch = pipe.HGet(ctx, lineKey(a.step.CredentialID), "epoch")
-			cmd = beginScript.EvalSha(ctx, pipe, []string{execKey(a.id)}, token, count, who)
+			cmd = run(ctx, pipe, []string{execKey(a.id)}, token, count, who)
 		})
 		if cmd == nil {
 			return nil, nil, opened
@@ -181,9 +182,7 @@ func (a *attempt) begin(ctx context.Context, count int, who string) (cred *crede
 		if !redis.HasErrorPrefix(err, "NOSCRIPT") {
 			return nil, nil, err
 		}
-		if err := beginScript.Load(ctx, a.p.rdb).Err(); err != nil {
-			return nil, nil, err
-		}
+		run = beginScript.Eval // which that server remembers
 	}
 	return nil, nil, err
 }

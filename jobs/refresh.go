@@ -106,8 +106,8 @@ func (p *Pool) processRefresh(ctx context.Context, t *asynq.Task) error {
 	if r.Kind == kindResume {
 		return p.resume(ctx, r.CredentialID)
 	}
-	if p.settling() {
-		return putOff("redis was away", redisGap)
+	if p.settling(ctx, r.CredentialID) {
+		return putOff("redis was away, or another server took over", redisGap)
 	}
 	force := r.Kind == kindForced
 	cred, err := p.cfg.Store.Get(ctx, r.CredentialID)

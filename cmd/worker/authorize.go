@@ -240,7 +240,7 @@ func (a *authorization) open(ctx context.Context, stderr io.Writer) error {
 	if a.engine, err = hooks.New(hooks.Config{Hosts: 1, Reserved: 1, Timeout: c.timeout, Memory: c.memory, Logger: a.log}); err != nil {
 		return cli.Failed("%v", err)
 	}
-	cc := c.callerConfig(a.back.Addr)
+	cc := c.callerConfig(ctx, a.rdb, a.back.Addr)
 	cc.Engine, cc.AuthStyles, cc.Data, cc.Logger = a.engine, a.store, a.store, a.log
 	if a.caller, err = connectors.NewCaller(cc); err != nil {
 		return cli.Usage("%v", err)

@@ -79,7 +79,7 @@ func openDev(ctx context.Context, c *config, stderr io.Writer, observe func(jobs
 		}
 		c.connectors = d.samples
 	}
-	if c.redisOptions, err = redis.ParseURL(d.redis.URL()); err == nil {
+	if c.redisOptions, err = cli.ParseRedis(d.redis.URL()); err == nil {
 		c.keys, err = credentials.ParseKeys(d.key)
 	}
 	if err != nil {

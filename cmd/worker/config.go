@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"math"
@@ -49,7 +50,7 @@ type config struct {
 	log          *cli.Log
 
 	// read by resolve
-	redisOptions *redis.Options
+	redisOptions *cli.RedisOptions
 	keys         *credentials.Keyring
 	partner      map[string]definition.PartnerSettings
 	partnerAged  []string // sealed settings whose key cannot go yet, in words
@@ -338,12 +339,11 @@ func givenKeys(file string) (*credentials.Keyring, error) {
 	return k, nil
 }
 
-// callerConfig is what a caller needs of the options. Redis is out of its reach,
-// and so are the addresses that this process itself listens on.
-func (c *config) callerConfig(own ...string) connectors.CallerConfig {
-	if c.redisOptions.Network != "unix" {
-		own = append(own, c.redisOptions.Addr)
-	}
+// callerConfig is what a caller needs of the options. Every server of Redis is
+// out of its reach (without a client those that the URL names), and so are the
+// addresses that this process itself listens on.
+func (c *config) callerConfig(ctx context.Context, rdb redis.UniversalClient, own ...string) connectors.CallerConfig {
+	own = append(own, c.redisOptions.Nodes(ctx, rdb)...)
 	return connectors.CallerConfig{Partner: c.partner, AllowPrivate: c.private, AllowNetworks: c.allowed, Forbidden: own,
 		MaxResponse: c.maxResponse, CallTimeout: c.callTimeout}
 }

@@ -183,14 +183,18 @@ func (t *try) definition(cmd *cobra.Command) error {
 // connect makes what the call needs: the credential, hook hosts, the caller.
 func (t *try) connect(cmd *cobra.Command, fromRedis bool, recorded *recording) error {
 	c := t.cfg
-	cc := c.callerConfig()
-	switch {
-	case fromRedis:
-		rdb, err := cli.Open(cmd.Context(), c.redisOptions)
-		if err != nil {
+	var rdb redis.UniversalClient
+	if fromRedis {
+		var err error
+		if rdb, err = cli.Open(cmd.Context(), c.redisOptions); err != nil {
 			return err
 		}
 		t.close = append(t.close, func() { _ = rdb.Close() })
+	}
+	cc := c.callerConfig(cmd.Context(), rdb)
+	switch {
+	case fromRedis:
+		var err error
 		shared := &credentialCommand{rdb: rdb, store: credentials.NewStore(rdb, c.keys)}
 		if err := fits(cmd.Context(), rdb, shared.store); err != nil {
 			return err

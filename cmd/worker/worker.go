@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -51,7 +52,6 @@ type Worker struct {
 func (w *Worker) Open(ctx context.Context) error {
 	c := w.cfg
 	w.log = c.log.Open(w.stderr)
-	redis.SetLogger(redisLog{w.log})
 	catalog, findings, err := definition.Load(c.connectors)
 	if err != nil {
 		return cli.Usage("--connectors: %v", err)
@@ -82,6 +82,7 @@ func (w *Worker) Open(ctx context.Context) error {
 			}
 		}()
 	}
+	c.redisOptions.Log = w.log
 	if w.rdb, err = cli.Open(ctx, c.redisOptions); err != nil {
 		return err
 	}
@@ -99,7 +100,7 @@ func (w *Worker) Open(ctx context.Context) error {
 	}
 	reg.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "stepworker_hook_host_deaths_total", Help: "Hook hosts that died under an event."},
 		func() float64 { return float64(w.engine.Stats().Deaths) }))
-	cc := c.callerConfig(w.Addr)
+	cc := c.callerConfig(ctx, w.rdb, w.Addr)
 	cc.Engine, cc.AuthStyles, cc.Data, cc.Logger = w.engine, w.store, w.store, w.log
 	if w.caller, err = connectors.NewCaller(cc); err != nil {
 		return cli.Usage("%v", err)
@@ -120,14 +121,6 @@ func (w *Worker) Open(ctx context.Context) error {
 	return nil
 }
 
-// redisLog is go-redis' own log, of connections that come and go: what matters
-// of it reaches its caller as an error.
-type redisLog struct{ log *slog.Logger }
-
-func (l redisLog) Printf(ctx context.Context, format string, v ...any) {
-	l.log.DebugContext(ctx, "redis", "text", fmt.Sprintf(format, v...))
-}
-
 // Run takes tasks until ctx is done, then drains.
 func (w *Worker) Run(ctx context.Context) error {
 	if err := w.start(ctx); err != nil && ctx.Err() == nil {
@@ -136,6 +129,11 @@ func (w *Worker) Run(ctx context.Context) error {
 		return nil
 	}
 	w.always().Info("ready", "http", w.listens())
+	watch, stop := context.WithCancel(context.WithoutCancel(ctx)) // until the last step has ended
+	var watching sync.WaitGroup
+	watching.Go(func() { w.keepRedisForbidden(watch) })
+	defer watching.Wait()
+	defer stop()
 	select {
 	case <-ctx.Done():
 	case err := <-w.served:
@@ -147,6 +145,25 @@ func (w *Worker) Run(ctx context.Context) error {
 	w.log.Info("draining", "timeout", w.cfg.shutdown.String())
 	w.pool.Shutdown()
 	return nil
+}
+
+// nodesEvery is how soon scripts can no longer reach a server that was added to
+// Redis.
+const nodesEvery = 5 * time.Second
+
+// keepRedisForbidden keeps every server of Redis out of the reach of scripts:
+// there may be more of them than at the start.
+func (w *Worker) keepRedisForbidden(ctx context.Context) {
+	t := time.NewTicker(nodesEvery)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+			w.caller.Forbid(w.cfg.redisOptions.Nodes(ctx, w.rdb))
+		}
+	}
 }
 
 // always is the log of what is said at any level.
@@ -175,18 +192,29 @@ func (w *Worker) Close() {
 	}
 }
 
-// checkRedis warns, loudly, of settings that lose executions.
+// checkRedis warns, loudly, of settings that lose executions, of each master.
 func (w *Worker) checkRedis(ctx context.Context) {
-	policy, err := w.rdb.ConfigGet(ctx, "maxmemory-policy").Result()
-	aof, err2 := w.rdb.ConfigGet(ctx, "appendonly").Result()
+	if cluster, ok := w.rdb.(*redis.ClusterClient); ok {
+		_ = cluster.ForEachMaster(ctx, func(ctx context.Context, node *redis.Client) error {
+			w.checkServer(ctx, node, w.log.With("server", node.Options().Addr))
+			return nil
+		})
+		return
+	}
+	w.checkServer(ctx, w.rdb, w.log)
+}
+
+func (w *Worker) checkServer(ctx context.Context, rdb redis.UniversalClient, log *slog.Logger) {
+	policy, err := rdb.ConfigGet(ctx, "maxmemory-policy").Result()
+	aof, err2 := rdb.ConfigGet(ctx, "appendonly").Result()
 	if err != nil || err2 != nil {
-		w.log.Info("redis: CONFIG is forbidden or unknown, so memory policy and append-only file were not checked")
+		log.Info("redis: CONFIG is forbidden or unknown, so memory policy and append-only file were not checked")
 		return
 	}
 	if p := policy["maxmemory-policy"]; p != "noeviction" {
-		w.log.Warn("redis evicts keys under pressure, which loses executions: set maxmemory-policy noeviction", "policy", p)
+		log.Warn("redis evicts keys under pressure, which loses executions: set maxmemory-policy noeviction", "policy", p)
 	}
 	if strings.EqualFold(aof["appendonly"], "no") {
-		w.log.Warn("redis keeps no append-only file, so a restart of it loses executions and tokens: set appendonly yes")
+		log.Warn("redis keeps no append-only file, so a restart of it loses executions and tokens: set appendonly yes")
 	}
 }

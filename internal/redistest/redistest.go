@@ -5,12 +5,14 @@ package redistest
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -25,6 +27,8 @@ type Server struct {
 
 	t    testing.TB
 	port int
+	args []string // more of the server's command line
+	open func() *redis.Client
 	cmd  *exec.Cmd
 	done chan struct{}
 }
@@ -32,6 +36,16 @@ type Server struct {
 // New starts a redis-server (append-only file on, noeviction) and stops it
 // when the test ends. A missing redis-server fails the test, loudly.
 func New(t testing.TB) *Server {
+	t.Helper()
+	return launch(t, func(s *Server) {
+		s.args = []string{"--port", strconv.Itoa(s.port), "--appendonly", "yes", "--appendfsync", "everysec", "--save", "", "--rdbcompression", "no",
+			"--maxmemory-policy", "noeviction", "--auto-aof-rewrite-percentage", "0"}
+	})
+}
+
+// launch starts a server in a folder of its own; settle says how, once its port
+// is known.
+func launch(t testing.TB, settle func(*Server)) *Server {
 	t.Helper()
 	if _, err := exec.LookPath("redis-server"); err != nil {
 		t.Fatal("redis-server is not installed; `make test` installs it (Debian: apt-get install redis-server)")
@@ -41,10 +55,12 @@ func New(t testing.TB) *Server {
 		t.Fatal(err)
 	}
 	s := &Server{Dir: dir, t: t}
+	s.open = func() *redis.Client { return redis.NewClient(&redis.Options{Addr: s.Addr, MaxRetries: -1}) }
 	for range 5 { // another process may take the free port first
 		s.port = freePort(t)
 		s.Addr = net.JoinHostPort("127.0.0.1", strconv.Itoa(s.port))
 		s.URL = "redis://" + s.Addr + "/0"
+		settle(s)
 		if err = s.start(); err == nil {
 			break
 		}
@@ -94,6 +110,19 @@ func (s *Server) Kill() {
 	s.cmd = nil
 }
 
+// Freeze has the server stand still, as a machine does that hangs; Thaw ends it.
+func (s *Server) Freeze() { s.signal(syscall.SIGSTOP) }
+
+// Thaw has a frozen server go on.
+func (s *Server) Thaw() { s.signal(syscall.SIGCONT) }
+
+func (s *Server) signal(sig syscall.Signal) {
+	s.t.Helper()
+	if err := s.cmd.Process.Signal(sig); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
 // Restart starts the killed server again on its port, with its file.
 func (s *Server) Restart() {
 	s.t.Helper()
@@ -132,9 +161,7 @@ func (s *Server) start() error {
 		return err
 	}
 	defer log.Close()
-	cmd := exec.Command("redis-server", "--port", strconv.Itoa(s.port), "--bind", "127.0.0.1", "--dir", s.Dir,
-		"--appendonly", "yes", "--appendfsync", "everysec", "--save", "", "--rdbcompression", "no", "--maxmemory-policy", "noeviction",
-		"--auto-aof-rewrite-percentage", "0")
+	cmd := exec.Command("redis-server", append(s.args, "--bind", "127.0.0.1", "--dir", s.Dir)...)
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = dieWithParent()
 	if err := cmd.Start(); err != nil {
@@ -142,7 +169,7 @@ func (s *Server) start() error {
 	}
 	done := make(chan struct{})
 	go func() { _ = cmd.Wait(); close(done) }()
-	c := redis.NewClient(&redis.Options{Addr: s.Addr, MaxRetries: -1})
+	c := s.open()
 	defer c.Close()
 	deadline := time.After(20 * time.Second)
 	for {
@@ -161,11 +188,24 @@ func (s *Server) start() error {
 	}
 }
 
+// freePort is below the ports of outgoing connections, so that none takes it
+// while a server is down, and leaves room for a cluster's bus, 10,000 above.
 func freePort(t testing.TB) int {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for range 100 {
+		port := 12_000 + rand.IntN(20_000)
+		if free(port) && free(port+10_000) {
+			return port
+		}
 	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
+	t.Fatal("there is no free port")
+	return 0
+}
+
+func free(port int) bool {
+	l, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
+	if err != nil {
+		return false
+	}
+	l.Close()
+	return true
 }
