@@ -56,11 +56,9 @@ func (r *Redis) Options(fs *pflag.FlagSet) (*RedisOptions, error) {
 
 // Open returns a client that has answered: on a cluster, whose every master has.
 func Open(ctx context.Context, o *RedisOptions) (redis.UniversalClient, error) {
-	log := o.Log
-	if log == nil {
-		log = slog.New(slog.DiscardHandler)
+	if o.Log != nil {
+		redis.SetLogger(redisLog{o.Log})
 	}
-	redis.SetLogger(redisLog{log})
 	c := o.client()
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()

@@ -16,7 +16,7 @@ import (
 // RedisOptions say how Redis is reached: as one server, as the master that
 // sentinels name, or as a cluster. One of the three is set.
 type RedisOptions struct {
-	// Log, if set, is told of connections that come and go.
+	// Log, if set, is told of connections that come and go, by go-redis as a whole.
 	Log *slog.Logger
 
 	single   *redis.Options

@@ -139,3 +139,13 @@ func (c *Cluster) Replaced(key string, old *Server) *Server {
 }
 
 func first(v any, _ error) any { return v }
+
+// Failover has a replica take the place of the server that has a key, in
+// agreement with it.
+func (c *Cluster) Failover(key string) {
+	c.t.Helper()
+	until(c.t, "a replica takes over", func() bool {
+		_, err := c.Replica(key).Do("CLUSTER", "FAILOVER")
+		return err == nil
+	})
+}

@@ -22,12 +22,13 @@ type Sentinels struct {
 	Sentinels []*Server
 
 	t testing.TB
+	o Options
 }
 
 // NewSentinels starts them. A master that is gone for two seconds is replaced.
 func NewSentinels(t testing.TB, o Options) *Sentinels {
 	t.Helper()
-	s := &Sentinels{t: t, Servers: []*Server{o.server(t)}}
+	s := &Sentinels{t: t, o: o, Servers: []*Server{o.server(t)}}
 	master := s.Servers[0]
 	for range 2 {
 		s.Servers = append(s.Servers, o.server(t, "replicaof", fmt.Sprintf("127.0.0.1 %d", master.port)))
@@ -57,7 +58,7 @@ func (o Options) sentinel(t testing.TB, master *Server) *Server {
 			return redis.NewClient(&redis.Options{Addr: s.Addr, Password: o.SentinelPassword, TLSConfig: o.tls(), MaxRetries: -1, Protocol: 2})
 		}
 		settings := append(o.settings(s.port), "sentinel monitor "+MasterName, fmt.Sprintf("127.0.0.1 %d 2", master.port),
-			"sentinel down-after-milliseconds "+MasterName, "2000", "sentinel failover-timeout "+MasterName, "20000", "sentinel parallel-syncs "+MasterName, "2")
+			"sentinel down-after-milliseconds "+MasterName, "2000", "sentinel failover-timeout "+MasterName, "10000", "sentinel parallel-syncs "+MasterName, "2")
 		if o.Password != "" {
 			settings = append(settings, "sentinel auth-pass "+MasterName, o.Password)
 		}
@@ -74,6 +75,14 @@ func (o Options) sentinel(t testing.TB, master *Server) *Server {
 		}
 		s.args = []string{file, "--sentinel"}
 	})
+}
+
+// AddReplica starts one more server, which the sentinels find by themselves.
+func (s *Sentinels) AddReplica() *Server {
+	s.t.Helper()
+	added := s.o.server(s.t, "replicaof", fmt.Sprintf("127.0.0.1 %d", s.Master().port))
+	s.Servers = append(s.Servers, added)
+	return added
 }
 
 // Master is the server that the sentinels take for the master.
