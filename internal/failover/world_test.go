@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -65,6 +66,10 @@ type store interface {
 	holder(key string) *redistest.Server
 	// replicas are those that may take its place.
 	replicas(key string) []*redistest.Server
+	// all are the servers, also those that only watch.
+	all() []*redistest.Server
+	// strand keeps everybody from taking a server's place; heal ends that.
+	strand(key string) (heal func())
 	// order has a replica take the master's place, which is well.
 	order(key string)
 	// replaced waits until another server than that has the key.
@@ -82,7 +87,24 @@ func (s sentinels) replicas(string) (all []*redistest.Server) {
 	}
 	return all
 }
-func (s sentinels) order(string) { s.Failover() }
+func (s sentinels) all() []*redistest.Server {
+	return append(slices.Clone(s.Servers), s.Sentinels.Sentinels...)
+}
+
+// strand ends sentinels: frozen ones would trust nothing that they see for half a
+// minute after.
+func (s sentinels) strand(string) (heal func()) {
+	most := s.Sentinels.Sentinels[1:]
+	for _, w := range most {
+		w.Kill()
+	}
+	return func() {
+		for _, w := range most {
+			w.Restart()
+		}
+	}
+}
+func (s sentinels) order(string)                { s.Failover() }
 func (s sentinels) replaced(_ string, old *redistest.Server) *redistest.Server {
 	return s.Replaced(old)
 }
@@ -93,9 +115,22 @@ func (c cluster) holder(key string) *redistest.Server { return c.Master(key) }
 func (c cluster) replicas(key string) []*redistest.Server {
 	return []*redistest.Server{c.Replica(key)}
 }
-func (c cluster) order(key string) { c.Failover(key) }
+func (c cluster) all() []*redistest.Server        { return c.Servers }
+func (c cluster) strand(key string) (heal func()) { return freeze(c.replicas(key)) }
+func (c cluster) order(key string)                { c.Failover(key) }
 func (c cluster) replaced(key string, old *redistest.Server) *redistest.Server {
 	return c.Replaced(key, old)
+}
+
+func freeze(servers []*redistest.Server) (thaw func()) {
+	for _, s := range servers {
+		s.Freeze()
+	}
+	return func() {
+		for _, s := range servers {
+			s.Thaw()
+		}
+	}
 }
 
 // kinds starts each kind of Redis.
@@ -127,7 +162,7 @@ type world struct {
 
 const connectorFiles = `connector: acme
 base_url: "{{base}}"
-auth: {type: oauth2, token_url: "{{base}}/oauth/token", refresh_on: [401], hosts: [127.0.0.1]}
+auth: {type: oauth2, grant: authorization_code, authorize_url: "{{base}}/oauth/authorize", token_url: "{{base}}/oauth/token", refresh_on: [401]}
 parameters: [{name: base, target: merge_field, property: account}]
 methods:
   - {method: list, endpoint: /strict, idempotency_header: Idempotency-Key}
@@ -136,7 +171,7 @@ methods:
     paging: {inbound: true, page_size: 1}
     parameters: [{name: page, target: query_string, value: "{{CYCLR_PAGE_NUMBER}}"}]
     response: {fields: [{field: "[rows].n", system: N}]}
-  - {method: reach, type: script, parameters: [{name: url, target: script}]}
+  - {method: reach, type: script}
   - {method: count, type: script, script: "function before_action() { cyclr_storage_increment('n', 1); return true; }"}
 ---
 connector: limited

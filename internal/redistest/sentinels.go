@@ -104,10 +104,14 @@ func (s *Sentinels) Master() *Server {
 	return nil
 }
 
-// Failover has the sentinels replace the master, which is well, and waits until
-// they have; Kill or Freeze of the master do so, too.
+// Failover has the sentinels replace the master, which is well. It takes no writes
+// meanwhile: what it took between the choice of the new master and its own demotion
+// would be lost. Kill or Freeze of the master have it replaced, too.
 func (s *Sentinels) Failover() {
 	s.t.Helper()
+	if _, err := s.Master().Do("CLIENT", "PAUSE", 10_000, "WRITE"); err != nil {
+		s.t.Fatal(err)
+	}
 	until(s.t, "the sentinels agree to a failover", func() bool {
 		_, err := s.Sentinels[0].Do("SENTINEL", "FAILOVER", MasterName)
 		return err == nil

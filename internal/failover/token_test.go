@@ -1,0 +1,88 @@
+package failover
+
+import (
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/stepworker/stepworker/credentials"
+	"github.com/stepworker/stepworker/internal/redistest"
+	"github.com/stepworker/stepworker/jobs"
+)
+
+// A token was renewed, its step has succeeded, and the master that knows of it is
+// killed before any replica does: the worker that renewed it stores it anew.
+func TestToken_thatTheNewMasterLacks(t *testing.T) {
+	for kind := range kinds {
+		t.Run(kind, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, kind, redistest.Options{})
+			const key = "stepworker:cred:{c}"
+			w.put("c", "acme")
+			w.start()
+			soon := time.Now().Add(4 * time.Second)
+			// Of the server of the credential, in a cluster its queue may be elsewhere.
+			known := jobs.Step{ExecutionID: "known", CredentialID: "c", Method: "list", ProcessAt: &soon}
+			w.accept(known)
+			master, replicas := w.redis.holder(key), w.redis.replicas(key)
+			told := master.Info("master_repl_offset")
+			for _, r := range replicas {
+				w.until("the replica knows the credential and the step", func() bool { return number(r.Info("master_repl_offset")) >= number(told) })
+			}
+			w.api.KillToken("c")
+			thaw := freeze(replicas)
+			w.until("the token is renewed", func() bool {
+				s, err := w.store.Status(t.Context(), "c")
+				return err == nil && s.Version == 2
+			})
+			w.until("the worker has asked the replicas", func() bool {
+				n, err := w.rdb.Exists(t.Context(), key+":confirm").Result()
+				return err == nil && n == 1
+			})
+			master.Kill()
+			thaw()
+			w.redis.replaced(key, master)
+			steps := map[string]jobs.Step{"known": known, "next": {ExecutionID: "next", CredentialID: "c", Method: "list"}}
+			w.accept(steps["next"])
+			results, _ := w.results(steps)
+			for id, r := range results {
+				if r.Status != jobs.Succeeded {
+					t.Errorf("%s: %s %+v", id, r.Status, r.Error)
+				}
+			}
+			if s, err := w.store.Status(t.Context(), "c"); err != nil || s.Version != 2 || s.State != credentials.Active {
+				t.Errorf("got %+v, %v", s, err)
+			}
+			if asked, spent := w.api.TokenRequests("c"), w.api.Reused(); asked != 1 || spent != 0 {
+				t.Errorf("%d token requests, %d of them with a spent token", asked, spent)
+			}
+		})
+	}
+}
+
+func number(text string) int64 {
+	n, _ := strconv.ParseInt(text, 10, 64)
+	return n
+}
+
+// /readyz tells that a master is gone, whichever it is, and that another took its place.
+func TestReady_onlyWithEveryMaster(t *testing.T) {
+	for kind := range kinds {
+		t.Run(kind, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, kind, redistest.Options{})
+			p := w.start()
+			key, queues := "", w.redis.holder("asynq:queues")
+			for i := 0; key == "" || kind == "cluster" && w.redis.holder(key) == queues; i++ {
+				key = strconv.Itoa(i)
+			}
+			master := w.redis.holder(key)
+			heal := w.redis.strand(key)
+			master.Kill()
+			w.until("the worker is not ready", func() bool { return p.readyz() == 503 })
+			heal()
+			w.redis.replaced(key, master)
+			w.until("the worker is ready again", func() bool { return p.readyz() == 200 })
+		})
+	}
+}
