@@ -104,7 +104,7 @@ func (s sentinels) strand(string) (heal func()) {
 		}
 	}
 }
-func (s sentinels) order(string)                { s.Failover() }
+func (s sentinels) order(string) { s.Failover() }
 func (s sentinels) replaced(_ string, old *redistest.Server) *redistest.Server {
 	return s.Replaced(old)
 }
