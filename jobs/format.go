@@ -116,9 +116,9 @@ func (p *Pool) lookAtFormat(ctx context.Context) {
 		if p.behind.Swap(newer) == nil {
 			p.log.Error("worker fault", "text", newer.Error())
 		}
-		p.gate.closed.Store(true)
+		p.gate.hold(true)
 	} else if err == nil && p.behind.Swap(nil) != nil {
-		p.gate.closed.Store(false)
+		p.gate.hold(false)
 		p.log.Info("this build may work on what is stored again")
 	}
 	p.noteBuild(ctx)

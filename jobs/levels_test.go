@@ -3,7 +3,6 @@ package jobs_test
 import (
 	"context"
 	"fmt"
-	"net"
 	"strings"
 	"sync"
 	"testing"
@@ -301,60 +300,6 @@ func TestLevels_overflowAloneIsServed(t *testing.T) {
 		if r.Error == nil || r.Error.Kind != jobs.KindInput {
 			t.Errorf("%s: %+v", id, r)
 		}
-	}
-}
-
-// polls counts how often asynq asked for pending tasks, by queue.
-type polls struct {
-	mu sync.Mutex
-	n  map[string]int
-}
-
-func (p *polls) of(queue string) int {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.n[queue]
-}
-
-func (p *polls) DialHook(next redis.DialHook) redis.DialHook {
-	return func(ctx context.Context, network, addr string) (net.Conn, error) { return next(ctx, network, addr) }
-}
-
-func (p *polls) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
-	return func(ctx context.Context, cmd redis.Cmder) error {
-		if args := cmd.Args(); cmd.Name() == "evalsha" && len(args) > 3 {
-			if key, _ := args[3].(string); strings.HasPrefix(key, "asynq:{") {
-				p.mu.Lock()
-				p.n[key]++
-				p.mu.Unlock()
-			}
-		}
-		return next(ctx, cmd)
-	}
-}
-
-func (p *polls) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
-	return next
-}
-
-// An overflow queue costs nothing while it is empty, and is asked once it is not.
-func TestLevels_emptyOverflowIsNotPolled(t *testing.T) {
-	asked := &polls{n: map[string]int{}}
-	h := newHouse(t, func(c *jobs.PoolConfig) { c.Redis.AddHook(asked) })
-	h.until("the queue is polled", func() bool {
-		return asked.of("asynq:{steps}:pending") > 30 && asked.of("asynq:{steps}:retry") > 8
-	})
-	for _, key := range []string{"pending", "scheduled", "retry"} {
-		for _, q := range []string{"steps.2", "steps.3"} {
-			if n := asked.of("asynq:{" + q + "}:" + key); n > 0 {
-				t.Errorf("%s of %s was asked for %d times", key, q, n)
-			}
-		}
-	}
-	h.put(map[string]any{"credential_id": "w", "connector": "weather", "api_key": "k"})
-	h.succeed(h.enqueue(120, jobs.Step{CredentialID: "w", Method: "now"}))
-	if asked.of("asynq:{steps.2}:pending") == 0 {
-		t.Error("steps.2 was never asked for tasks")
 	}
 }
 

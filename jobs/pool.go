@@ -84,7 +84,7 @@ type Pool struct {
 	sitting   chan struct{}       // who sits a short wait for a rate limit out
 	pagesRoom *semaphore.Weighted // bytes of pages that are put together at once
 
-	gate   *gate // through which the lanes take steps
+	gate   *gate // through which tasks are taken
 	lanes  []*asynq.Server
 	base   context.Context
 	cancel context.CancelFunc
@@ -164,14 +164,18 @@ func NewPool(cfg PoolConfig) (*Pool, error) {
 		return nil, err
 	}
 	p.base, p.cancel = context.WithCancel(context.Background())
-	p.gate = newGate(p.rdb, cfg.Queues)
+	p.gate = newGate(p.rdb, cfg.Queues, cfg.Logger)
 	lanes := min(maxLanes, cfg.Concurrency)
 	for i := range lanes {
 		share := cfg.Concurrency / lanes
 		if i < cfg.Concurrency%lanes {
 			share++
 		}
-		p.lanes = append(p.lanes, asynq.NewServerFromRedisClient(p.gate, p.serverConfig(share, allLevels(cfg.Queues))))
+		conf := p.serverConfig(share, allLevels(cfg.Queues))
+		if i > 0 { // one of them clears what was completed
+			conf.JanitorInterval = 24 * time.Hour
+		}
+		p.lanes = append(p.lanes, asynq.NewServerFromRedisClient(p.gate, conf))
 	}
 	return p, nil
 }
@@ -181,8 +185,8 @@ func (p *Pool) serverConfig(concurrency int, queues map[string]int) asynq.Config
 		Concurrency:              concurrency,
 		Queues:                   queues,
 		BaseContext:              func() context.Context { return p.base },
-		TaskCheckInterval:        50 * time.Millisecond,  // default 1 s
-		DelayedTaskCheckInterval: 500 * time.Millisecond, // default 5 s
+		TaskCheckInterval:        50 * time.Millisecond, // default 1 s
+		DelayedTaskCheckInterval: delayedCheck,          // default 5 s
 		RetryDelayFunc:           retryDelay,
 		IsFailure:                isFailure,
 		ShutdownTimeout:          p.cfg.ShutdownTimeout,
@@ -206,7 +210,6 @@ func (p *Pool) Start() error {
 	}
 	p.noteBuild(entering)
 	p.keepQueuesKnown(p.base)
-	p.gate.look(p.base)
 	if p.notifier != nil {
 		p.notifier.want(p.base) // before anything happens that is to be told
 	}
@@ -215,6 +218,7 @@ func (p *Pool) Start() error {
 		p.loops.Go(p.keepSealingKnown)
 	}
 	p.awake.look()
+	p.gate.start(p.base)
 	var started []*asynq.Server
 	if !p.wrongKeys {
 		conf := p.serverConfig(refreshers, map[string]int{QueueRefresh: 1})
@@ -414,6 +418,7 @@ func (p *Pool) Shutdown() {
 		return
 	}
 	close(p.stop)
+	p.gate.close()
 	var wg sync.WaitGroup
 	for _, lane := range p.lanes {
 		wg.Add(1)

@@ -73,7 +73,7 @@ func limitRound(seconds int) (most, over int, used float64, err error) {
 	key := credentials.NewKey()
 	rdb := client(sock, 2)
 	defer rdb.Close()
-	h, err := openHouseWith(rdb, limitYAML, key, 1, nil)
+	h, err := openHouseFor(rdb, limitYAML, house{key: key, concurrency: 1})
 	if err != nil {
 		return 0, 0, 0, err
 	}
@@ -134,7 +134,7 @@ func limitRound(seconds int) (most, over int, used float64, err error) {
 // runLimited is one of the workers.
 func runLimited(sock string) error {
 	rdb := client(sock, 2)
-	h, err := openHouseWith(rdb, limitYAML, os.Getenv(keyEnv), 50, nil)
+	h, err := openHouseFor(rdb, limitYAML, house{key: os.Getenv(keyEnv), concurrency: 50})
 	if err != nil {
 		return err
 	}

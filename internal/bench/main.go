@@ -75,12 +75,12 @@ parameters:
 func main() {
 	hooks.HostMain()
 	role := flag.String("role", "", "internal: api, pool, no scripts, handwritten or limit")
-	only := flag.String("only", "", "hooks, pool, large, held, client, limit or fair: that part alone")
+	only := flag.String("only", "", "hooks, pool, large, held, client, limit, fair or idle: that part alone")
 	flood := flag.Int("flood", 20_000, "steps of one account that another's have to pass")
 	held := flag.Int("held", 10_000, "executions that wait for one credential")
 	steps := flag.Int("steps", 4000, "steps in each run")
 	rounds := flag.Int("rounds", 3, "runs of each contender")
-	seconds := flag.Int("seconds", 10, "for which a rate limit is measured")
+	seconds := flag.Int("seconds", 10, "for which a rate limit, or an idle process, is measured")
 	concurrency := flag.Int("concurrency", 50, "steps at once")
 	redisAddr := flag.String("redis", "", "internal")
 	api := flag.String("api", "", "internal")
@@ -115,6 +115,7 @@ func main() {
 		part("held", func() error { return measureHeld(*held, *concurrency) })
 		part("client", func() error { return measureClient(*held, *concurrency) })
 		part("limit", func() error { return measureLimit(*seconds, *rounds) })
+		part("idle", func() error { return measureIdle(*seconds, *rounds, *concurrency) })
 		part("fair", func() error { return measureFair(*flood, *concurrency) })
 	}
 	if err != nil {
@@ -300,22 +301,30 @@ func runPool(sock, api string, steps, concurrency int, scripts bool) error {
 
 // house is a pool and what it stands on.
 type house struct {
+	key         string // that several processes share; empty: one of its own
+	concurrency int
+	queues      map[string]int // nil: steps=1
+	observe     func(jobs.Moment)
+
 	store  *credentials.Store
 	engine *hooks.Engine
 	pool   *jobs.Pool
 }
 
 func openHouse(rdb redis.UniversalClient, file string, concurrency int, observe func(jobs.Moment)) (*house, error) {
-	return openHouseWith(rdb, file, credentials.NewKey(), concurrency, observe)
+	return openHouseFor(rdb, file, house{concurrency: concurrency, observe: observe})
 }
 
-// openHouseWith is openHouse with a key that several processes share.
-func openHouseWith(rdb redis.UniversalClient, file, key string, concurrency int, observe func(jobs.Moment)) (*house, error) {
-	keys, err := credentials.ParseKeys(key)
+func openHouseFor(rdb redis.UniversalClient, file string, of house) (*house, error) {
+	h := &of
+	if h.key == "" {
+		h.key = credentials.NewKey()
+	}
+	keys, err := credentials.ParseKeys(h.key)
 	if err != nil {
 		return nil, err
 	}
-	h := &house{store: credentials.NewStore(rdb, keys)}
+	h.store = credentials.NewStore(rdb, keys)
 	dir, err := os.MkdirTemp("", "bench")
 	if err != nil {
 		return nil, err
@@ -338,7 +347,7 @@ func openHouseWith(rdb redis.UniversalClient, file, key string, concurrency int,
 	if err != nil {
 		return nil, err
 	}
-	h.pool, err = jobs.NewPool(jobs.PoolConfig{Redis: rdb, Store: h.store, Catalog: catalog, Concurrency: concurrency, Caller: caller, Observe: observe})
+	h.pool, err = jobs.NewPool(jobs.PoolConfig{Redis: rdb, Store: h.store, Catalog: catalog, Concurrency: h.concurrency, Queues: h.queues, Caller: caller, Observe: h.observe})
 	return h, err
 }
 

@@ -1,0 +1,258 @@
+package jobs_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/hibiken/asynq"
+	"github.com/redis/go-redis/v9"
+
+	"github.com/stepworker/stepworker/jobs"
+)
+
+// questions counts what asynq asks for, by the key it asks.
+type questions struct {
+	mu sync.Mutex
+	n  map[string]int
+}
+
+func (p *questions) of(key string) int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.n[key]
+}
+
+func (p *questions) DialHook(next redis.DialHook) redis.DialHook {
+	return func(ctx context.Context, network, addr string) (net.Conn, error) { return next(ctx, network, addr) }
+}
+
+func (p *questions) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		if args := cmd.Args(); cmd.Name() == "evalsha" && len(args) > 3 {
+			if key, _ := args[3].(string); strings.HasPrefix(key, "asynq:{") {
+				p.mu.Lock()
+				p.n[key]++
+				p.mu.Unlock()
+			}
+		}
+		return next(ctx, cmd)
+	}
+}
+
+func (p *questions) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return next
+}
+
+// commands are how often Redis ran each command, those of scripts included.
+func commands(t *testing.T, rdb redis.UniversalClient) map[string]int {
+	t.Helper()
+	info, err := rdb.Info(context.Background(), "commandstats").Result()
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := map[string]int{}
+	for line := range strings.Lines(info) {
+		name, rest, _ := strings.Cut(strings.TrimPrefix(line, "cmdstat_"), ":calls=")
+		count, _, _ := strings.Cut(rest, ",")
+		if n, err := strconv.Atoi(count); err == nil {
+			all[name] = n
+		}
+	}
+	return all
+}
+
+// A process that has nothing to do leaves Redis in peace: by the time that its
+// connections have waited there for the fifth time, asynq alone would have sent
+// thousands of commands for each queue.
+func TestGate_anIdleProcessAsksForNothing(t *testing.T) {
+	t.Parallel()
+	for _, n := range []int{1, 4} {
+		t.Run(fmt.Sprint(n), func(t *testing.T) {
+			t.Parallel()
+			asked := &questions{n: map[string]int{}}
+			queues := map[string]int{"steps": 1}
+			for i := range n - 1 {
+				queues[fmt.Sprint("more", i)] = 1
+			}
+			h := newHouse(t, func(c *jobs.PoolConfig) { c.Redis.AddHook(asked); c.Queues = queues })
+			watched := 3*n + 1
+			h.until("it has waited once", func() bool { return commands(t, h.rdb)["blmove"] > 2*watched })
+			before, asks := commands(t, h.rdb), 0
+			for _, k := range []string{"steps", "steps.2", "steps.3", "refresh"} {
+				asks -= asked.of("asynq:{" + k + "}:pending")
+			}
+			h.until("it has waited five times more", func() bool { return commands(t, h.rdb)["blmove"] > 7*watched })
+			after, all := commands(t, h.rdb), 0
+			maps.DeleteFunc(after, func(name string, _ int) bool { return name == "info" })
+			for name, n := range after {
+				all += n - before[name]
+			}
+			for _, k := range []string{"steps", "steps.2", "steps.3", "refresh"} {
+				asks += asked.of("asynq:{" + k + "}:pending")
+			}
+			if most := 1000 + 400*n; all > most {
+				t.Errorf("Redis ran %d commands, at most %d are expected: %v", all, most, after)
+			}
+			if asks > 5 {
+				t.Errorf("asynq asked %d times for tasks", asks)
+			}
+			h.put(map[string]any{"credential_id": "w", "connector": "weather", "api_key": "k"})
+			for q := range queues {
+				h.succeed(h.enqueue(120, jobs.Step{CredentialID: "w", Method: "now", Queue: q}))
+			}
+		})
+	}
+}
+
+// While nothing is scheduled and nothing waits for a retry, nobody asks for
+// what is due; what comes to be is forwarded.
+func TestGate_delayedTasksComeBack(t *testing.T) {
+	t.Parallel()
+	asked := &questions{n: map[string]int{}}
+	h := newHouse(t, func(c *jobs.PoolConfig) { c.Redis.AddHook(asked) })
+	h.until("it is idle", func() bool { return commands(t, h.rdb)["blmove"] > 8 })
+	h.put(map[string]any{"credential_id": "w", "connector": "weather", "api_key": "k"})
+	soon := time.Now().Add(time.Second)
+	due := h.enqueue(1, jobs.Step{CredentialID: "w", Method: "now", ProcessAt: &soon})
+	h.succeed(due)
+	retried := h.enqueue(1, jobs.Step{CredentialID: "w", Method: "nobody knows it"})
+	inspector, times := asynq.NewInspectorFromRedisClient(h.rdb), map[time.Time]bool{}
+	h.until("it was put back, and has come again", func() bool {
+		if info, err := inspector.GetTaskInfo("steps", retried[0]); err == nil && info.State == asynq.TaskStateRetry {
+			times[info.NextProcessAt] = true
+		}
+		return len(times) > 1
+	})
+	for _, key := range []string{"asynq:{steps.2}:scheduled", "asynq:{steps.3}:retry"} {
+		if n := asked.of(key); n > 50 { // at the start it does not know
+			t.Errorf("%s was asked for %d times", key, n)
+		}
+	}
+}
+
+// Several processes wait for one queue: all of them work, none goes without.
+func TestGate_processesShareTheWork(t *testing.T) {
+	t.Parallel()
+	var cfg jobs.PoolConfig
+	h := newHouse(t, func(c *jobs.PoolConfig) { c.Concurrency = 4; cfg = *c })
+	var mu sync.Mutex
+	done := map[int]int{}
+	for i := range 3 {
+		c := cfg
+		c.Observe = func(m jobs.Moment) {
+			if m.What == "succeeded" {
+				mu.Lock()
+				done[i]++
+				mu.Unlock()
+			}
+		}
+		pool, err := jobs.NewPool(c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := pool.Start(); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(pool.Shutdown)
+	}
+	h.put(map[string]any{"credential_id": "w", "connector": "weather", "api_key": "k"})
+	h.succeed(h.enqueue(2000, jobs.Step{CredentialID: "w", Method: "now"}))
+	mu.Lock()
+	defer mu.Unlock()
+	for i := range 3 {
+		if done[i] < 50 { // of four that are alike
+			t.Errorf("one of four processes ran %d of 2000 steps: %v", done[i], done)
+		}
+	}
+	if n := h.api.ServedTwice(); n != 0 {
+		t.Errorf("%d executions were served more than once", n)
+	}
+}
+
+// A paused queue is left alone, and goes on once it is not.
+func TestGate_pausedQueues(t *testing.T) {
+	t.Parallel()
+	asked := &questions{n: map[string]int{}}
+	h := newHouse(t, func(c *jobs.PoolConfig) { c.Redis.AddHook(asked) })
+	h.put(map[string]any{"credential_id": "w", "connector": "weather", "api_key": "k"})
+	h.succeed(h.enqueue(1, jobs.Step{CredentialID: "w", Method: "now"}))
+	inspector := asynq.NewInspectorFromRedisClient(h.rdb)
+	for _, q := range []string{"steps", "refresh"} {
+		if err := inspector.PauseQueue(q); err != nil {
+			t.Fatal(err)
+		}
+	}
+	waited := func() int { return commands(t, h.rdb)["exists"] }
+	from := waited()
+	h.until("it has seen that", func() bool { return waited() > from+25 })
+	ids := h.enqueue(150, jobs.Step{CredentialID: "w", Method: "now"})
+	if err := h.client.RequestResume(context.Background(), "w"); err != nil {
+		t.Fatal(err)
+	}
+	from = waited()
+	h.until("it has looked at its queues many times", func() bool { return waited() > from+100 })
+	idle, most := asked.of("asynq:{steps}:pending"), waited()
+	h.until("and many times more", func() bool { return waited() > most+100 })
+	if n := asked.of("asynq:{steps}:pending") - idle; n > 3 {
+		t.Errorf("a paused queue was asked for %d times", n)
+	}
+	for _, id := range ids {
+		if _, err := h.client.Result(context.Background(), id); !errors.Is(err, jobs.ErrNotFinished) {
+			t.Fatalf("%s of a paused queue: %v", id, err)
+		}
+	}
+	for _, q := range []string{"steps", "refresh"} {
+		if err := inspector.UnpauseQueue(q); err != nil {
+			t.Fatal(err)
+		}
+	}
+	h.succeed(ids)
+	h.until("what was asked of the refresh queue is done", func() bool {
+		info, err := inspector.GetQueueInfo("refresh")
+		return err == nil && info.Size == 0
+	})
+}
+
+// Where Redis lets nobody wait, queues are asked again and again; and where it
+// comes back, they are watched anew.
+func TestGate_withoutTheRightToWait(t *testing.T) {
+	t.Parallel()
+	asked := &questions{n: map[string]int{}}
+	h := newHouse(t, func(c *jobs.PoolConfig) {
+		c.Redis.AddHook(asked)
+		if err := c.Redis.Do(context.Background(), "ACL", "SETUSER", "default", "-blmove").Err(); err != nil {
+			t.Fatal(err)
+		}
+	})
+	h.until("the queues are polled", func() bool {
+		return asked.of("asynq:{steps}:pending") > 100 && asked.of("asynq:{refresh}:pending") > 20
+	})
+	h.put(map[string]any{"credential_id": "w", "connector": "weather", "api_key": "k"})
+	h.succeed(h.enqueue(20, jobs.Step{CredentialID: "w", Method: "now"}))
+	if err := h.rdb.Do(context.Background(), "ACL", "SETUSER", "default", "+blmove").Err(); err != nil {
+		t.Fatal(err)
+	}
+	h.until("it waits again", func() bool { return commands(t, h.rdb)["blmove"] > 8 })
+	h.succeed(h.enqueue(20, jobs.Step{CredentialID: "w", Method: "now"}))
+}
+
+// Redis dies while everybody waits: what comes afterwards is taken.
+func TestGate_redisDiesWhileAllWait(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t, nil)
+	h.put(map[string]any{"credential_id": "w", "connector": "weather", "api_key": "k"})
+	h.until("it is idle", func() bool { return commands(t, h.rdb)["blmove"] > 8 })
+	h.redis.Flush()
+	h.redis.Restart()
+	h.succeed(h.enqueue(150, jobs.Step{CredentialID: "w", Method: "now"}))
+	h.until("it waits again", func() bool { return commands(t, h.rdb)["blmove"] > 8 })
+	h.succeed(h.enqueue(1, jobs.Step{CredentialID: "w", Method: "now"}))
+}
