@@ -74,14 +74,17 @@ parameters:
 
 func main() {
 	hooks.HostMain()
-	role := flag.String("role", "", "internal: api, pool, no scripts, handwritten or limit")
-	only := flag.String("only", "", "hooks, pool, large, held, client, limit, fair or idle: that part alone")
+	role := flag.String("role", "", "internal: api, pool, no scripts, handwritten, limit or worker")
+	only := flag.String("only", "", "hooks, pool, large, held, client, limit, fair, idle, scale or cost: that part alone")
 	flood := flag.Int("flood", 20_000, "steps of one account that another's have to pass")
 	held := flag.Int("held", 10_000, "executions that wait for one credential")
 	steps := flag.Int("steps", 4000, "steps in each run")
 	rounds := flag.Int("rounds", 3, "runs of each contender")
-	seconds := flag.Int("seconds", 10, "for which a rate limit, or an idle process, is measured")
+	seconds := flag.Int("seconds", 10, "for which a rate limit, an idle process, or each number of processes is measured")
 	concurrency := flag.Int("concurrency", 50, "steps at once")
+	latency := flag.Duration("latency", 200*time.Millisecond, "of the API of the part scale")
+	queues := flag.Int("queues", 1, "that the steps of the part scale are spread over")
+	payload := flag.Int("payload", 1000, "bytes of bodies and answers of the parts scale and cost")
 	redisAddr := flag.String("redis", "", "internal")
 	api := flag.String("api", "", "internal")
 	flag.Parse()
@@ -97,6 +100,8 @@ func main() {
 		err = runHandwritten(*redisAddr, *api, *steps, *concurrency)
 	case "large api":
 		err = serveLarge()
+	case "worker":
+		err = runWorker(*redisAddr, *concurrency, *queues)
 	case "limit":
 		err = runLimited(*redisAddr)
 	default:
@@ -116,6 +121,8 @@ func main() {
 		part("client", func() error { return measureClient(*held, *concurrency) })
 		part("limit", func() error { return measureLimit(*seconds, *rounds) })
 		part("idle", func() error { return measureIdle(*seconds, *rounds, *concurrency) })
+		part("scale", func() error { return measureScale(*seconds, *rounds, *concurrency, *queues, *payload, *latency) })
+		part("cost", func() error { return measureCost(*steps, *rounds, *concurrency, *payload) })
 		part("fair", func() error { return measureFair(*flood, *concurrency) })
 	}
 	if err != nil {
