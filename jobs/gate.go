@@ -5,6 +5,8 @@ import (
 	"errors"
 	"log/slog"
 	"math/rand/v2"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -17,10 +19,11 @@ import (
 // there is something to be had: of a queue that was found empty it has one
 // connection wait in Redis, and when that wakes, one server after the other is
 // let through, until the queue is empty again. The servers of a group wait
-// together, for the first of their queues. What the gate does not know, or
-// cannot watch, it lets through.
+// together, for any of their queues. What the gate does not know, or cannot
+// watch, it lets through.
 //
-// It knows the names of asynq's keys, and what two of its scripts answer for
+// It knows the names of asynq's keys, that those of one queue differ from
+// another's by its name alone, and what two of asynq's scripts answer for
 // "nothing": that of Dequeue null, that of ForwardIfReady 0.
 type gate struct {
 	redis.UniversalClient
@@ -40,7 +43,8 @@ type gate struct {
 
 // watched is a queue of asynq behind the gate. Its fields below are the gate's mutex's.
 type watched struct {
-	pending, scheduled, retry string   // asynq's keys
+	base                      string   // with which asynq's keys begin
+	pending, scheduled, retry string   // some of them
 	paused                    []string // its own, and that of its first level
 	group                     []*watched
 
@@ -73,6 +77,10 @@ const (
 	watchFor   = 2 * time.Second
 	watchGrace = time.Second
 	watchAgain = time.Second // after an error
+	// waitAtLeast, and at most twice that, is how long a server waits before it
+	// comes anew: what it asks with is the lease of the task that it gets, of 30 s
+	// from when it came.
+	waitAtLeast = 1500 * time.Millisecond
 	// missPause bounds the pause of a process that came too late for a task: so
 	// that of many idle ones not all run for each. It is what asynq would sleep.
 	missPause = 50 * time.Millisecond
@@ -103,7 +111,7 @@ func newGate(rdb redis.UniversalClient, queues map[string]int, log *slog.Logger)
 
 func newWatched(name, first string) *watched {
 	base := "asynq:{" + name + "}:"
-	q := &watched{pending: base + "pending", scheduled: base + "scheduled", retry: base + "retry", paused: []string{base + "paused"}, delayed: true}
+	q := &watched{base: base, pending: base + "pending", scheduled: base + "scheduled", retry: base + "retry", paused: []string{base + "paused"}, delayed: true}
 	if name != first {
 		q.paused = append(q.paused, "asynq:{"+first+"}:paused")
 	}
@@ -176,16 +184,15 @@ func (g *gate) over() bool {
 
 // EvalSha runs a script, but for asynq's that ask for something where there is nothing.
 func (g *gate) EvalSha(ctx context.Context, sha string, keys []string, args ...any) *redis.Cmd {
-	run := func() *redis.Cmd { return g.UniversalClient.EvalSha(ctx, sha, keys, args...) }
 	if len(keys) > 0 {
 		if q := g.pending[keys[0]]; q != nil {
-			return g.take(ctx, q, run)
+			return g.take(ctx, q, sha, keys, args)
 		}
 		if d := g.delayed[keys[0]]; d != nil {
-			return g.forward(ctx, d, run)
+			return g.forward(ctx, d, sha, keys, args)
 		}
 	}
-	cmd := run()
+	cmd := g.UniversalClient.EvalSha(ctx, sha, keys, args...)
 	for _, key := range keys { // a task has been put off
 		if d := g.delayed[key]; d != nil {
 			g.mu.Lock()
@@ -196,18 +203,49 @@ func (g *gate) EvalSha(ctx context.Context, sha string, keys []string, args ...a
 	return cmd
 }
 
-// take asks for a task once there may be one; and again where there is none,
-// but not in the group's other queues either: asynq would sleep then.
-func (g *gate) take(ctx context.Context, q *watched, ask func() *redis.Cmd) *redis.Cmd {
-	for g.enter(q) {
-		cmd := ask()
-		if g.leave(q, cmd.Err()) {
+// take asks for a task of q once there may be one. Who has waited takes one of
+// whichever of the group's queues has it first: the task says itself which it
+// is of. For what the group has already, asynq asks in its own order.
+func (g *gate) take(ctx context.Context, q *watched, sha string, keys []string, args []any) *redis.Cmd {
+	until := time.Now().Round(0).Add(waitAtLeast + rand.N(waitAtLeast))
+	for waited := false; ; {
+		from := g.enter(q, until, &waited)
+		if from == nil {
+			cmd := redis.NewCmd(ctx)
+			cmd.SetErr(redis.Nil)
+			return cmd
+		}
+		cmd := g.UniversalClient.EvalSha(ctx, sha, from.keys(keys, q), from.args(args, q)...)
+		if g.leave(from, cmd.Err()) {
 			return cmd
 		}
 	}
-	cmd := redis.NewCmd(ctx)
-	cmd.SetErr(redis.Nil)
-	return cmd
+}
+
+// keys are a script's for another queue, made to be for this one.
+func (q *watched) keys(keys []string, of *watched) []string {
+	if q == of {
+		return keys
+	}
+	mine := make([]string, len(keys))
+	for i, key := range keys {
+		mine[i] = q.base + strings.TrimPrefix(key, of.base)
+	}
+	return mine
+}
+
+// args are keys' counterpart: one of them is the beginning of tasks' keys.
+func (q *watched) args(args []any, of *watched) []any {
+	if q == of {
+		return args
+	}
+	mine := slices.Clone(args)
+	for i, arg := range args {
+		if text, ok := arg.(string); ok && strings.HasPrefix(text, of.base) {
+			mine[i] = q.base + strings.TrimPrefix(text, of.base)
+		}
+	}
+	return mine
 }
 
 // free says that one more may ask.
@@ -215,24 +253,30 @@ func (q *watched) free() bool {
 	return !q.barred && (q.blind || !q.shut && q.asking < max(1, q.hits))
 }
 
-// enter waits until q may be asked. It is false if that is not to be waited
-// for: another queue may, or the gate is closed.
-func (g *gate) enter(q *watched) bool {
+// enter waits until a queue may be asked, and returns it: q, or if it had to
+// wait any of its group. It returns nil where that is not to be waited for: it
+// took too long, another queue may be asked that asynq comes to, or the gate is
+// closed.
+func (g *gate) enter(q *watched, until time.Time, waited *bool) *watched {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	for !g.over() {
+	for ; !g.over() && time.Now().Round(0).Before(until); *waited = true {
 		if q.free() {
 			q.asking++
-			return true
+			return q
 		}
 		for _, other := range q.group {
-			if other != q && other.free() {
-				return false
+			if other.free() {
+				if !*waited {
+					return nil
+				}
+				other.asking++
+				return other
 			}
 		}
 		g.change.Wait()
 	}
-	return false
+	return nil
 }
 
 // leave notes what came of a question; done means that asynq is to know it.
@@ -326,7 +370,7 @@ func (g *gate) pause(d time.Duration) bool {
 }
 
 // forward asks for tasks that are due, unless there are none or it did just now.
-func (g *gate) forward(ctx context.Context, d *delayed, ask func() *redis.Cmd) *redis.Cmd {
+func (g *gate) forward(ctx context.Context, d *delayed, sha string, keys []string, args []any) *redis.Cmd {
 	g.mu.Lock()
 	now := time.Now()
 	pass := d.queue.delayed && !d.queue.barred && now.Sub(d.asked) >= forwardEvery
@@ -339,7 +383,7 @@ func (g *gate) forward(ctx context.Context, d *delayed, ask func() *redis.Cmd) *
 		cmd.SetVal(int64(0))
 		return cmd
 	}
-	cmd := ask()
+	cmd := g.UniversalClient.EvalSha(ctx, sha, keys, args...)
 	if n, err := cmd.Int64(); err != nil || n > 0 { // it asks again at once
 		g.mu.Lock()
 		d.asked = time.Time{}
@@ -353,11 +397,9 @@ func (g *gate) forward(ctx context.Context, d *delayed, ask func() *redis.Cmd) *
 func (g *gate) look(ctx context.Context) {
 	g.mu.Lock()
 	for _, q := range g.queues {
-		if !q.armed.IsZero() && time.Since(q.armed) > watchFor+watchGrace && !q.blind {
-			q.blind = true
-			g.change.Broadcast()
-		}
+		q.blind = q.blind || !q.armed.IsZero() && time.Since(q.armed) > watchFor+watchGrace
 	}
+	g.change.Broadcast() // also to who has waited long enough
 	g.mu.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()

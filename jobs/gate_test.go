@@ -18,10 +18,12 @@ import (
 	"github.com/stepworker/stepworker/jobs"
 )
 
-// questions counts what asynq asks for, by the key it asks.
+// questions counts what asynq asks for, by the key it asks, and notes for how
+// long the leases were of the tasks that it was given.
 type questions struct {
-	mu sync.Mutex
-	n  map[string]int
+	mu     sync.Mutex
+	n      map[string]int
+	leases []time.Duration
 }
 
 func (p *questions) of(key string) int {
@@ -41,6 +43,13 @@ func (p *questions) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 				p.mu.Lock()
 				p.n[key]++
 				p.mu.Unlock()
+				err := next(ctx, cmd)
+				if until, ok := args[len(args)-2].(int64); ok && err == nil && strings.HasSuffix(key, "}:pending") {
+					p.mu.Lock()
+					p.leases = append(p.leases, time.Until(time.Unix(until, 0)))
+					p.mu.Unlock()
+				}
+				return err
 			}
 		}
 		return next(ctx, cmd)
@@ -107,6 +116,16 @@ func TestGate_anIdleProcessAsksForNothing(t *testing.T) {
 			h.put(map[string]any{"credential_id": "w", "connector": "weather", "api_key": "k"})
 			for q := range queues {
 				h.succeed(h.enqueue(120, jobs.Step{CredentialID: "w", Method: "now", Queue: q}))
+			}
+			asked.mu.Lock()
+			defer asked.mu.Unlock()
+			if len(asked.leases) < 120*n {
+				t.Fatalf("%d leases were seen", len(asked.leases))
+			}
+			for _, l := range asked.leases { // asynq's are of 30 s; it was idle for fourteen
+				if l < 20*time.Second {
+					t.Fatalf("a task was taken with a lease of %s", l)
+				}
 			}
 		})
 	}

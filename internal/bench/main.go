@@ -345,7 +345,9 @@ func openHouseFor(rdb redis.UniversalClient, file string, of house) (*house, err
 		return nil, err
 	}
 	for _, f := range findings {
-		return nil, fmt.Errorf("%s", f)
+		if !f.Hint {
+			return nil, fmt.Errorf("%s", f)
+		}
 	}
 	if h.engine, err = hooks.New(hooks.Config{}); err != nil {
 		return nil, err
