@@ -99,17 +99,13 @@ func (c *Client) Cancel(ctx context.Context, ids ...string) error {
 
 // mark marks executions in one round trip, and returns those that are.
 func (c *Client) mark(ctx context.Context, ids []string, unknown *UnknownError) (marked []string, err error) {
-	if err := markScript.Load(ctx, c.rdb).Err(); err != nil {
-		return nil, err
-	}
-	pipe := c.rdb.Pipeline()
-	answers := make([]*redis.Cmd, len(ids))
+	keys := make([]string, len(ids))
 	for i, id := range ids {
 		if executionID.MatchString(id) {
-			answers[i] = markScript.EvalSha(ctx, pipe, []string{execKey(id)}, "")
+			keys[i] = execKey(id)
 		}
 	}
-	_, _ = pipe.Exec(ctx) // each command's own error is read
+	answers := runEach(ctx, c.rdb, markScript, keys, func(int) []any { return []any{""} })
 	states := make([]int, len(ids))
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(enqueueWidth)

@@ -241,18 +241,13 @@ func (c *Client) enqueuePage(ctx context.Context, batch []*accepted, now time.Ti
 // claim claims the ids of a page, in a round trip or two; the error is why all
 // failed, where Redis did not answer.
 func (c *Client) claim(ctx context.Context, batch []*accepted, now time.Time) ([]*redis.Cmd, error) {
-	claims := make([]*redis.Cmd, len(batch))
-	run := claimScript.EvalSha
-	for range 2 {
-		pipe := c.rdb.Pipeline()
-		for i, a := range batch {
-			if a != nil && (claims[i] == nil || redis.HasErrorPrefix(claims[i].Err(), "NOSCRIPT")) {
-				claims[i] = run(ctx, pipe, []string{execKey(a.id)}, a.queue, now.UnixMilli(), a.owner, "-")
-			}
+	keys := make([]string, len(batch))
+	for i, a := range batch {
+		if a != nil {
+			keys[i] = execKey(a.id)
 		}
-		_, _ = pipe.Exec(ctx)  // each command's own error is read; without one nothing is sent
-		run = claimScript.Eval // to servers that have not seen the script yet
 	}
+	claims := runEach(ctx, c.rdb, claimScript, keys, func(i int) []any { return []any{batch[i].queue, now.UnixMilli(), batch[i].owner, "-"} })
 	var away error
 	for _, claim := range claims {
 		var reply redis.Error

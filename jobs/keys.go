@@ -1,6 +1,8 @@
 package jobs
 
 import (
+	"context"
+
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -71,3 +73,22 @@ redis.call('PEXPIRE', KEYS[1], ARGV[5])
 redis.call('SET', KEYS[2], ARGV[4], 'PX', ARGV[5])
 return 1
 `)
+
+// runEach runs a script on each of some keys, but for those that are empty, in
+// one round trip, or two where a server has not seen the script yet. Each
+// command's own error is the caller's to read.
+func runEach(ctx context.Context, rdb redis.UniversalClient, script *redis.Script, keys []string, args func(int) []any) []*redis.Cmd {
+	answers := make([]*redis.Cmd, len(keys))
+	run := script.EvalSha
+	for range 2 {
+		pipe := rdb.Pipeline()
+		for i, key := range keys {
+			if key != "" && (answers[i] == nil || redis.HasErrorPrefix(answers[i].Err(), "NOSCRIPT")) {
+				answers[i] = run(ctx, pipe, []string{key}, args(i)...)
+			}
+		}
+		_, _ = pipe.Exec(ctx) // without a command nothing is sent
+		run = script.Eval
+	}
+	return answers
+}
