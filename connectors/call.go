@@ -243,7 +243,7 @@ func (x *exchange) onePage(ctx context.Context) (*Answer, error) {
 	defer cancel()
 	fault := x.send(req.WithContext(callCtx))
 	if x.tooLarge {
-		return nil, &CallError{Kind: "limit", StatusCode: x.status, Message: fmt.Sprintf("the answer is larger than %d bytes (--max-response)", x.c.cfg.MaxResponse)}
+		return nil, &CallError{Kind: "limit", Limit: LimitResponse, StatusCode: x.status, Message: fmt.Sprintf("the answer is larger than %d bytes (--max-response)", x.c.cfg.MaxResponse)}
 	}
 	x.came = x.content
 	if fault != nil || x.status < 200 || x.status > 299 {
@@ -423,7 +423,7 @@ func (x *exchange) ended(out *hooks.Outcome, err error) (*hooks.Outcome, error) 
 	case errors.As(err, &script):
 		return out, &CallError{Kind: "script", Message: script.Message, At: script.At, StatusCode: x.status, script: script}
 	case errors.As(err, &limit):
-		return out, &CallError{Kind: "limit", Message: limit.Message, At: limit.At, StatusCode: x.status}
+		return out, &CallError{Kind: "limit", Limit: string(limit.Limit), Message: limit.Message, At: limit.At, StatusCode: x.status}
 	case ofContext(err):
 		return out, err
 	}

@@ -133,13 +133,22 @@ type CallError struct {
 	// when its place comes.
 	TurnAt     time.Time
 	ActionData json.RawMessage
-	Ran        bool // a script ran or a request was sent
-	Logs       []string
+	// Limit says which limit of kind limit was broken, in a word.
+	Limit string
+	Ran   bool // a script ran or a request was sent
+	Logs  []string
 
 	script *hooks.ScriptError // whose error it is, for a login's verdict
 }
 
 func (e *CallError) Error() string { return e.Message }
+
+// Limits of a call that are no script's; those are hooks.Limit.
+const (
+	LimitResponse = "response" // an answer is larger than --max-response
+	LimitPages    = "pages"    // there are more, or they are larger together, than may be
+	LimitDepth    = "depth"    // of JSON
+)
 
 // HostError is this worker's own fault: its hook hosts cannot run an event. It
 // tells nothing about the call, so the execution is to be put back.
@@ -170,6 +179,10 @@ type CallerConfig struct {
 	// Logger is told what scripts log in a login, a test or around a token
 	// request; nil: nobody.
 	Logger *slog.Logger
+	// OnAnswer, if set, is told of each request to a connector's API, those of
+	// scripts included, and not those to token endpoints: its status, 0 where no
+	// answer came, and how long the answer took to be here.
+	OnAnswer func(connector string, status int, d time.Duration)
 	// AuthStyles remembers what auth_style: auto learned; nil: in memory only.
 	AuthStyles AuthStyles
 	// Trace is told what scripts do, and Transport lies over the guarded one, so

@@ -59,7 +59,7 @@ func (x *exchange) evaluate(ctx context.Context, in *inline.Script, look mergefi
 	}
 	v, err = jsontree.Decode(out.Result)
 	if errors.Is(err, jsontree.ErrTooDeep) {
-		return nil, false, &CallError{Kind: "limit", Message: "inline script: " + err.Error()}
+		return nil, false, &CallError{Kind: "limit", Limit: LimitDepth, Message: "inline script: " + err.Error()}
 	}
 	return v, err == nil, err
 }

@@ -168,7 +168,7 @@ func (x *exchange) turn(ctx context.Context) error {
 	}
 	b.add(x.content)
 	if most := x.c.MaxPages(); b.Size > most {
-		return &CallError{Kind: "limit", StatusCode: x.status, Message: fmt.Sprintf("the pages together are larger than %d bytes (%d times --max-response)", most, pagesFactor)}
+		return &CallError{Kind: "limit", Limit: LimitPages, StatusCode: x.status, Message: fmt.Sprintf("the pages together are larger than %d bytes (%d times --max-response)", most, pagesFactor)}
 	}
 	more, err := x.more()
 	if err != nil {
@@ -367,7 +367,7 @@ func (x *exchange) more() (bool, error) {
 		}
 	}
 	if b.Page >= definition.MostPages {
-		return false, &CallError{Kind: "limit", StatusCode: x.status, Message: fmt.Sprintf("the API has more than %d pages; paging.max_pages says how many are wanted", definition.MostPages)}
+		return false, &CallError{Kind: "limit", Limit: LimitPages, StatusCode: x.status, Message: fmt.Sprintf("the API has more than %d pages; paging.max_pages says how many are wanted", definition.MostPages)}
 	}
 	return true, nil
 }

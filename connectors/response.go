@@ -34,6 +34,7 @@ import (
 func (x *exchange) send(req *http.Request) *fault {
 	x.status, x.reason, x.resHead, x.said = 0, "", nil, "" // of the page before
 	sent := time.Now()
+	defer func() { x.c.answered(x.d.Name, x.status, sent) }()
 	res, f := x.c.send(req, x.m.MayRepeat())
 	x.ran = x.ran || f == nil || f.sent
 	if f != nil {
@@ -300,7 +301,7 @@ func (x *exchange) mustParse(content json.RawMessage) error {
 
 // nestedDeeper is an answer that is nested deeper than can be worked with.
 func (x *exchange) nestedDeeper(most int) error {
-	return &CallError{Kind: "limit", StatusCode: x.status, Message: fmt.Sprintf("the answer: JSON is nested deeper than %d", most)}
+	return &CallError{Kind: "limit", Limit: LimitDepth, StatusCode: x.status, Message: fmt.Sprintf("the answer: JSON is nested deeper than %d", most)}
 }
 
 // collect makes the Answer of a call that ran to its end.
@@ -479,6 +480,8 @@ func (c *Caller) doHook(ctx context.Context, x *exchange, r hooks.HTTPRequest) (
 			return nil, fmt.Errorf("http_request: %w", err)
 		}
 	}
+	status, begun := 0, time.Now()
+	defer func() { c.answered(x.d.Name, status, begun) }()
 	res, f := c.send(req, definition.SafeVerb(r.Method))
 	if f != nil {
 		return nil, fmt.Errorf("http_request: %s", f.text)
@@ -494,6 +497,7 @@ func (c *Caller) doHook(ctx context.Context, x *exchange, r hooks.HTTPRequest) (
 	case err != nil:
 		return nil, fmt.Errorf("http_request: %s", readFault(u.Host, err).text)
 	}
+	status = res.StatusCode
 	content, _ := DecodeText(raw, res.Header.Get("Content-Type"))
 	return &hooks.HTTPResponse{StatusCode: res.StatusCode, Headers: headersJSON(res.Header), Content: content, Request: sent}, nil
 }

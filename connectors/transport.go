@@ -250,6 +250,13 @@ func (c *Caller) send(req *http.Request, again bool) (*http.Response, *fault) {
 	return nil, describeFault(req.URL.Host, sent.Load(), err)
 }
 
+// answered tells of a request that has ended.
+func (c *Caller) answered(connector string, status int, begun time.Time) {
+	if c.cfg.OnAnswer != nil {
+		c.cfg.OnAnswer(connector, status, time.Since(begun))
+	}
+}
+
 // describeFault converts a URL error: its own text holds the whole URL.
 func describeFault(host string, sent bool, err error) *fault {
 	f := &fault{sent: sent}

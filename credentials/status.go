@@ -74,9 +74,7 @@ func (s *Store) Status(ctx context.Context, id string) (*Status, error) {
 	case m.Denied != "":
 		st.LastError = fmt.Sprintf("method %q: %s", m.DeniedTo, m.Denied)
 	}
-	if opening := st.State == Active && m.Refused && m.RefusedKind == Opening; opening || f["lease"] != "" && time.Now().Before(m.LeaseUntil) {
-		st.State = Refreshing
-	}
+	st.State = m.shown(st.State, f["lease"] != "", time.Now())
 	if z := oldest.Val(); len(z) == 1 {
 		t := time.UnixMilli(int64(z[0].Score)).UTC()
 		st.OldestWaiting = &t
@@ -97,6 +95,15 @@ func (s *Store) Status(ctx context.Context, id string) (*Status, error) {
 	}
 	slices.SortFunc(st.RefusedAfterRenewal, func(a, b RefusedMethod) int { return strings.Compare(a.Method, b.Method) })
 	return st, nil
+}
+
+// shown is the state that is told of a credential that has this one: somebody may
+// be renewing it.
+func (m *Meta) shown(state State, leased bool, now time.Time) State {
+	if opening := state == Active && m.Refused && m.RefusedKind == Opening; opening || leased && now.Before(m.LeaseUntil) {
+		return Refreshing
+	}
+	return state
 }
 
 // waitsFor says what would release those who wait for the credential.

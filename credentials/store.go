@@ -530,8 +530,19 @@ func (s *Store) Waiters(ctx context.Context, id string, from, n int64) ([]Waiter
 
 // Leave takes an execution that was put back to pending out of the waiting
 // set, unless it has parked again meanwhile.
-func (s *Store) Leave(ctx context.Context, id string, w Waiter) error {
-	return leaveScript.Run(ctx, s.rdb, []string{waitingKey(id)}, w.Execution, strconv.FormatFloat(w.Mark, 'f', -1, 64)).Err()
+func (s *Store) Leave(ctx context.Context, id string, w Waiter, also ...func(redis.Pipeliner)) error {
+	pipe := s.rdb.Pipeline()
+	leaveScript.Eval(ctx, pipe, []string{waitingKey(id)}, w.Execution, strconv.FormatFloat(w.Mark, 'f', -1, 64))
+	for _, add := range also {
+		add(pipe)
+	}
+	_, err := pipe.Exec(ctx)
+	return err
+}
+
+// Waiting is how many executions wait for a credential.
+func (s *Store) Waiting(ctx context.Context, id string) (int64, error) {
+	return s.rdb.ZCard(ctx, waitingKey(id)).Result()
 }
 
 // WaitingCredentials are the ids that may have waiting executions.

@@ -2,6 +2,7 @@ package hooks
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/json"
@@ -154,14 +155,14 @@ func (e *Engine) Run(ctx context.Context, ev *Event) (*Outcome, error) {
 	for i := range ev.Scripts {
 		sources[i] = e.source(&ev.Scripts[i], ev.Inline)
 		if text := sources[i].wrong; text != "" {
-			return nil, &LimitError{Event: ev.Name, Message: fmt.Sprintf("the script at %s level: %s", ev.Scripts[i].Level, text)}
+			return nil, &LimitError{Event: ev.Name, Message: fmt.Sprintf("the script at %s level: %s", ev.Scripts[i].Level, text), Limit: LimitSource}
 		}
 	}
 	e.mu.Lock()
 	for i := range sources {
 		if e.banned[sources[i].sum] {
 			e.mu.Unlock()
-			return nil, &LimitError{Event: ev.Name, Message: fmt.Sprintf("the script at %s level has ended a hook host before, while it was compiled", ev.Scripts[i].Level)}
+			return nil, &LimitError{Event: ev.Name, Message: fmt.Sprintf("the script at %s level has ended a hook host before, while it was compiled", ev.Scripts[i].Level), Limit: LimitSource}
 		}
 	}
 	e.mu.Unlock()
@@ -521,21 +522,21 @@ func (c *conversation) run(ctx context.Context) (out *Outcome, err error, alive 
 		if compiling != nil && !c.used && !killed(h.cmd.ProcessState) {
 			e.ban(*compiling)
 		}
-		text := "ended its hook host"
+		text, limit := "ended its hook host", LimitHost
 		switch said := h.stderr.String(); {
 		case c.timedOut.Load():
-			text = fmt.Sprintf("ran longer than %s", e.cfg.Timeout)
+			text, limit = fmt.Sprintf("ran longer than %s", e.cfg.Timeout), LimitTime
 		case strings.Contains(said, "out of memory"), strings.Contains(said, "cannot allocate memory"),
 			// Go's collector does not look whether it was given what it asked for.
 			strings.Contains(said, "SIGSEGV") && strings.Contains(said, "addr=0x0") && strings.Contains(said, "runtime.("):
-			text = fmt.Sprintf("used more memory than %d MiB", e.cfg.Memory>>20)
+			text, limit = fmt.Sprintf("used more memory than %d MiB", e.cfg.Memory>>20), LimitMemory
 		case strings.Contains(said, "stack exceeds"):
-			text = "nested deeper than the stack allows"
+			text, limit = "nested deeper than the stack allows", LimitDepth
 		}
-		return nil, &LimitError{Event: ev.Name, Message: subject(ev.Name, ev.Inline) + " " + text}, false
+		return nil, &LimitError{Event: ev.Name, Message: subject(ev.Name, ev.Inline) + " " + text, Limit: limit}, false
 	}
 	if c.tooMuch {
-		return nil, &LimitError{Event: ev.Name, Message: fmt.Sprintf("%s is given more than %d MiB", subject(ev.Name, ev.Inline), maxFrame>>20)}, true
+		return nil, &LimitError{Event: ev.Name, Message: fmt.Sprintf("%s is given more than %d MiB", subject(ev.Name, ev.Inline), maxFrame>>20), Limit: LimitData}, true
 	}
 	if c.broken != nil {
 		return dead()
@@ -729,6 +730,7 @@ type verdict struct {
 	False     bool
 	Fault     bool
 	Seconds   float64
+	Limit     Limit
 	Spent     bool // the host must be replaced
 }
 
@@ -754,6 +756,7 @@ func (v *verdict) encode(w *frameWriter) {
 	w.flag(v.False)
 	w.flag(v.Fault)
 	w.text(strconv.FormatFloat(v.Seconds, 'g', -1, 64))
+	w.text(string(v.Limit))
 }
 
 func decodeVerdict(r *frameReader) (v verdict) {
@@ -768,6 +771,7 @@ func decodeVerdict(r *frameReader) (v verdict) {
 	v.Line, v.Column, v.AtLevel = r.num(), r.num(), Level(r.text())
 	v.Engine, v.False, v.Fault = r.flag(), r.flag(), r.flag()
 	v.Seconds, _ = strconv.ParseFloat(r.text(), 64)
+	v.Limit = Limit(r.text())
 	return v
 }
 
@@ -783,7 +787,7 @@ func decodeOutcome(body []byte, ev *Event) (*Outcome, error, bool) {
 		out.Changed[name] = r.optional()
 	}
 	if r.bad {
-		return nil, &LimitError{Event: ev.Name, Message: subject(ev.Name, ev.Inline) + " left an outcome that cannot be read"}, false
+		return nil, &LimitError{Event: ev.Name, Message: subject(ev.Name, ev.Inline) + " left an outcome that cannot be read", Limit: LimitData}, false
 	}
 	switch at := ev.position(v.AtLevel, v.Line, v.Column); v.Kind {
 	case "":
@@ -793,7 +797,7 @@ func decodeOutcome(body []byte, ev *Event) (*Outcome, error, bool) {
 	case "script":
 		return out, &ScriptError{Event: ev.Name, Level: v.Level, Message: v.Text, At: at, Engine: v.Engine, False: v.False, Fault: v.Fault}, !v.Spent
 	default:
-		return out, &LimitError{ev.Name, v.Text, at}, !v.Spent
+		return out, &LimitError{ev.Name, v.Text, at, cmp.Or(v.Limit, LimitData)}, !v.Spent
 	}
 }
 

@@ -205,6 +205,20 @@ type LimitError struct {
 	Event   string
 	Message string
 	At      string // file:line:col, if known
+	Limit   Limit
 }
 
 func (e *LimitError) Error() string { return e.Message }
+
+// Limit says which limit an event broke, in a word.
+type Limit string
+
+// Limits of an event.
+const (
+	LimitTime   Limit = "script_time"
+	LimitMemory Limit = "script_memory"
+	LimitDepth  Limit = "script_depth"
+	LimitSource Limit = "script_source" // nobody will compile it
+	LimitData   Limit = "script_data"   // it was given, or left, too much
+	LimitHost   Limit = "script_host"   // its hook host died of it
+)

@@ -189,6 +189,7 @@ func (h *hostSide) serve(body []byte) []byte {
 type limitSignal struct {
 	text  string
 	stack []goja.StackFrame // of the call that broke the limit, if one did
+	limit Limit             // "": of data
 }
 
 func (e *limitSignal) Error() string { return e.text }
@@ -234,7 +235,7 @@ func (h *hostSide) run(ev *eventSide) (v verdict, changed map[string][]byte) {
 	r := &run{h: h, ev: ev, vm: goja.New(), exported: map[string]bool{}, imports: map[string]goja.Callable{}, declared: map[string]bool{}}
 	defer func() {
 		if p := recover(); p != nil { // a Go panic out of the engine: its state is void
-			v, changed = verdict{Kind: "limit", Ran: r.ran, Level: r.level, Text: ev.subject() + " broke the script engine", Spent: true, Logs: r.logs}, nil
+			v, changed = verdict{Kind: "limit", Ran: r.ran, Level: r.level, Text: ev.subject() + " broke the script engine", Limit: LimitHost, Spent: true, Logs: r.logs}, nil
 			// A limit may break where we call script code ourselves, a getter of
 			// what was thrown for one.
 			var limit *limitSignal
@@ -242,12 +243,12 @@ func (h *hostSide) run(ev *eventSide) (v verdict, changed map[string][]byte) {
 			var overflow *goja.StackOverflowError
 			if err, _ := p.(error); errors.As(err, &limit) || errors.As(err, &interrupted) || errors.As(err, &overflow) {
 				told := r.failure(err, r.level, verdict{})
-				v.Text, v.AtLevel, v.Line, v.Column = told.Text, told.AtLevel, told.Line, told.Column
+				v.Text, v.Limit, v.AtLevel, v.Line, v.Column = told.Text, told.Limit, told.AtLevel, told.Line, told.Column
 			}
 		}
 	}()
 	timer := time.AfterFunc(ev.timeout, func() {
-		r.vm.Interrupt(&limitSignal{text: fmt.Sprintf("%s ran longer than %s", ev.subject(), ev.limit)})
+		r.vm.Interrupt(&limitSignal{text: fmt.Sprintf("%s ran longer than %s", ev.subject(), ev.limit), limit: LimitTime})
 	})
 	defer timer.Stop()
 	r.prepare()
@@ -772,7 +773,7 @@ func (r *run) failure(err error, level Level, v verdict) verdict {
 	var limit *limitSignal
 	switch {
 	case errors.As(err, &limit) && !errors.As(err, &interrupted):
-		v.Kind, v.Text = "limit", limit.text
+		v.Kind, v.Text, v.Limit = "limit", limit.text, limit.limit
 		r.placed(limit.stack, &v)
 		return v
 	case errors.As(err, &interrupted):
@@ -781,11 +782,11 @@ func (r *run) failure(err error, level Level, v verdict) verdict {
 			v.Line = 0 // the engine knows no place within an empty loop
 		}
 		if s, ok := interrupted.Value().(*limitSignal); ok {
-			v.Text = s.text
+			v.Text, v.Limit = s.text, s.limit
 		}
 		return v
 	case errors.As(err, &overflow):
-		v.Kind, v.Text = "limit", fmt.Sprintf("%s called itself deeper than %d", r.where(level), maxDepth)
+		v.Kind, v.Limit, v.Text = "limit", LimitDepth, fmt.Sprintf("%s called itself deeper than %d", r.where(level), maxDepth)
 		r.placed(overflow.Stack(), &v)
 		return v
 	case errors.As(err, &rejected):
@@ -868,7 +869,12 @@ func (r *run) placed(stack []goja.StackFrame, v *verdict) {
 
 // tooMuch ends the event for what the script asks of the worker.
 func (r *run) tooMuch(format string, args ...any) {
-	panic(&limitSignal{fmt.Sprintf(format, args...), r.vm.CaptureCallStack(0, nil)})
+	panic(&limitSignal{text: fmt.Sprintf(format, args...), stack: r.vm.CaptureCallStack(0, nil)})
+}
+
+// tooLate ends an event whose time is over.
+func (r *run) tooLate() {
+	panic(&limitSignal{fmt.Sprintf("%s ran longer than %s", r.ev.subject(), r.ev.limit), r.vm.CaptureCallStack(0, nil), LimitTime})
 }
 
 func (r *run) author(f goja.StackFrame) (Level, bool) {

@@ -104,7 +104,7 @@ func (r *run) ask(kind byte, body []byte) (byte, []byte) {
 		case kind == frameEvent:
 			r.h.ahead = append(r.h.ahead, answer)
 		case kind == frameLate:
-			r.tooMuch("%s ran longer than %s", r.ev.subject(), r.ev.limit)
+			r.tooLate()
 		default:
 			return kind, answer
 		}

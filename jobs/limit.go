@@ -332,7 +332,7 @@ func (a *attempt) limitKeys(l definition.RateLimit) (log, waiting string) {
 // clock of asynq has whole seconds.
 func (a *attempt) awaitTurn(ctx context.Context, ce *connectors.CallError) error {
 	a.put = true
-	a.p.metrics.deferrals.WithLabelValues(a.def.Name, reasonRate).Inc()
+	a.p.metrics.deferrals.WithLabelValues(a.connector(), reasonRate).Inc()
 	a.p.observe(Moment{What: "deferred", Text: ce.Message}, a)
 	timer := ce.TurnAt.Add(turnGrace)
 	err := a.putBack(ctx, whyDeferred, ce.Message, time.Until(timer))

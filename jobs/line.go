@@ -375,7 +375,7 @@ func (a *attempt) wait(ctx context.Context, s *stand, said string) error {
 	delay += time.Duration(rand.Int64N(int64(delay-s.pause)/4 + 1))
 	// Should that fail the timers see to it.
 	_ = a.p.rdb.SAdd(detached(ctx), linesKey, a.cred.ID).Err()
-	a.p.metrics.deferrals.WithLabelValues(a.def.Name, s.reason()).Inc()
+	a.p.metrics.deferrals.WithLabelValues(a.connector(), s.reason()).Inc()
 	text := s.text(said)
 	a.p.observe(Moment{What: "deferred", Text: text}, a)
 	return a.putBack(ctx, whyDeferred, text, delay)

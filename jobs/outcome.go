@@ -123,8 +123,10 @@ func (a *attempt) outcome(ctx context.Context, err error, s *stand) error {
 		return a.refused(ctx, auth)
 	case errors.As(err, &ce):
 		a.ran(ce.Ran, ce.Logs)
+		a.limit = ce.Limit
 	case errors.Is(err, context.DeadlineExceeded):
 		a.ran(true, nil)
+		a.limit = limitStepTimeout
 		return a.fail(detached(ctx), &ResultError{Kind: KindLimit, Message: fmt.Sprintf("the attempt took longer than the step's timeout, %s", a.step.timeout())})
 	case errors.Is(err, errOvertaken): // told by what keeps its pages
 		return a.overtaken()
@@ -154,6 +156,7 @@ func (a *attempt) outcome(ctx context.Context, err error, s *stand) error {
 	case ce.Limited:
 		return a.wait(ctx, s, ce.Message)
 	case ce.Defer:
+		a.p.metrics.deferrals.WithLabelValues(a.connector(), reasonScript).Inc()
 		a.p.observe(Moment{What: "deferred", Text: ce.Message}, a)
 		return a.putBack(ctx, whyDeferred, ce.Message, notBefore(ce.RetryAfter))
 	case ce.Repeat && a.rec.faults < a.step.maxRetries():
@@ -283,10 +286,7 @@ func (a *attempt) finish(ctx context.Context, res *Result) error {
 		a.unwait(ctx)
 	}
 	killpoint.KillPoint("ended")
-	a.p.metrics.executions.WithLabelValues(res.Connector, string(res.Status)).Inc()
-	if res.Status != Cancelled || a.broken { // else there was no attempt
-		a.p.metrics.steps.Observe(time.Since(a.at).Seconds())
-	}
+	a.p.metrics.ended(a, res)
 	level := slog.LevelInfo
 	attrs := []any{"execution_id", a.id, "credential_id", res.CredentialID, "connector", res.Connector, "method", res.Method,
 		"status", res.Status, "attempts", res.Attempts, "refreshes", res.Refreshes, "seconds", time.Since(a.at).Seconds()}
@@ -307,6 +307,7 @@ func (a *attempt) finish(ctx context.Context, res *Result) error {
 // lets a worker that lost its lease change nothing; should it still have it,
 // the task is looked at once more.
 func (a *attempt) overtaken() error {
+	a.p.metrics.overtaken.Inc()
 	a.p.log.Warn("attempt overtaken", "execution_id", a.id)
 	return &waitError{why: "worker", text: errOvertaken.Error(), delay: 30 * time.Second}
 }
@@ -419,6 +420,7 @@ func (a *attempt) leave(ctx context.Context, w *waitError) error {
 	case err != nil:
 		return a.p.workerFault("redis cannot be written")
 	}
+	a.p.metrics.attempts.WithLabelValues(a.connector(), w.why).Inc()
 	a.p.log.Info("attempt ended", "execution_id", a.id, "credential_id", a.step.CredentialID, "method", a.step.Method,
 		"waits", w.why, "text", w.text, "next_try_in", w.delay.Seconds(), "seconds", time.Since(a.at).Seconds())
 	for _, line := range a.logs {
@@ -430,6 +432,7 @@ func (a *attempt) leave(ctx context.Context, w *waitError) error {
 // workerFault puts a task back because of this worker, not because of the
 // task: it is never charged to the execution, and /readyz says so.
 func (p *Pool) workerFault(text string) error {
+	p.metrics.faults.Inc()
 	p.fault.Store(&workerFault{text, time.Now()})
 	p.log.Error("worker fault", "text", text)
 	return &waitError{why: "worker", text: text, delay: 5*time.Second + rand.N(5*time.Second)}
@@ -445,6 +448,7 @@ func (p *Pool) archiveUnreadable(ctx context.Context, id string, why error) erro
 			return p.workerFault("redis cannot be written")
 		}
 	}
+	p.metrics.ended(&attempt{p: p, at: now}, res)
 	p.log.Warn("unreadable payload", "execution_id", id, "error", why.Error())
 	return fmt.Errorf("%s: %w", res.Error.Message, asynq.SkipRetry)
 }

@@ -49,7 +49,10 @@ func (a *attempt) refused(ctx context.Context, e *connectors.AuthError) error {
 		return a.park(ctx, refusal{kind: e.Kind, version: e.Version, text: e.Text})
 	}
 	r.refusals++
-	p.metrics.refused.WithLabelValues(a.def.Name).Inc()
+	p.metrics.refused.WithLabelValues(a.connector()).Inc()
+	if r.unhelpful > 0 {
+		p.metrics.renewed.WithLabelValues(a.connector()).Inc()
+	}
 	p.observe(Moment{What: "refused", Text: e.Text}, a)
 	failure := &ResultError{Kind: KindAuth, Detail: e.Detail, At: e.At}
 	switch {
@@ -197,7 +200,7 @@ func (a *attempt) again(ctx context.Context) error {
 	case err != nil:
 		return a.p.workerFault("redis cannot be written")
 	}
-	next := &attempt{p: a.p, task: a.task, id: a.id, step: a.step, at: time.Now(), taken: a.taken, logs: a.logs}
+	next := &attempt{p: a.p, task: a.task, id: a.id, step: a.step, at: time.Now(), taken: a.taken, logs: a.logs, waitedFor: a.waitedFor, waited: a.waited}
 	return next.run(ctx)
 }
 

@@ -160,7 +160,7 @@ func NewPool(cfg PoolConfig) (*Pool, error) {
 			return nil, err
 		}
 	}
-	if p.metrics, err = newMetrics(cfg.Registerer, cfg.Store); err != nil {
+	if p.metrics, err = newMetrics(p); err != nil {
 		return nil, err
 	}
 	p.base, p.cancel = context.WithCancel(context.Background())
@@ -244,6 +244,7 @@ func (p *Pool) Start() error {
 	p.loops.Go(func() { p.every(sweepEvery, p.wake, p.unlessBehind(p.resumer.sweep)) })
 	p.loops.Go(func() { p.every(gateEvery, nil, p.gate.look) })
 	p.loops.Go(func() { p.every(2*time.Second, nil, p.confirm) })
+	p.loops.Go(p.keepCensus)
 	p.loops.Go(func() { p.waker.run(p.base) })
 	p.loops.Go(p.keepPlaces)
 	p.loops.Go(p.canceller.hear)

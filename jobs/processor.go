@@ -46,6 +46,10 @@ type attempt struct {
 
 	ended  bool // the execution has
 	broken bool // off, in the middle of a call
+
+	waitedFor string    // parked or held: it has waited until now, and this is not counted yet
+	waited    time.Time // since when
+	limit     string    // that ends it
 }
 
 func decodePayload(raw []byte) (*payload, error) {
@@ -117,6 +121,8 @@ func (p *Pool) ProcessTask(ctx context.Context, t *asynq.Task) error {
 		return p.archiveUnreadable(ctx, id, fmt.Errorf("execution_id is %q, but the task's id is %q", step.ExecutionID, id))
 	}
 	now := time.Now()
+	p.metrics.running.Inc()
+	defer p.metrics.running.Dec()
 	a := &attempt{p: p, task: t, id: id, step: step, at: now, taken: now}
 	ctx, cancel := context.WithTimeout(ctx, step.timeout())
 	defer cancel()
@@ -145,6 +151,7 @@ func (a *attempt) run(ctx context.Context) error {
 	if a.rec.enqueuedAt == 0 && !a.step.EnqueuedAt.IsZero() {
 		a.rec.enqueuedAt = a.step.EnqueuedAt.UnixMilli()
 	}
+	a.waitsOn()
 	switch end := a.rec.end; {
 	case end == Cancelled:
 		a.unwait(ctx)
@@ -179,7 +186,12 @@ func (a *attempt) proceed(ctx context.Context, opened error) error {
 			}
 		}
 	}
-	if a.deaths(ctx) >= maxDeaths {
+	deaths := a.deaths(ctx)
+	if deaths > 0 && a.at.Equal(a.taken) {
+		p.metrics.takenOver.Inc()
+	}
+	if deaths >= maxDeaths {
+		a.limit = limitDeaths
 		return a.fail(ctx, &ResultError{Kind: KindLimit, Message: fmt.Sprintf("%d workers in a row died while they ran this execution", maxDeaths)})
 	}
 	bad, settle := a.admit(ctx, opened)
@@ -341,6 +353,7 @@ func (a *attempt) countRefresh() (came bool) {
 
 // call makes the API call and turns its end into the execution's next state.
 func (a *attempt) call(ctx context.Context) error {
+	a.resumed()
 	if bad, err := a.unseal(ctx); err != nil {
 		return err
 	} else if bad != nil {
@@ -425,6 +438,7 @@ func (a *attempt) unknownHere(ctx context.Context, what, near string) (*ResultEr
 	}
 	if a.at.Sub(time.UnixMilli(a.rec.unknown)) < unknownConnectorGrace {
 		return nil, func() error {
+			a.p.metrics.deferrals.WithLabelValues(a.connector(), reasonUnknown).Inc()
 			return a.putBack(ctx, whyDeferred, "this worker does not know "+what+hint(near), 10*time.Second)
 		}
 	}

@@ -198,8 +198,9 @@ func (p *Pool) processRefresh(ctx context.Context, t *asynq.Task) error {
 	}
 	request.Answered = func(c *credentials.Credential) bool { return answered(c) || failedSince(c) }
 	var before replaced
+	var asking asking
 	res, err := p.cfg.Store.Refresh(ctx, request,
-		func(ctx context.Context, c *credentials.Credential) (*credentials.Renewal, error) {
+		asking.time(func(ctx context.Context, c *credentials.Credential) (*credentials.Renewal, error) {
 			p.observe(Moment{What: "refreshing", CredentialID: c.ID, Connector: c.Connector}, nil)
 			if kind == kindTest || kind == credentials.Testing {
 				if err := p.cfg.Caller.Test(ctx, def, c); err != nil {
@@ -208,7 +209,10 @@ func (p *Pool) processRefresh(ctx context.Context, t *asynq.Task) error {
 				return &credentials.Renewal{Opened: true, Tested: kind == credentials.Testing}, nil
 			}
 			return before.note(c)(p.cfg.Caller.Refresh(ctx, def, c, kind))
-		})
+		}))
+	if err == nil {
+		p.metrics.refreshed(cred.Connector, kind, &asking, res)
+	}
 	if err == nil && res.Freed {
 		p.log.Info("the provider accepts the client again", "connector", cred.Connector)
 		p.wakeSweeper() // the others of that client
@@ -312,10 +316,14 @@ func (p *Pool) opened(ctx context.Context, def *definition.Connector, cred *cred
 	request := p.cfg.Caller.RefreshRequest(def, cred, kind)
 	request.Force, request.Client = force, nil // no token is asked for
 	var before replaced
+	var asking asking
 	res, err := p.cfg.Store.Refresh(ctx, request,
-		func(ctx context.Context, c *credentials.Credential) (*credentials.Renewal, error) {
+		asking.time(func(ctx context.Context, c *credentials.Credential) (*credentials.Renewal, error) {
 			return before.note(c)(p.cfg.Caller.Open(ctx, def, c))
-		})
+		}))
+	if err == nil {
+		p.metrics.refreshed(cred.Connector, credentials.Opening, &asking, res)
+	}
 	ended := p.refreshed(ctx, cred, credentials.Opening, force)(res, err)
 	p.logout(ctx, def, before, res)
 	return ended
@@ -365,12 +373,9 @@ func (p *Pool) refreshed(ctx context.Context, cred *credentials.Credential, kind
 			return putOff("redis cannot be used", 5*time.Second)
 		}
 		log := p.log.With("credential_id", cred.ID, "connector", cred.Connector, "kind", kind, "outcome", res.Outcome, "version", res.Version)
-		text, verdict := "", credentials.Renewed
+		text := ""
 		if res.Err != nil {
-			text, verdict = res.Err.Text, res.Err.Verdict
-		}
-		if res.Err != nil || res.Outcome == credentials.OutcomeRenewed {
-			p.metrics.refreshes.WithLabelValues(cred.Connector, string(kind), string(verdict)).Inc()
+			text = res.Err.Text
 		}
 		if res.Err != nil {
 			fields := []any{"status", res.Err.Status, "error", text}
@@ -382,6 +387,7 @@ func (p *Pool) refreshed(ctx context.Context, cred *credentials.Credential, kind
 		}
 		switch res.Outcome {
 		case credentials.OutcomeRenewed:
+			p.countWaiting(ctx, cred)
 			log.Info("credential renewed")
 			p.observe(Moment{What: "refreshed", CredentialID: cred.ID, Connector: cred.Connector}, nil)
 			return p.resume(ctx, cred.ID)
@@ -398,6 +404,13 @@ func (p *Pool) refreshed(ctx context.Context, cred *credentials.Credential, kind
 			}
 		}
 		return putOff(res.Outcome+" "+text, max(time.Until(res.RetryAt), time.Second))
+	}
+}
+
+// countWaiting counts who waited for a refresh that has succeeded.
+func (p *Pool) countWaiting(ctx context.Context, cred *credentials.Credential) {
+	if n, err := p.cfg.Store.Waiting(ctx, cred.ID); err == nil {
+		p.metrics.refreshGroup.WithLabelValues(p.metrics.connector(cred.Connector)).Observe(float64(n))
 	}
 }
 

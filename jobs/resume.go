@@ -10,6 +10,7 @@ import (
 
 	"github.com/hibiken/asynq"
 	"github.com/oklog/ulid/v2"
+	"github.com/redis/go-redis/v9"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/stepworker/stepworker/credentials"
@@ -154,12 +155,25 @@ func (s *resumer) one(ctx context.Context, credential, what string, w credential
 		if err := s.p.client.inspector.RunTask(queue, id); err == nil {
 			killpoint.KillPoint("resumed-one")
 			s.p.observe(Moment{What: what, ExecutionID: id, CredentialID: credential}, nil)
+			return false, s.p.cfg.Store.Leave(ctx, credential, w, func(pipe redis.Pipeliner) {
+				pendingScript.Eval(ctx, pipe, []string{"asynq:{" + queue + "}:t:" + id}, time.Now().UnixNano())
+			})
 		} else if ctx.Err() != nil {
 			return false, ctx.Err()
 		} // else its timer was quicker: it runs already
 	}
 	return false, s.p.cfg.Store.Leave(ctx, credential, w)
 }
+
+// pendingScript notes since when a task is pending that was run: asynq does so
+// only of those whose own time came, and a queue's latency is told by it.
+//
+//	KEYS  task
+//	ARGV  now (ns)
+var pendingScript = redis.NewScript(`
+if redis.call('HGET', KEYS[1], 'state') == 'pending' then redis.call('HSETNX', KEYS[1], 'pending_since', ARGV[1]) end
+return 1
+`)
 
 // sweep closes what a crash left open: waiters of a usable or deleted
 // credential are resumed, a refresh that nobody has under way is asked for.

@@ -192,16 +192,18 @@ func newVersion(log *cli.Log) *cobra.Command {
 }
 
 // buildName is this build's version and commit.
-func buildName() string {
-	commit := "unknown"
+func buildName() string { return version + ", commit " + commit() }
+
+// commit is what this program was built from.
+func commit() string {
 	if info, ok := debug.ReadBuildInfo(); ok {
 		for _, s := range info.Settings {
 			if s.Key == "vcs.revision" {
-				commit = s.Value
+				return s.Value
 			}
 		}
 	}
-	return version + ", commit " + commit
+	return "unknown"
 }
 
 // running prints a line of JSON for each worker that runs, also where this build

@@ -29,7 +29,7 @@ import (
 )
 
 // handler serves what operators look at.
-func (w *Worker) handler(reg *prometheus.Registry) http.Handler {
+func (w *Worker) handler(reg prometheus.Gatherer) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(rw http.ResponseWriter, _ *http.Request) { _, _ = rw.Write([]byte("ok\n")) })
 	mux.HandleFunc("GET /schema/connector.json", func(rw http.ResponseWriter, _ *http.Request) {
@@ -37,17 +37,7 @@ func (w *Worker) handler(reg *prometheus.Registry) http.Handler {
 		_, _ = io.WriteString(rw, definition.Schema())
 	})
 	mux.HandleFunc("GET /readyz", func(rw http.ResponseWriter, _ *http.Request) {
-		err := w.pool.Ready()
-		if unfit := w.unfit.Load(); unfit != nil {
-			err = fmt.Errorf("worker fault: %w", *unfit)
-		}
-		if wrong := w.wrongKeys.Load(); err == nil && wrong != nil {
-			err = *wrong
-		}
-		if err == nil && !w.engine.Ready() {
-			err = errors.New("no hook host has answered")
-		}
-		if err != nil {
+		if err := w.ready(); err != nil {
 			http.Error(rw, err.Error(), http.StatusServiceUnavailable)
 			return
 		}
@@ -56,6 +46,23 @@ func (w *Worker) handler(reg *prometheus.Registry) http.Handler {
 	mux.Handle("GET /metrics", promhttp.HandlerFor(reg, promhttp.HandlerOpts{}))
 	w.dashboard(mux)
 	return mux
+}
+
+// ready says why this worker is not ready, nil if it is.
+func (w *Worker) ready() error {
+	if unfit := w.unfit.Load(); unfit != nil {
+		return fmt.Errorf("worker fault: %w", *unfit)
+	}
+	if err := w.pool.Ready(); err != nil {
+		return err
+	}
+	if wrong := w.wrongKeys.Load(); wrong != nil {
+		return *wrong
+	}
+	if !w.engine.Ready() {
+		return errors.New("no hook host has answered")
+	}
+	return nil
 }
 
 // sharedRedis lends asynqmon our client.

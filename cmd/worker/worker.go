@@ -13,8 +13,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/redis/go-redis/v9"
 
 	"github.com/stepworker/stepworker/connectors"
@@ -86,35 +84,31 @@ func (w *Worker) Open(ctx context.Context) error {
 	if w.rdb, err = cli.Open(ctx, c.redisOptions); err != nil {
 		return err
 	}
+	metrics := newMetrics(w)
+	w.rdb.AddHook(metrics.redis)
 	w.checkRedis(ctx)
 	w.store = credentials.NewStore(w.rdb, c.keys)
-	reg := prometheus.NewRegistry()
-	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	hookSeconds := prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "stepworker_hook_seconds", Help: "Duration of hook events.",
-		Buckets: prometheus.ExponentialBuckets(0.0001, 3, 12)}, []string{"event"})
-	reg.MustRegister(hookSeconds)
 	w.engine, err = hooks.New(hooks.Config{Hosts: c.hookHosts, MaxHosts: c.concurrency + 128, Timeout: c.timeout, Memory: c.memory, Logger: w.log,
-		OnEvent: func(event string, d time.Duration) { hookSeconds.WithLabelValues(event).Observe(d.Seconds()) }})
+		OnEvent: metrics.event})
 	if err != nil {
 		return cli.Failed("%v", err)
 	}
-	reg.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "stepworker_hook_host_deaths_total", Help: "Hook hosts that died under an event."},
-		func() float64 { return float64(w.engine.Stats().Deaths) }))
 	cc := c.callerConfig(ctx, w.rdb, w.Addr)
 	cc.Engine, cc.AuthStyles, cc.Data, cc.Logger = w.engine, w.store, w.store, w.log
+	cc.OnAnswer = metrics.answered
 	if w.caller, err = connectors.NewCaller(cc); err != nil {
 		return cli.Usage("%v", err)
 	}
 	w.pool, err = jobs.NewPool(jobs.PoolConfig{
 		Redis: w.rdb, Store: w.store, Catalog: catalog, Caller: w.caller, Concurrency: c.concurrency, Queues: c.queueWeights, Hold: c.hold,
 		ShutdownTimeout: c.shutdown, DenyStepScripts: c.stepScripts == "deny", NotifyURL: c.notifyURL, NotifySecret: c.notifySecret,
-		Build: buildName(), Logger: w.log, Registerer: reg, Observe: w.observe,
+		Build: buildName(), Logger: w.log, Registerer: metrics, Observe: w.observe,
 	})
 	if err != nil {
 		return cli.Failed("%v", err)
 	}
 	if listener != nil {
-		w.server = &http.Server{Handler: w.handler(reg), ReadHeaderTimeout: 10 * time.Second}
+		w.server = &http.Server{Handler: w.handler(metrics), ReadHeaderTimeout: 10 * time.Second}
 		w.served = make(chan error, 1)
 		go func() { w.served <- w.server.Serve(listener) }()
 	}
