@@ -72,7 +72,9 @@ func (h *Hook) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 		begun := time.Now()
 		err := next(ctx, cmd)
 		h.classes[classOf(cmd.Name())].Observe(time.Since(begun).Seconds())
-		h.failed(ctx, err)
+		if cmd.Name() != "config" { // where that is forbidden nothing is amiss
+			h.failed(ctx, err)
+		}
 		return err
 	}
 }
