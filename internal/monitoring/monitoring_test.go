@@ -114,7 +114,7 @@ func parked(w *world) {
 			w.t.Errorf("the oldest has waited %v s, want %v to %v", got, least, most)
 		}
 	}
-	w.release()
+	w.tokens()
 	w.wait(ids, jobs.Succeeded)
 	f = w.scrape()
 	w.want(f, 5, "parked_seconds", "connector", "acme", "reason", "parked")
@@ -142,6 +142,7 @@ func revoked(w *world) {
 	w.mu.Unlock()
 	w.putToken("c2", "gone")
 	ids := w.run(3, jobs.Step{CredentialID: "c2", Method: "get"}, "")
+	w.becomes(3, "attempts_total", "connector", "acme", "end", "held")
 	w.becomes(3, "waiting", "connector", "acme", "reason", "held")
 	w.becomes(1, "credentials", "connector", "acme", "state", "revoked")
 	w.becomes(1, "notices_total", "type", "credential.revoked", "result", "given_up")
@@ -150,7 +151,7 @@ func revoked(w *world) {
 	if got := f.value("parked_seconds", "reason", "held"); got > 0 {
 		w.t.Errorf("%v went on, but nobody has yet", got)
 	}
-	w.putToken("c2", "good")
+	w.putAlive("c2")
 	w.wait(ids, jobs.Succeeded)
 	f = w.scrape()
 	w.want(f, 3, "parked_seconds", "connector", "acme", "reason", "held")
@@ -191,14 +192,10 @@ func overtaken(w *world) {
 	ids := w.run(1, jobs.Step{CredentialID: "c6", Method: "get"}, "")
 	w.becomes(1, "credentials", "connector", "acme", "state", "refreshing")
 	w.want(w.scrape(), 0, "refresh_leases_lost_total")
-	w.mu.Lock()
-	valid := w.valid
-	w.mu.Unlock()
-	w.put("c6", "acme", map[string]any{"client_id": "client", "client_secret": clientSecret,
-		"oauth2": map[string]any{"access_token": valid, "refresh_token": "another-refresh-token", "expires_in": 3600}})
+	w.putAlive("c6")
 	w.wait(ids, jobs.Succeeded)
 	w.becomes(1, "refresh_leases_lost_total")
-	w.release()
+	w.tokens()
 }
 
 func renewedAndRefused(w *world) {
@@ -227,7 +224,9 @@ func limits(w *world) {
 	w.run(1, jobs.Step{CredentialID: "l1", Method: "large"}, jobs.Failed)
 	w.run(1, jobs.Step{CredentialID: "l1", Method: "forever"}, jobs.Failed)
 	w.run(1, jobs.Step{CredentialID: "l1", Method: "memory"}, jobs.Failed)
-	hanging := w.run(1, jobs.Step{CredentialID: "l7", Method: "hang", Timeout: jobs.Duration(2 * time.Second)}, "")
+	w.run(1, jobs.Step{CredentialID: "l1", Method: "forever", Timeout: jobs.Duration(time.Second)}, jobs.Failed)
+	never := 0
+	hanging := w.run(1, jobs.Step{CredentialID: "l7", Method: "hang", Timeout: jobs.Duration(2 * time.Second), MaxRetries: &never}, "")
 	w.until("it hangs", func() bool { w.mu.Lock(); defer w.mu.Unlock(); return w.inside["hang"] })
 	w.want(w.scrape(), 1, "steps_running")
 	w.wait(hanging, jobs.Failed)
@@ -236,8 +235,10 @@ func limits(w *world) {
 		w.want(f, 1, "limits_total", "connector", "limits", "limit", limit)
 	}
 	w.want(f, 4, "failures_total", "connector", "limits", "kind", "limit")
+	w.want(f, 1, "failures_total", "connector", "limits", "kind", "network")
+	w.want(f, 1, "api_seconds", "connector", "limits", "class", "none")
 	w.want(f, 1, "hook_host_deaths_total")
-	w.want(f, 2, "hook_seconds", "event", "before_action")
+	w.want(f, 3, "hook_seconds", "event", "before_action")
 	w.becomes(0, "steps_running")
 }
 

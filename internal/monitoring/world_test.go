@@ -103,7 +103,7 @@ func newWorld(t *testing.T) *world {
 	w.store, w.client = credentials.NewStore(w.rdb, keys), jobs.NewClient(w.rdb)
 	api := httptest.NewServer(w.api())
 	t.Cleanup(api.Close)
-	t.Cleanup(w.release) // before the API is closed, which waits for its requests
+	t.Cleanup(func() { w.release(); w.tokens() }) // before the API is closed, which waits for its requests
 	w.url = api.URL
 	w.start()
 	return w
@@ -113,7 +113,7 @@ func newWorld(t *testing.T) *world {
 func (w *world) start() {
 	w.t.Helper()
 	cmd := exec.Command(workerExe, "run", "--connectors", filepath.Join("testdata", "connectors"), "--allow-private-network", "--http", "127.0.0.1:0",
-		"--concurrency", "20", "--hook-hosts", "2", "--script-timeout", "1s", "--script-memory", "64MiB", "--max-response", "64KiB",
+		"--concurrency", "20", "--hook-hosts", "2", "--script-timeout", "2s", "--script-memory", "64MiB", "--max-response", "64KiB",
 		"--notify-url", w.url+"/notify", "--log-format", "text", "--log-level", "info")
 	cmd.Env = append(os.Environ(), "STEPWORKER_REDIS="+w.redis.URL, "STEPWORKER_KEYS="+w.key, "STEPWORKER_NOTIFY_SECRET=whsec_"+credentials.NewKey())
 	log := &buffer{}
@@ -227,6 +227,17 @@ func (w *world) api() http.Handler {
 	return mux
 }
 
+// tokens has the token endpoint answer.
+func (w *world) tokens() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.gate != nil {
+		close(w.gate)
+		w.gate = nil
+	}
+}
+
+// release has those go on who hang.
 func (w *world) release() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -234,10 +245,6 @@ func (w *world) release() {
 	case <-w.hang:
 	default:
 		close(w.hang)
-	}
-	if w.gate != nil {
-		close(w.gate)
-		w.gate = nil
 	}
 }
 
@@ -291,6 +298,16 @@ func (w *world) putToken(id, refresh string) {
 	w.t.Helper()
 	w.put(id, "acme", map[string]any{"client_id": "client", "client_secret": clientSecret,
 		"oauth2": map[string]any{"access_token": "dead-access-token", "refresh_token": refresh + "-refresh-token", "expires_in": 3600}})
+}
+
+// putAlive stores a credential of acme with the access token that the API takes.
+func (w *world) putAlive(id string) {
+	w.t.Helper()
+	w.mu.Lock()
+	valid := w.valid
+	w.mu.Unlock()
+	w.put(id, "acme", map[string]any{"client_id": "client", "client_secret": clientSecret,
+		"oauth2": map[string]any{"access_token": valid, "refresh_token": "another-refresh-token", "expires_in": 3600}})
 }
 
 // run enqueues so many steps and, if ended is not "", waits until all have ended so.

@@ -71,10 +71,9 @@ func (h *Hook) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 	return func(ctx context.Context, cmd redis.Cmder) error {
 		begun := time.Now()
 		err := next(ctx, cmd)
-		h.classes[classOf(cmd.Name())].Observe(time.Since(begun).Seconds())
-		if cmd.Name() != "config" { // where that is forbidden nothing is amiss
-			h.failed(ctx, err)
-		}
+		class := classOf(cmd.Name())
+		h.classes[class].Observe(time.Since(begun).Seconds())
+		h.failed(ctx, class, err)
 		return err
 	}
 }
@@ -84,21 +83,31 @@ func (h *Hook) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Process
 	return func(ctx context.Context, cmds []redis.Cmder) error {
 		begun := time.Now()
 		err := next(ctx, cmds)
-		h.classes[Pipeline].Observe(time.Since(begun).Seconds())
-		h.failed(ctx, err)
+		class := Pipeline
+		if len(cmds) > 0 && setup[cmds[0].Name()] {
+			class = Other
+		}
+		h.classes[class].Observe(time.Since(begun).Seconds())
+		h.failed(ctx, class, err)
 		return err
 	}
 }
 
+// setup are the commands with which go-redis greets Redis on a new connection.
+var setup = map[string]bool{"hello": true, "auth": true, "select": true, "client": true, "readonly": true}
+
 // failed counts an error: an absent key is none, nor is a script that Redis does
-// not know yet, and a caller that has given up tells nothing of Redis.
-func (h *Hook) failed(ctx context.Context, err error) {
+// not know yet, and a caller that has given up tells nothing of Redis. That an
+// older Redis does not know what a connection begins with, or that CONFIG is
+// forbidden, is nothing amiss.
+func (h *Hook) failed(ctx context.Context, class string, err error) {
 	if err == nil || errors.Is(err, redis.Nil) || errors.Is(ctx.Err(), context.Canceled) {
 		return
 	}
 	var reply redis.Error
-	switch {
-	case !errors.As(err, &reply):
+	switch answered := errors.As(err, &reply); {
+	case answered && class == Other:
+	case !answered:
 		h.errs.WithLabelValues(Unreachable).Inc()
 	case redis.HasErrorPrefix(err, "NOSCRIPT"):
 	case refuses(err):
