@@ -1,7 +1,7 @@
-.PHONY: test race bench soak lint redis demo
+.PHONY: test race bench soak lint redis prometheus demo
 
 # Everything the tests need, then the tests.
-test: redis
+test: redis prometheus
 	go test -timeout 10m ./...
 
 race: redis
@@ -27,3 +27,12 @@ redis:
 	@command -v redis-server >/dev/null || { \
 	  if command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then apt-get update -qq && apt-get install -y -qq redis-server; \
 	  else echo "redis-server is missing. Debian, Ubuntu: sudo apt-get install redis-server; macOS: brew install redis"; exit 1; fi; }
+
+# The two programs of Debian's package, without its service: nothing is started
+# and no port is taken. Tests of the alert rules are left out where it can't be had.
+prometheus:
+	@command -v prometheus >/dev/null && command -v promtool >/dev/null || { \
+	  if command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
+	    dir=$$(mktemp -d) && chmod 755 $$dir && cd $$dir && apt-get update -qq && apt-get -o APT::Sandbox::User=root download -qq prometheus && \
+	    dpkg-deb --fsys-tarfile prometheus_*.deb | tar -x -C /usr/local --strip-components=2 ./usr/bin/prometheus ./usr/bin/promtool && rm -r $$dir; \
+	  else echo "prometheus is missing: the tests of the alert rules are skipped"; fi; }

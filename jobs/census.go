@@ -20,7 +20,7 @@ const (
 	censusEvery = 5 * time.Second
 	// censusShare bounds what large ones cost: so many times as long as one took
 	// it is until the next.
-	censusShare = 50
+	censusShare = 20
 	// censusTime is how long one may take, and censusLasts how long its numbers
 	// are told beyond the time at which the next was due.
 	censusTime  = time.Minute

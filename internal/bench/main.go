@@ -26,6 +26,7 @@ import (
 	"time"
 
 	"github.com/hibiken/asynq"
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/redis/go-redis/v9"
 
 	"github.com/stepworker/stepworker/connectors"
@@ -75,9 +76,10 @@ parameters:
 func main() {
 	hooks.HostMain()
 	role := flag.String("role", "", "internal: api, pool, no scripts, handwritten, limit or worker")
-	only := flag.String("only", "", "hooks, pool, large, held, client, limit, fair, idle, scale or cost: that part alone")
+	only := flag.String("only", "", "hooks, pool, large, held, client, limit, fair, idle, scale, cost or census: that part alone")
 	flood := flag.Int("flood", 20_000, "steps of one account that another's have to pass")
 	held := flag.Int("held", 10_000, "executions that wait for one credential")
+	all := flag.Int("credentials", 100_000, "credentials that a census counts")
 	steps := flag.Int("steps", 4000, "steps in each run")
 	rounds := flag.Int("rounds", 3, "runs of each contender")
 	seconds := flag.Int("seconds", 10, "for which a rate limit, an idle process, or each number of processes is measured")
@@ -124,6 +126,7 @@ func main() {
 		part("scale", func() error { return measureScale(*seconds, *rounds, *concurrency, *queues, *payload, *latency) })
 		part("cost", func() error { return measureCost(*steps, *rounds, *concurrency, *payload) })
 		part("fair", func() error { return measureFair(*flood, *concurrency) })
+		part("census", func() error { return measureCensus(*all, *held) })
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
@@ -312,6 +315,7 @@ type house struct {
 	concurrency int
 	queues      map[string]int // nil: steps=1
 	observe     func(jobs.Moment)
+	numbers     prometheus.Registerer // nil: nobody reads them
 
 	store  *credentials.Store
 	engine *hooks.Engine
@@ -356,7 +360,7 @@ func openHouseFor(rdb redis.UniversalClient, file string, of house) (*house, err
 	if err != nil {
 		return nil, err
 	}
-	h.pool, err = jobs.NewPool(jobs.PoolConfig{Redis: rdb, Store: h.store, Catalog: catalog, Concurrency: h.concurrency, Queues: h.queues, Caller: caller, Observe: h.observe})
+	h.pool, err = jobs.NewPool(jobs.PoolConfig{Redis: rdb, Store: h.store, Catalog: catalog, Concurrency: h.concurrency, Queues: h.queues, Caller: caller, Observe: h.observe, Registerer: h.numbers})
 	return h, err
 }
 

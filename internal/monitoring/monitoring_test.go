@@ -17,6 +17,9 @@ import (
 // against them.
 func TestMonitoring(t *testing.T) {
 	t.Parallel()
+	if testing.Short() {
+		t.Skip("lives through much, for a minute or two")
+	}
 	w := newWorld(t)
 	for _, part := range []struct {
 		name string

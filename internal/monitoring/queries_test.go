@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"github.com/VictoriaMetrics/metricsql"
+	"github.com/prometheus/common/expfmt"
+	"github.com/prometheus/common/model"
 )
 
 const dashboardFile = "../../deploy/grafana/stepworker.json"
@@ -221,4 +223,46 @@ func dashboardQueries(t *testing.T) (all []query) {
 		t.Error("the dashboard has no variable datasource of Prometheus")
 	}
 	return all
+}
+
+// The check of queries finds what there is not.
+func TestQueries_whatIsWrong(t *testing.T) {
+	parser := expfmt.NewTextParser(model.UTF8Validation)
+	f, err := parser.TextToMetricFamilies(strings.NewReader(`# TYPE a_total counter
+a_total{connector="acme",kind="x"} 1
+# TYPE h histogram
+h_bucket{le="+Inf",event="e"} 1
+h_sum{event="e"} 1
+h_count{event="e"} 1
+# TYPE g gauge
+g 1
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct{ expr, legend, wrong string }{
+		{`sum by (connector) (rate(a_total{kind=~"x|y"}[5m])) > 2`, "{{connector}}", ""},
+		{`histogram_quantile(0.9, sum by (le, event, instance) (rate(h_bucket[5m])))`, "{{event}}", ""},
+		{`rate(h_sum[5m]) / rate(h_count[5m])`, "", ""},
+		{`up{job="stepworker"} == 0`, "{{instance}}", ""},
+		{`rate(b_total[5m])`, "", `no worker tells the metric "b_total"`},
+		{`rate(a_total_count[5m])`, "", `no worker tells the metric "a_total_count"`},
+		{`rate(h[5m]) + rate(a_total_sum[5m])`, "", `no worker tells the metric "a_total_sum"`},
+		{`a_total{status="x"}`, "", `a_total has no label "status"`},
+		{`a_total{kind="z"}`, "", `a_total has no series with kind="z"`},
+		{`a_total{kind=~"y|z"}`, "", `a_total has no series with kind="y|z"`},
+		{`sum by (event) (a_total)`, "", `no metric in it has the label "event"`},
+		{`sum by (le) (a_total)`, "", `no metric in it has the label "le"`},
+		{`a_total and on (connector) g`, "", `on(connector): a side has no such label`},
+		{`sum by (kind) (a_total)`, "{{connector}}", `its legend shows the label "connector", which it has not`},
+		{`sum by (`, "", `unparsed`},
+	} {
+		got := query{of: "it", expr: c.expr, legend: c.legend}.check(f)
+		switch {
+		case c.wrong == "" && len(got) > 0, c.wrong != "" && len(got) == 0:
+			t.Errorf("%s: %q, want %q", c.expr, got, c.wrong)
+		case c.wrong != "" && c.wrong != "unparsed" && !strings.Contains(strings.Join(got, "\n"), c.wrong):
+			t.Errorf("%s: %q, want %q", c.expr, got, c.wrong)
+		}
+	}
 }
