@@ -30,6 +30,7 @@ var importRules = map[string]struct {
 	"cmd/enqueue":            {[]string{"jobs", "internal/cli"}, "enqueue needs no key and no connectors"},
 	"internal/cli":           {nil, "the command line's helpers serve both programs"},
 	"internal/embedded":      {nil, "the embedded Redis is a leaf"},
+	"internal/redismetrics":  {nil, "it measures a client of Redis, whoever uses it for what"},
 }
 
 func TestImportRules(t *testing.T) {

@@ -10,7 +10,6 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/redis/go-redis/v9"
-
 )
 
 // measureCensus measures what the numbers of a whole Redis cost: a census of

@@ -33,6 +33,7 @@ import (
 	"github.com/stepworker/stepworker/connectors/definition"
 	"github.com/stepworker/stepworker/credentials"
 	"github.com/stepworker/stepworker/hooks"
+	"github.com/stepworker/stepworker/internal/redismetrics"
 	"github.com/stepworker/stepworker/jobs"
 )
 
@@ -264,6 +265,7 @@ func client(sock string, protocol int) redis.UniversalClient {
 func runPool(sock, api string, steps, concurrency int, scripts bool) error {
 	ctx := context.Background()
 	rdb := client(sock, 2) // as the worker's own
+	rdb.AddHook(redismetrics.New())
 	file, script := connectorYAML+connectorMethods, ""
 	if scripts {
 		file, script = connectorYAML+connectorScript+connectorMethods+methodScript, stepScript
