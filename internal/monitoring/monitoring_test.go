@@ -61,9 +61,9 @@ func (w *world) want(f families, want float64, name string, labels ...string) {
 // becomes waits for a number: those of the whole Redis are some seconds old.
 func (w *world) becomes(want float64, name string, labels ...string) {
 	w.t.Helper()
-	got := 0.0
 	for deadline := time.Now().Add(60 * time.Second); ; time.Sleep(100 * time.Millisecond) {
-		if got = w.scrape().value(name, labels...); got == want {
+		got := w.scrape().value(name, labels...)
+		if got == want {
 			return
 		}
 		if time.Now().After(deadline) {
@@ -383,8 +383,8 @@ func TestMonitoring_takenOver(t *testing.T) {
 		t.Skip("waits for a lease to lapse, a minute or two")
 	}
 	w := newWorld(t)
-	w.put("l1", "limits", nil)
-	ids := w.run(1, jobs.Step{CredentialID: "l1", Method: "hang"}, "")
+	w.put("p1", "plain", nil)
+	ids := w.run(1, jobs.Step{CredentialID: "p1", Method: "hang"}, "")
 	w.until("it hangs", func() bool { w.mu.Lock(); defer w.mu.Unlock(); return w.inside["hang"] })
 	first, stopped := w.worker, w.process
 	if err := stopped.Signal(stop); err != nil {
