@@ -103,21 +103,6 @@ func Bool(fs *pflag.FlagSet, p *bool, name, usage string) {
 	fs.Lookup(name).NoOptDefVal = "true"
 }
 
-// Later adds flags of later versions: given, they are refused with a sentence.
-func Later(fs *pflag.FlagSet, names ...string) {
-	for _, n := range names {
-		fs.Var(&later{}, n, "not supported yet")
-		_ = fs.MarkHidden(n)
-	}
-}
-
-type later struct{ text string }
-
-func (l *later) Set(s string) error { l.text = s; return nil }
-func (l *later) String() string     { return l.text }
-func (l *later) Type() string       { return "string" }
-func (l *later) mistake() string    { return "this option is not supported yet" }
-
 const fromEnv = "stepworker_environment" // marks flags that the environment has set
 
 // Resolve gives flags that the command line did not set their environment's
@@ -131,7 +116,7 @@ func Resolve(fs *pflag.FlagSet) []string {
 		name := "--" + f.Name
 		if !f.Changed {
 			v, ok := os.LookupEnv(EnvName(f.Name))
-			if _, isLater := f.Value.(*later); !ok || isLater && v == "" {
+			if !ok {
 				return
 			}
 			name = EnvName(f.Name)

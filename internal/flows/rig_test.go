@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"net/http/httptest"
 	"net/url"
@@ -25,6 +26,11 @@ import (
 var bin string // where both programs are
 
 func TestMain(m *testing.M) {
+	// These tests wait for leases and compute for moments.
+	flag.Parse()
+	if err := flag.Set("test.parallel", "12"); err != nil {
+		panic(err)
+	}
 	os.Exit(func() int {
 		var err error
 		if bin, err = os.MkdirTemp("", "flows"); err != nil {
@@ -74,8 +80,8 @@ func (r *rig) command(program string, args ...string) *exec.Cmd {
 	return cmd
 }
 
-// worker starts a worker with more in its environment; ended is closed once it has.
-func (r *rig) worker(env ...string) (ended <-chan struct{}) {
+// worker starts a worker with more in its environment.
+func (r *rig) worker(env ...string) *process {
 	r.t.Helper()
 	cmd := r.command("worker", "run", "--connectors", r.connectors, "--allow-private-network", "--http", "127.0.0.1:0", "--concurrency", "10")
 	cmd.Env = append(cmd.Env, env...)
@@ -95,7 +101,19 @@ func (r *rig) worker(env ...string) (ended <-chan struct{}) {
 		}
 	})
 	r.until("the worker is ready", func() bool { return strings.Contains(log.text(), `"ready"`) })
-	return done
+	return &process{cmd: cmd, ended: done}
+}
+
+// process is a worker; ended is closed once it has.
+type process struct {
+	cmd   *exec.Cmd
+	ended <-chan struct{}
+}
+
+// kill is kill -9.
+func (p *process) kill() {
+	_ = p.cmd.Process.Kill()
+	<-p.ended
 }
 
 func (r *rig) until(what string, ok func() bool) {
