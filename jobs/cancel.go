@@ -154,7 +154,7 @@ type canceller struct {
 }
 
 func newCanceller(p *Pool) *canceller {
-	return &canceller{p: p, slots: make(chan struct{}, resumeWidth)}
+	return &canceller{p: p, slots: make(chan struct{}, 2*resumeWidth)}
 }
 
 // hold lets an attempt be ended until release.
@@ -368,7 +368,7 @@ func (a *attempt) breakOff(err error) error {
 // cancelled ends the execution. Its task goes: the result tells what became of it.
 func (a *attempt) cancelled(ctx context.Context) error {
 	a.put, a.stands = false, false // it waits for nothing any more
-	a.rec.inSet = a.step.CredentialID != ""
+	a.rec.inSet = a.rec.begun      // perhaps: a worker may have died just after it joined
 	res := a.result(Cancelled)
 	res.Pages = a.rec.pages
 	res.Error = &ResultError{Kind: KindCancelled, Message: a.cancelText()}

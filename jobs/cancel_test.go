@@ -133,10 +133,9 @@ func (h *house) cancelled(ids ...string) map[string]*jobs.Result {
 func (h *house) gone(id string) {
 	h.t.Helper()
 	ctx := context.Background()
-	left := ""
 	deadline := time.Now().Add(40 * time.Second)
 	for {
-		left = ""
+		left := ""
 		for _, key := range h.rdb.Keys(ctx, "*").Val() {
 			switch {
 			case key == "stepworker:r:{"+id+"}":

@@ -171,6 +171,7 @@ func (a *attempt) run(ctx context.Context) error {
 	ctx, release := p.canceller.hold(ctx, a.rec.attempt)
 	defer release()
 	if err = a.proceed(ctx, opened); isCancelled(ctx) && !a.ended {
+		a.rec.begun = true
 		return a.cancelled(ctx)
 	}
 	return err

@@ -53,6 +53,7 @@ type record struct {
 	blank   bool   // nothing was known of the execution
 	over    bool   // it has failed, and nobody runs it again
 	cancel  bool   // it is to be cancelled, see markScript
+	begun   bool   // an attempt before this one has
 }
 
 func readRecord(m map[string]string) *record {
@@ -63,7 +64,7 @@ func readRecord(m map[string]string) *record {
 		forRefusal: m["pr"] == "1", attempts: n("att"), refusals: n("ref"), refreshes: n("rfr"), unhelpful: n("ror"),
 		faults: n("flt"), limited: n("d4"), waits: n("wts"), retried: n("asq"), unknown: n64("unk"), inSet: m["set"] == "1",
 		lastRun: m["lrd"], turn: n64("turn"), lined: n64("lin"), pages: n("pg"),
-		cancel: m["cx"] != "",
+		cancel: m["cx"] != "", begun: m["run"] != "",
 	}
 	if ad := m["ad"]; ad != "" {
 		r.actionData = []byte(ad)
