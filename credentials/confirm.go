@@ -101,15 +101,16 @@ func (s *Store) confirmOn(ctx context.Context, rdb redis.UniversalClient, saves 
 		pipe.Set(ctx, credKey(saves[0].id)+":confirm", 1, time.Second)
 		acknowledged = pipe.Do(ctx, "WAIT", 1, replicaWait.Milliseconds())
 	}
-	if err := exec(ctx, pipe); err != nil {
-		return err
-	}
+	_, _ = pipe.Exec(ctx) // each command's own error is read: who may not WAIT still looks
 	safe := !replicated
 	if acknowledged != nil {
 		n, err := acknowledged.Int()
 		safe = err == nil && n > 0
 	}
 	for i, u := range saves {
+		if err := stored[i].Err(); err != nil && !errors.Is(err, redis.Nil) {
+			return err
+		}
 		if num(stored[i].Val()) >= u.version {
 			done[u] = safe
 			continue

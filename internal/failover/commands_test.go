@@ -18,6 +18,7 @@ import (
 
 // Every command of both programs, with TLS and passwords.
 func TestCommands_withTLSAndPasswords(t *testing.T) {
+	t.Parallel()
 	for kind := range kinds {
 		t.Run(kind, func(t *testing.T) {
 			t.Parallel()

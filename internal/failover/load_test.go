@@ -15,6 +15,7 @@ import (
 // place on order, then because the master hangs, then because it is killed. Every
 // step ends well, every credential is renewed, and no spent token is sent.
 func TestLoad_throughFailovers(t *testing.T) {
+	t.Parallel()
 	for kind := range kinds {
 		t.Run(kind, func(t *testing.T) {
 			t.Parallel()
@@ -42,6 +43,8 @@ func TestLoad_throughFailovers(t *testing.T) {
 				for _, p := range workers {
 					w.until("the worker is ready again", func() bool { return p.readyz() == 200 })
 				}
+				// Else the next one takes with it all that came since the last one.
+				w.until("replicas follow the new master", func() bool { return w.redis.holder(key).Replicas() == len(w.redis.replicas(key)) })
 				l.more(40)
 			}
 			failover("stepworker:cred:{a}", func(*redistest.Server) { w.redis.order("stepworker:cred:{a}") }, func(*redistest.Server) {})

@@ -13,6 +13,7 @@ import (
 // A token was renewed, its step has succeeded, and the master that knows of it is
 // killed before any replica does: the worker that renewed it stores it anew.
 func TestToken_thatTheNewMasterLacks(t *testing.T) {
+	t.Parallel()
 	for kind := range kinds {
 		t.Run(kind, func(t *testing.T) {
 			t.Parallel()
@@ -67,6 +68,7 @@ func number(text string) int64 {
 
 // /readyz tells that a master is gone, whichever it is, and that another took its place.
 func TestReady_onlyWithEveryMaster(t *testing.T) {
+	t.Parallel()
 	for kind := range kinds {
 		t.Run(kind, func(t *testing.T) {
 			t.Parallel()

@@ -37,7 +37,7 @@ func TestMain(m *testing.M) {
 	flag.Parse()
 	logging.Disable()
 	// These tests wait for failovers most of the time.
-	if err := flag.Set("test.parallel", "6"); err != nil {
+	if err := flag.Set("test.parallel", "8"); err != nil {
 		panic(err)
 	}
 	os.Exit(run(m))

@@ -118,6 +118,12 @@ func (s *Server) Info(field string) string {
 	return ""
 }
 
+// Replicas are how many follow the server, and have all that it has.
+func (s *Server) Replicas() int {
+	text, _ := s.Do("INFO", "replication")
+	return strings.Count(fmt.Sprint(text), ",state=online,")
+}
+
 func userinfo(password string) string {
 	if password == "" {
 		return ""
