@@ -54,19 +54,50 @@ func (r *Redis) Options(fs *pflag.FlagSet) (*RedisOptions, error) {
 	return o, nil
 }
 
+const openWithin = 5 * time.Second
+
 // Open returns a client that has answered: on a cluster, whose every master has.
 func Open(ctx context.Context, o *RedisOptions) (redis.UniversalClient, error) {
 	if o.Log != nil {
 		redis.SetLogger(redisLog{o.Log})
 	}
 	c := o.client()
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, openWithin)
 	defer cancel()
 	if err := answers(ctx, c); err != nil {
 		_ = c.Close()
 		return nil, Usage("%s does not answer: %s", o, o.explain(err))
 	}
+	if other := o.other(ctx, c); other != "" {
+		_ = c.Close()
+		return nil, Usage("--redis: %s", other)
+	}
 	return c, nil
+}
+
+// other says that what a URL takes for a single server is another kind of Redis,
+// which answers and is of no use.
+func (o *RedisOptions) other(ctx context.Context, c redis.UniversalClient) string {
+	if o.single == nil {
+		return ""
+	}
+	text, _ := c.Info(ctx, "server").Result() // what is not told is not known to be wrong
+	switch {
+	case strings.Contains(text, "redis_mode:sentinel"):
+		return fmt.Sprintf("%s is a sentinel; redis-sentinel://%s/0?master=NAME asks it for the master", o, o.single.Addr)
+	case strings.Contains(text, "redis_mode:cluster"):
+		masters := map[string]bool{}
+		slots, _ := c.ClusterSlots(ctx).Result()
+		for _, s := range slots {
+			if len(s.Nodes) > 0 {
+				masters[s.Nodes[0].Addr] = true
+			}
+		}
+		if len(masters) > 1 {
+			return fmt.Sprintf("%s is one of %d masters of a cluster; redis-cluster://%[3]s finds them all", o, len(masters), o.single.Addr)
+		}
+	}
+	return ""
 }
 
 func answers(ctx context.Context, c redis.UniversalClient) error {
@@ -91,10 +122,16 @@ func (o *RedisOptions) explain(err error) string {
 	if i := strings.LastIndex(text, ": "); i >= 0 {
 		text = text[i+2:]
 	}
+	late := errors.Is(err, context.DeadlineExceeded)
+	if late {
+		text = fmt.Sprintf("nothing came within %s", openWithin)
+	}
 	switch {
 	case o.sentinel == nil:
+	case late:
+		text += " from the sentinels, or from the master that they name"
 	case redis.HasErrorPrefix(err, "NOAUTH"), redis.HasErrorPrefix(err, "WRONGPASS"):
-		text += " (before the @ stands the password of the sentinels; that of redis itself is the option password=)"
+		text += " (what stands before the @ is for the sentinels; redis itself gets username= and password= behind the ?)"
 	case strings.Contains(err.Error(), "all sentinels specified in configuration are unreachable"):
 		text = "no sentinel that can be reached knows that master"
 	}

@@ -44,7 +44,7 @@ func TestLoad_throughFailovers(t *testing.T) {
 					w.until("the worker is ready again", func() bool { return p.readyz() == 200 })
 				}
 				// Else the next one takes with it all that came since the last one.
-				w.until("replicas follow the new master", func() bool { return w.redis.holder(key).Replicas() == len(w.redis.replicas(key)) })
+				w.until("replicas follow the new master", func() bool { return w.redis.holder(key).Replicas() == w.redis.followers() })
 				l.more(40)
 			}
 			failover("stepworker:cred:{a}", func(*redistest.Server) { w.redis.order("stepworker:cred:{a}") }, func(*redistest.Server) {})

@@ -66,6 +66,8 @@ type store interface {
 	holder(key string) *redistest.Server
 	// replicas are those that may take its place.
 	replicas(key string) []*redistest.Server
+	// followers are how many replicas a master has while all is well.
+	followers() int
 	// all are the servers, also those that only watch.
 	all() []*redistest.Server
 	// strand keeps everybody from taking a server's place; heal ends that.
@@ -87,6 +89,7 @@ func (s sentinels) replicas(string) (all []*redistest.Server) {
 	}
 	return all
 }
+func (s sentinels) followers() int { return len(s.Servers) - 1 }
 func (s sentinels) all() []*redistest.Server {
 	return append(slices.Clone(s.Servers), s.Sentinels.Sentinels...)
 }
@@ -115,6 +118,7 @@ func (c cluster) holder(key string) *redistest.Server { return c.Master(key) }
 func (c cluster) replicas(key string) []*redistest.Server {
 	return []*redistest.Server{c.Replica(key)}
 }
+func (c cluster) followers() int                  { return 1 }
 func (c cluster) all() []*redistest.Server        { return c.Servers }
 func (c cluster) strand(key string) (heal func()) { return freeze(c.replicas(key)) }
 func (c cluster) order(key string)                { c.Failover(key) }
