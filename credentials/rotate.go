@@ -199,7 +199,11 @@ func (p *rotation) pass(ctx context.Context) error {
 	if err := p.keys(ctx, []string{checkKey}); err != nil {
 		return err
 	}
-	layout, all, err := masters(ctx, p.s.rdb)
+	before, err := layout(ctx, p.s.rdb)
+	if err != nil {
+		return err
+	}
+	all, err := masters(ctx, p.s.rdb)
 	if err != nil {
 		return err
 	}
@@ -208,8 +212,8 @@ func (p *rotation) pass(ctx context.Context) error {
 			return err
 		}
 	}
-	after, _, err := masters(ctx, p.s.rdb)
-	if layout != after { // keys may have gone from a server that was still to come to one that was through
+	after, err := layout(ctx, p.s.rdb)
+	if before != after { // keys may have gone from a server that was still to come to one that was through
 		p.moved++
 	}
 	return err

@@ -31,23 +31,12 @@ func exec(ctx context.Context, pipe redis.Pipeliner) error {
 }
 
 // masters are clients of the servers that hold keys of their own, of a cluster
-// several. Two layouts are equal if no slot has moved in between.
-func masters(ctx context.Context, rdb redis.UniversalClient) (layout string, all []redis.UniversalClient, err error) {
+// several.
+func masters(ctx context.Context, rdb redis.UniversalClient) (all []redis.UniversalClient, err error) {
 	cluster, ok := rdb.(*redis.ClusterClient)
 	if !ok {
-		return "", []redis.UniversalClient{rdb}, nil
+		return []redis.UniversalClient{rdb}, nil
 	}
-	slots, err := cluster.ClusterSlots(ctx).Result()
-	if err != nil {
-		return "", nil, err
-	}
-	var ranges []string
-	for _, s := range slots {
-		if len(s.Nodes) > 0 {
-			ranges = append(ranges, fmt.Sprintf("%d-%d %s", s.Start, s.End, s.Nodes[0].ID))
-		}
-	}
-	slices.Sort(ranges)
 	var mu sync.Mutex
 	err = cluster.ForEachMaster(ctx, func(_ context.Context, node *redis.Client) error {
 		mu.Lock()
@@ -55,7 +44,24 @@ func masters(ctx context.Context, rdb redis.UniversalClient) (layout string, all
 		all = append(all, node)
 		return nil
 	})
-	return strings.Join(ranges, "\n"), all, err
+	return all, err
+}
+
+// layout tells which server has which keys: two are equal if no slot of a cluster
+// has moved in between.
+func layout(ctx context.Context, rdb redis.UniversalClient) (string, error) {
+	if _, ok := rdb.(*redis.ClusterClient); !ok {
+		return "", nil
+	}
+	slots, err := rdb.ClusterSlots(ctx).Result() // CLUSTER SHARDS came with Redis 7
+	var ranges []string
+	for _, s := range slots {
+		if len(s.Nodes) > 0 {
+			ranges = append(ranges, fmt.Sprintf("%d-%d %s", s.Start, s.End, s.Nodes[0].ID))
+		}
+	}
+	slices.Sort(ranges)
+	return strings.Join(ranges, "\n"), err
 }
 
 // master is the server that holds a key.
@@ -102,7 +108,7 @@ const serversKept = 10_000
 // does not answer. A worker calls it before it refreshes anything, and again
 // every few seconds. The servers of the first time are taken for known ever since.
 func (s *Store) NoteServers(ctx context.Context) error {
-	_, all, err := masters(ctx, s.rdb)
+	all, err := masters(ctx, s.rdb)
 	if err != nil {
 		return err
 	}

@@ -2,6 +2,7 @@ package failover
 
 import (
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -66,7 +67,8 @@ func number(text string) int64 {
 	return n
 }
 
-// /readyz tells that a master is gone, whichever it is, and that another took its place.
+// A replica that is gone is nobody's concern. /readyz tells that a master is gone,
+// whichever it is, and that another took its place.
 func TestReady_onlyWithEveryMaster(t *testing.T) {
 	t.Parallel()
 	for kind := range kinds {
@@ -77,6 +79,12 @@ func TestReady_onlyWithEveryMaster(t *testing.T) {
 			key, queues := "", w.redis.holder("asynq:queues")
 			for i := 0; key == "" || kind == "cluster" && w.redis.holder(key) == queues; i++ {
 				key = strconv.Itoa(i)
+			}
+			// Without a replica all goes on.
+			w.redis.replicas("asynq:queues")[0].Kill()
+			w.put("c", "acme")
+			if out := w.must("", "enqueue", "--credential", "c", "--method", "list", "--wait"); !strings.Contains(out, `"succeeded"`) || p.readyz() != 200 {
+				t.Errorf("/readyz says %d, enqueue %s", p.readyz(), out)
 			}
 			master := w.redis.holder(key)
 			heal := w.redis.strand(key)

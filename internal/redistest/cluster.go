@@ -100,7 +100,7 @@ func (c *Cluster) of(key string) (servers []*Server) {
 	for _, s := range c.Servers {
 		client := s.open()
 		slot, err := client.ClusterKeySlot(ctx, key).Result()
-		ranges, err2 := client.ClusterSlots(ctx).Result()
+		ranges, err2 := client.ClusterSlots(ctx).Result() //nolint:staticcheck // CLUSTER SHARDS came with Redis 7
 		_ = client.Close()
 		if err != nil || err2 != nil {
 			continue // it is down
