@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 )
@@ -27,6 +28,9 @@ type RedisOptions struct {
 const (
 	poolSize   = 64 // connections, to each server
 	clientName = "stepworker"
+	// stateEvery is how soon pipelines go to the server that took a dead one's place:
+	// unlike single commands they ask nobody where that is. go-redis' own is a minute.
+	stateEvery = time.Second
 	// protocol is RESP 2: looking for push messages of RESP 3 would cost a share of
 	// every command.
 	protocol = 2
@@ -127,7 +131,7 @@ func (u parts) cluster() (*RedisOptions, error) {
 	if o.Protocol == 0 {
 		o.Protocol = protocol
 	}
-	o.Addrs, o.PoolSize, o.ClientName = addrs, poolSize, clientName
+	o.Addrs, o.PoolSize, o.ClientName, o.ClusterStateReloadInterval = addrs, poolSize, clientName, stateEvery
 	if o.TLSConfig != nil {
 		o.TLSConfig.ServerName, o.TLSConfig.InsecureSkipVerify = "", insecure
 	}

@@ -36,15 +36,21 @@ func TestLoad_throughFailovers(t *testing.T) {
 				}
 				old := w.redis.holder(key)
 				l.more(20)
+				begun := time.Now()
+				told := func(what string) { t.Logf("%s: %s after %s", key, what, time.Since(begun).Round(time.Second/10)) }
 				how(old)
-				l.more(20)
 				w.redis.replaced(key, old)
+				told("another master")
+				l.more(20)
+				told("steps are accepted again")
 				after(old)
 				for _, p := range workers {
 					w.until("the worker is ready again", func() bool { return p.readyz() == 200 })
 				}
+				told("the workers are ready")
 				// Else the next one takes with it all that came since the last one.
 				w.until("replicas follow the new master", func() bool { return w.redis.holder(key).Replicas() == w.redis.followers() })
+				told("replicas follow")
 				l.more(40)
 			}
 			failover("stepworker:cred:{a}", func(*redistest.Server) { w.redis.order("stepworker:cred:{a}") }, func(*redistest.Server) {})

@@ -85,13 +85,11 @@ func (c *Cluster) Master(key string) *Server {
 	return servers[0]
 }
 
-// Replica is a replica of that server.
+// Replica is a replica of that server: the others learn by and by that it follows.
 func (c *Cluster) Replica(key string) *Server {
 	c.t.Helper()
-	servers := c.of(key)
-	if len(servers) < 2 {
-		c.t.Fatalf("%s has no replica", key)
-	}
+	var servers []*Server
+	until(c.t, key+" has a replica", func() bool { servers = c.of(key); return len(servers) > 1 })
 	return servers[1]
 }
 
