@@ -13,6 +13,8 @@ import (
 	"sync"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
+
 	"github.com/stepworker/stepworker/connectors/dates"
 	"github.com/stepworker/stepworker/connectors/definition"
 	"github.com/stepworker/stepworker/connectors/httpfield"
@@ -21,6 +23,7 @@ import (
 	"github.com/stepworker/stepworker/connectors/mergefields"
 	"github.com/stepworker/stepworker/credentials"
 	"github.com/stepworker/stepworker/hooks"
+	"github.com/stepworker/stepworker/internal/spans"
 )
 
 // Caller calls methods. It is safe for concurrent use.
@@ -28,6 +31,7 @@ type Caller struct {
 	cfg    CallerConfig
 	client *http.Client
 	policy *policy
+	tracer trace.Tracer
 
 	mu        sync.Mutex
 	redactors map[string]*redactors    // by credential id
@@ -56,12 +60,13 @@ func NewCaller(cfg CallerConfig) (*Caller, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
+	cfg.Logger = spans.Logger(cfg.Logger)
 	var guarded http.RoundTripper = transport{p.transport(), cfg.MaxResponse}
 	if cfg.Transport != nil {
 		guarded = cfg.Transport(guarded)
 	}
 	return &Caller{
-		cfg: cfg, policy: p, redactors: map[string]*redactors{}, styles: map[string]string{}, skews: map[string]time.Duration{},
+		cfg: cfg, policy: p, tracer: spans.Tracer(cfg.TracerProvider), redactors: map[string]*redactors{}, styles: map[string]string{}, skews: map[string]time.Duration{},
 		client: &http.Client{Transport: guarded, CheckRedirect: checkRedirect},
 	}, nil
 }
@@ -397,9 +402,13 @@ func (x *exchange) event(ctx context.Context, event string) (*hooks.Outcome, err
 		return nil, nil
 	}
 	ev := &hooks.Event{Name: event, Scripts: scripts, Globals: x.globals(event), Doer: &scriptDoer{x}, Storage: &scriptStorage{x}, Urgent: x.call.Urgent}
+	ctx, span := x.c.startEvent(ctx, event)
 	out, err := x.c.cfg.Engine.Run(ctx, ev)
 	x.c.cfg.Trace.event(ev, out, err)
-	return x.ended(out, err)
+	told := err
+	out, err = x.ended(out, err)
+	endEvent(span, ev, out, told, x.mask)
+	return out, err
 }
 
 // ended takes over what an event left, and says how the call goes on.
@@ -734,9 +743,9 @@ func (c *Caller) Secrets(d *definition.Connector, cred *credentials.Credential) 
 
 // logScript logs the lines of a script that runs for a credential and for no
 // execution. They are masked already.
-func (c *Caller) logScript(cred *credentials.Credential, lines []string) {
+func (c *Caller) logScript(ctx context.Context, cred *credentials.Credential, lines []string) {
 	for _, l := range lines {
-		c.cfg.Logger.Info("script", "credential_id", cred.ID, "text", l)
+		c.cfg.Logger.InfoContext(ctx, "script", "credential_id", cred.ID, "connector", cred.Connector, "text", l)
 	}
 }
 

@@ -7,6 +7,8 @@ import (
 	"net/http"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
+
 	"github.com/stepworker/stepworker/connectors/definition"
 	"github.com/stepworker/stepworker/credentials"
 	"github.com/stepworker/stepworker/hooks"
@@ -185,6 +187,8 @@ type CallerConfig struct {
 	OnAnswer func(connector string, status int, d time.Duration)
 	// AuthStyles remembers what auth_style: auto learned; nil: in memory only.
 	AuthStyles AuthStyles
+	// TracerProvider makes the spans of requests and events; nil: the global one.
+	TracerProvider trace.TracerProvider
 	// Trace is told what scripts do, and Transport lies over the guarded one, so
 	// that every request passes by it: for `worker try`; nil: none.
 	Trace     *Trace

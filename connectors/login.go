@@ -20,7 +20,7 @@ func (c *Caller) login(ctx context.Context, d *definition.Connector, cred *crede
 	}
 	x := &exchange{c: c, d: d, m: m, cred: cred, call: &Call{Definition: d, Method: m, Credential: cred, Urgent: true}}
 	answer, err := x.run(ctx)
-	defer func() { c.logScript(cred, x.maskLogs()) }()
+	defer func() { c.logScript(ctx, cred, x.maskLogs()) }()
 	if err != nil {
 		return nil, x.verdict(fmt.Sprintf("login method %q", m.Name), x.finish(ctx, err))
 	}
@@ -87,7 +87,7 @@ func (c *Caller) test(ctx context.Context, d *definition.Connector, cred *creden
 	}
 	x := &exchange{c: c, d: d, m: m, cred: cred, found: found, call: &Call{Definition: d, Method: m, Credential: cred, Urgent: true}}
 	_, err := x.run(ctx)
-	defer func() { c.logScript(cred, x.maskLogs()) }()
+	defer func() { c.logScript(ctx, cred, x.maskLogs()) }()
 	if err != nil {
 		return x.verdict(fmt.Sprintf("test method %q", m.Name), x.finish(ctx, err))
 	}
@@ -105,7 +105,7 @@ func (c *Caller) Logout(ctx context.Context, d *definition.Connector, old *crede
 	}
 	x := &exchange{c: c, d: d, m: m, cred: old, found: slices.Collect(maps.Values(session)), call: &Call{Definition: d, Method: m, Credential: old, Urgent: true}}
 	_, err := x.run(ctx)
-	defer func() { c.logScript(old, x.maskLogs()) }()
+	defer func() { c.logScript(ctx, old, x.maskLogs()) }()
 	if err != nil {
 		return x.finish(ctx, err)
 	}

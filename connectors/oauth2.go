@@ -342,7 +342,7 @@ func (t *tokenRequest) RoundTrip(req *http.Request) (*http.Response, error) {
 		out.Header.Set("User-Agent", "stepworker")
 	}
 	sent := time.Now()
-	res, f := t.c.send(out, false)
+	res, f := t.c.send(out, false, t.told())
 	if f != nil {
 		t.fault = f
 		return nil, f
@@ -453,28 +453,38 @@ func (t *tokenRequest) hook(ctx context.Context, event string, globals ...hooks.
 		hooks.Global{Name: "method_auth_value", JSON: t.c.authValue(t.d, t.cred)})
 	globals = append(globals, x.placeGlobals()...)
 	ev := &hooks.Event{Name: event, Scripts: []hooks.Script{*s}, Globals: globals, Doer: &scriptDoer{x}, Storage: &scriptStorage{x}, Urgent: true}
+	ctx, span := t.c.startEvent(ctx, event)
 	out, err := t.c.cfg.Engine.Run(ctx, ev)
 	t.c.cfg.Trace.event(ev, out, err)
+	t.keep(parseToken(parseLeftBytes(out.Value("method_response", nil))))
+	mask := func() *credentials.Redactor {
+		return credentials.NewRedactor(append(t.secrets(), x.found...), 6)
+	}
+	endEvent(span, ev, out, err, mask)
 	t.actionData = nextActionData(out.Value("action_data", t.actionData))
 	if err == nil && len(out.Logs) == 0 {
 		return out, nil
 	}
-	secrets := append(t.c.Secrets(t.d, t.cred), x.found...)
-	if t.grant != nil { // until it is exchanged, it is as good as a token
-		secrets = append(secrets, t.grant.code, t.grant.verifier)
-	}
-	t.keep(parseToken(parseLeftBytes(out.Value("method_response", nil))))
-	r := credentials.NewRedactor(append(secrets, t.given...), 6)
+	r := mask()
 	if out != nil {
 		for i, l := range out.Logs {
 			out.Logs[i] = r.Cut(l, maxText)
 		}
-		t.c.logScript(t.cred, out.Logs)
+		t.c.logScript(ctx, t.cred, out.Logs)
 	}
 	if err != nil {
 		err = hookVerdict(event, err, r)
 	}
 	return out, err
+}
+
+// secrets are what must not be shown of a token request.
+func (t *tokenRequest) secrets() []string {
+	secrets := append(t.c.Secrets(t.d, t.cred), t.given...)
+	if t.grant != nil { // until it is exchanged, it is as good as a token
+		secrets = append(secrets, t.grant.code, t.grant.verifier)
+	}
+	return secrets
 }
 
 func (t *tokenRequest) scriptParameters(ctx context.Context, x *exchange) (json.RawMessage, error) {

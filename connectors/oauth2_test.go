@@ -649,7 +649,7 @@ methods:
 	}
 	want := ""
 	for _, text := range []string{"refresh", "token", "test", "login"} {
-		want += `msg=script credential_id=cust42-acme text="` + text + ` [redacted]"` + "\n"
+		want += `msg=script credential_id=cust42-acme connector=acme text="` + text + ` [redacted]"` + "\n"
 	}
 	if d := cmp.Diff(want, out.String()); d != "" {
 		t.Error(d)

@@ -35,7 +35,7 @@ func (x *exchange) send(req *http.Request) *fault {
 	x.status, x.reason, x.resHead, x.said = 0, "", nil, "" // of the page before
 	sent := time.Now()
 	defer func() { x.c.answered(x.d.Name, x.status, sent) }()
-	res, f := x.c.send(req, x.m.MayRepeat())
+	res, f := x.c.send(req, x.m.MayRepeat(), x.told())
 	x.ran = x.ran || f == nil || f.sent
 	if f != nil {
 		return f
@@ -482,7 +482,7 @@ func (c *Caller) doHook(ctx context.Context, x *exchange, r hooks.HTTPRequest) (
 	}
 	status, begun := 0, time.Now()
 	defer func() { c.answered(x.d.Name, status, begun) }()
-	res, f := c.send(req, definition.SafeVerb(r.Method))
+	res, f := c.send(req, definition.SafeVerb(r.Method), told{mask: x.mask})
 	if f != nil {
 		return nil, fmt.Errorf("http_request: %s", f.text)
 	}

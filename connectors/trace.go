@@ -47,14 +47,7 @@ func (t *Trace) event(ev *hooks.Event, out *hooks.Outcome, err error) {
 	if t == nil || err == nil && (out == nil || !out.Ran) {
 		return
 	}
-	told := TracedEvent{Name: ev.Name, Err: err}
-	for i := range ev.Scripts {
-		in := hooks.Inspect(&ev.Scripts[i])
-		if in != nil && slices.ContainsFunc(in.Handlers, func(m hooks.Mention) bool { return m.Name == ev.Name }) {
-			told.Levels = append(told.Levels, ev.Scripts[i].Level)
-		}
-	}
-	hooks.SortLevels(ev.Name, told.Levels)
+	told := TracedEvent{Name: ev.Name, Levels: eventLevels(ev), Err: err}
 	if out != nil {
 		told.Logs, told.Result = out.Logs, out.Result
 		for i := range ev.Globals {
@@ -71,6 +64,19 @@ func (t *Trace) event(ev *hooks.Event, out *hooks.Outcome, err error) {
 		}
 	}
 	t.Event(told)
+}
+
+// eventLevels are the levels that have a handler of an event, as far as their
+// sources tell, in the order in which they run.
+func eventLevels(ev *hooks.Event) (levels []hooks.Level) {
+	for i := range ev.Scripts {
+		in := hooks.Inspect(&ev.Scripts[i])
+		if in != nil && slices.ContainsFunc(in.Handlers, func(m hooks.Mention) bool { return m.Name == ev.Name }) {
+			levels = append(levels, ev.Scripts[i].Level)
+		}
+	}
+	hooks.SortLevels(ev.Name, levels)
+	return levels
 }
 
 func (t *Trace) secret(name string, values ...string) {

@@ -235,7 +235,8 @@ func (t transport) roundTrip(req *http.Request) (*http.Response, error) {
 // send makes one request through the guarded transport. Redirects are
 // followed for GET and HEAD, on the same host, five at most. again says that
 // the request may reach the server twice.
-func (c *Caller) send(req *http.Request, again bool) (*http.Response, *fault) {
+func (c *Caller) send(req *http.Request, again bool, what told) (*http.Response, *fault) {
+	req, span := c.startRequest(req, what)
 	var sent atomic.Bool
 	trace := &httptrace.ClientTrace{WroteHeaders: func() { sent.Store(true) }}
 	ctx := httptrace.WithClientTrace(req.Context(), trace)
@@ -244,10 +245,12 @@ func (c *Caller) send(req *http.Request, again bool) (*http.Response, *fault) {
 	}
 	req = req.WithContext(ctx)
 	res, err := c.client.Do(req)
-	if err == nil {
-		return res, nil
+	var f *fault
+	if err != nil {
+		res, f = nil, describeFault(req.URL.Host, sent.Load(), err)
 	}
-	return nil, describeFault(req.URL.Host, sent.Load(), err)
+	endRequest(span, what, res, f)
+	return res, f
 }
 
 // answered tells of a request that has ended.

@@ -146,6 +146,9 @@ type LastRefresh struct {
 	Kind    Kind      `json:"kind"`
 	Verdict Verdict   `json:"verdict"`
 	Status  int       `json:"status,omitempty"`
+	// Trace is the refresh's trace context, for who goes on after it; "" where it
+	// was not traced.
+	Trace string `json:"trace,omitempty"`
 }
 
 // Unhelped counts refreshes that were made for a method's refused executions

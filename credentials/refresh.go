@@ -38,6 +38,17 @@ type RefreshRequest struct {
 	// Asked is when a person asked for this refresh, by the clock of Redis; zero:
 	// nobody did. What has been found out of the client since is the answer.
 	Asked time.Time
+	// Trace, if set, is the refresh's trace context, asked for once the provider has
+	// answered: it is kept with the last refresh.
+	Trace func() string
+}
+
+// trace is what is kept of the refresh's trace context.
+func (r *RefreshRequest) trace() string {
+	if r.Trace == nil {
+		return ""
+	}
+	return r.Trace()
 }
 
 // Outcomes of a refresh.
@@ -263,7 +274,7 @@ func (s *Store) save(ctx context.Context, r RefreshRequest, owner string, c *Cre
 			refused, res.Outcome, res.RetryAt = r.Kind, OutcomeTransient, now.Add(max(e.RetryAfter, s.firstWait))
 		}
 	}
-	last, err := json.Marshal(LastRefresh{At: now.UTC().Truncate(time.Millisecond), Kind: r.Kind, Verdict: verdict, Status: renewal.Status})
+	last, err := json.Marshal(LastRefresh{At: now.UTC().Truncate(time.Millisecond), Kind: r.Kind, Verdict: verdict, Status: renewal.Status, Trace: r.trace()})
 	if err != nil {
 		return RefreshResult{}, err
 	}
@@ -359,7 +370,7 @@ func (s *Store) remember(ctx context.Context, r RefreshRequest, owner string, t 
 	if state == "" {
 		res.RetryAt = next
 	}
-	last, err := json.Marshal(LastRefresh{At: now.UTC().Truncate(time.Millisecond), Kind: r.Kind, Verdict: e.Verdict, Status: e.Status})
+	last, err := json.Marshal(LastRefresh{At: now.UTC().Truncate(time.Millisecond), Kind: r.Kind, Verdict: e.Verdict, Status: e.Status, Trace: r.trace()})
 	if err != nil {
 		return RefreshResult{}, err
 	}

@@ -7,6 +7,7 @@ import "github.com/redis/go-redis/v9"
 //	stepworker:cred:{ID}          hash, see below
 //	stepworker:cred:{ID}:version  its highest version ever
 //	stepworker:cred:{ID}:waiting  zset of waiting executions, score: since (ms), see mark
+//	stepworker:cred:{ID}:askers   list of trace contexts, only where attempts are traced
 //	stepworker:line:{ID}          hash of package jobs: until (ms) the API has paused
 //	                              its calls, row such pauses in a row, said by the API
 //	stepworker:credentials        set of ids
@@ -29,6 +30,7 @@ import "github.com/redis/go-redis/v9"
 func credKey(id string) string    { return "stepworker:cred:{" + id + "}" }
 func versionKey(id string) string { return "stepworker:cred:{" + id + "}:version" }
 func waitingKey(id string) string { return "stepworker:cred:{" + id + "}:waiting" }
+func askersKey(id string) string  { return "stepworker:cred:{" + id + "}:askers" }
 
 // LineKey is the hash that package jobs keeps of a credential's calls.
 func LineKey(id string) string { return "stepworker:line:{" + id + "}" }
@@ -181,8 +183,8 @@ return 1
 // parkScript joins the waiting set and reads the version in one go: a refresh
 // raises the version and then reads the set, so one of the two sees the other.
 //
-//	KEYS  credential, waiting set
-//	ARGV  execution, version used, refused (0/1), kind, mark, method
+//	KEYS  credential, waiting set, askers
+//	ARGV  execution, version used, refused (0/1), kind, mark, method, trace context ('': none)
 //	returns {'gone'}, {'newer', v} or {'parked', v, state, err, next, lease_until, client}
 var parkScript = redis.NewScript(`
 local h = redis.call('HMGET', KEYS[1], 'v', 'deleted', 'state', 'err', 'next', 'lease_until', 'refused', 'client')
@@ -192,6 +194,11 @@ if ARGV[3] == '1' and h[7] ~= h[1] then
   redis.call('HSET', KEYS[1], 'refused', h[1], 'refused_kind', ARGV[4], 'refused_method', ARGV[6])
 end
 redis.call('ZADD', KEYS[2], ARGV[5], ARGV[1])
+if ARGV[7] ~= '' then
+  redis.call('LPUSH', KEYS[3], ARGV[7])
+  redis.call('LTRIM', KEYS[3], 0, 127)
+  redis.call('EXPIRE', KEYS[3], 86400)
+end
 return {'parked', h[1], h[3] or 'active', h[4] or '', h[5] or '0', h[6] or '0', h[8] or ''}
 `)
 

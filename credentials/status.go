@@ -68,6 +68,10 @@ func (s *Store) Status(ctx context.Context, id string) (*Status, error) {
 		Authentication: f["authentication"], State: m.State, Since: instant(m.Since), Version: num(f["v"]), Expiry: instant(m.expiry()), LastRefresh: m.LastRefresh,
 		LastError: m.LastError, NextTry: instant(m.NextTry), Waiting: n.Val(),
 	}
+	if lr := st.LastRefresh; lr != nil && lr.Trace != "" { // for workers
+		shown := *lr
+		shown.Trace, st.LastRefresh = "", &shown
+	}
 	switch {
 	case m.Unknown != "": // it comes before anything that the provider may have said
 		st.LastError = m.Unknown

@@ -418,6 +418,7 @@ type ParkRequest struct {
 	// without calling the API.
 	Refused bool
 	Since   time.Time // when this wait began
+	Trace   string    // the attempt's trace context, for the refresh to link to; "" without
 }
 
 // Parked answers a ParkRequest. Newer: a newer version is stored, run again
@@ -434,7 +435,7 @@ func (s *Store) Park(ctx context.Context, r ParkRequest) (Parked, error) {
 	if r.Refused {
 		refused = 1
 	}
-	out, err := parkScript.Run(ctx, s.rdb, []string{credKey(r.ID), waitingKey(r.ID)}, r.Execution, r.Version, refused, string(r.Kind), mark(r.Since), r.Method).StringSlice()
+	out, err := parkScript.Run(ctx, s.rdb, []string{credKey(r.ID), waitingKey(r.ID), askersKey(r.ID)}, r.Execution, r.Version, refused, string(r.Kind), mark(r.Since), r.Method, r.Trace).StringSlice()
 	if err != nil {
 		return Parked{}, err
 	}
@@ -449,6 +450,17 @@ func (s *Store) Park(ctx context.Context, r ParkRequest) (Parked, error) {
 		return Parked{}, err
 	}
 	return Parked{Version: num(out[1]), Meta: Meta{State: State(out[2]), LastError: out[3], NextTry: parseMillis(out[4]), LeaseUntil: parseMillis(out[5]), Client: out[6]}}, nil
+}
+
+// Askers are the trace contexts of the attempts that parked last, 128 at most,
+// since a refresh has taken them.
+func (s *Store) Askers(ctx context.Context, id string) ([]string, error) {
+	return s.rdb.LRange(ctx, askersKey(id), 0, -1).Result()
+}
+
+// TakeAskers forgets them: the refresh that they waited for is told of them.
+func (s *Store) TakeAskers(ctx context.Context, id string) error {
+	return s.rdb.Del(ctx, askersKey(id)).Err()
 }
 
 // mark is a place in a waiting set: since when (ms), and a fraction that no

@@ -17,6 +17,7 @@ import (
 
 	"github.com/stepworker/stepworker/connectors"
 	"github.com/stepworker/stepworker/internal/killpoint"
+	"github.com/stepworker/stepworker/internal/spans"
 )
 
 // TypeCancel is the task, on QueueRefresh, that ends executions that are to be
@@ -301,7 +302,7 @@ func (r *cancelRound) end(ctx context.Context, info *asynq.TaskInfo, ended bool)
 		step = &payload{}
 	}
 	now := time.Now()
-	a := &attempt{p: p, id: info.ID, step: step, at: now, taken: now, broken: info.State == asynq.TaskStateActive}
+	a := &attempt{p: p, id: info.ID, step: step, at: now, taken: now, origin: spans.Read(info.Headers), broken: info.State == asynq.TaskStateActive}
 	if ended { // a worker died before it had given all back
 		a.rec = &record{queue: info.Queue}
 		a.unwait(ctx)
@@ -309,7 +310,7 @@ func (r *cancelRound) end(ctx context.Context, info *asynq.TaskInfo, ended bool)
 		return true
 	} else if a.rec.end != "" || !a.rec.cancel {
 		return false
-	} else if err := a.cancelled(ctx); !errors.Is(err, asynq.RevokeTask) {
+	} else if !r.cancelled(ctx, a, info) {
 		return true
 	}
 	killpoint.KillPoint("cancelled")
@@ -317,6 +318,14 @@ func (r *cancelRound) end(ctx context.Context, info *asynq.TaskInfo, ended bool)
 		_ = p.client.inspector.DeleteTask(info.Queue, info.ID) // else it was taken just now
 	}
 	return false
+}
+
+// cancelled ends the execution that a has claimed, as if it were an attempt.
+func (r *cancelRound) cancelled(ctx context.Context, a *attempt, info *asynq.TaskInfo) bool {
+	ctx = a.startCancelSpan(ctx, info.Queue)
+	err := a.cancelled(ctx)
+	a.end(ctx, err)
+	return errors.Is(err, asynq.RevokeTask)
 }
 
 // buried says that a task stands in a backlog so long that Redis, which would

@@ -14,8 +14,10 @@ import (
 	"github.com/hibiken/asynq"
 	"github.com/oklog/ulid/v2"
 	"github.com/redis/go-redis/v9"
+	"go.opentelemetry.io/otel/trace"
 
 	"github.com/stepworker/stepworker/credentials"
+	"github.com/stepworker/stepworker/internal/spans"
 )
 
 // Errors of Client.Result.
@@ -31,20 +33,35 @@ type Client struct {
 	asynq     *asynq.Client
 	inspector *asynq.Inspector
 	store     *credentials.Store
+	tracer    trace.Tracer
 
 	mu       sync.Mutex
 	sealer   *credentials.StepSealer // as workers offered it
 	sealerAt time.Time               // when it was read
 }
 
+// ClientOption is a setting of a Client.
+type ClientOption func(*Client)
+
+// WithTracerProvider has the spans of Enqueue and EnqueueBatch made by another
+// OpenTelemetry provider than the global one (otel.SetTracerProvider).
+func WithTracerProvider(p trace.TracerProvider) ClientOption {
+	return func(c *Client) { c.tracer = spans.Tracer(p) }
+}
+
 // NewClient returns a client on the given Redis.
-func NewClient(rdb redis.UniversalClient) *Client {
-	return &Client{
+func NewClient(rdb redis.UniversalClient, options ...ClientOption) *Client {
+	c := &Client{
 		rdb:       rdb,
+		tracer:    spans.Tracer(nil),
 		asynq:     asynq.NewClientFromRedisClient(rdb),
 		inspector: asynq.NewInspectorFromRedisClient(rdb),
 		store:     credentials.NewStore(rdb, nil),
 	}
+	for _, set := range options {
+		set(c)
+	}
+	return c
 }
 
 // Statuses of a Receipt.
@@ -66,7 +83,7 @@ type InvalidError struct{ Reason string }
 
 func (e *InvalidError) Error() string { return e.Reason }
 
-// Enqueue accepts a step. An *InvalidError means that its form is wrong; any
+// Enqueue accepts a step. Its execution goes on in the OpenTelemetry trace of ctx. An *InvalidError means that its form is wrong; any
 // other error that Redis could not be asked, in which case it may or may not
 // have been accepted: enqueue it again under the receipt's ExecutionID.
 func (c *Client) Enqueue(ctx context.Context, step *Step) (Receipt, error) {
@@ -86,20 +103,25 @@ type accepted struct {
 	step  *Step
 	id    string
 	raw   []byte
-	owner string // of the claim on its id
-	queue string // of its level
-	amiss bool   // it is counted as under way, and should not be
+	owner string            // of the claim on its id
+	queue string            // of its level
+	heads map[string]string // of its task
+	amiss bool              // it is counted as under way, and should not be
 }
 
 // EnqueueBatch enqueues many steps, in about their order; receipts come in
 // the order of the steps. An invalid step never stops the others. Of steps
 // with the same id, here or in another process, the one that is accepted first
 // runs, with its payload; the others are duplicates.
+//
+// An execution goes on in the OpenTelemetry trace of ctx: its attempts, its API
+// calls, and the task that reply_to names.
 func (c *Client) EnqueueBatch(ctx context.Context, steps []*Step) []Receipt {
 	receipts := make([]Receipt, len(steps))
 	batch := make([]*accepted, len(steps))
 	first := make(map[string]int, len(steps)) // by id, the step that claims it
 	now, owner := time.Now(), ulid.Make().String()
+	sending := c.startSending(ctx, steps)
 	sealer := sync.OnceValues(func() (*credentials.StepSealer, error) { return c.stepSealer(ctx) }) // where Redis is away, it is asked once
 	for i, s := range steps {
 		a, err := accept(s, now, sealer)
@@ -117,6 +139,7 @@ func (c *Client) EnqueueBatch(ctx context.Context, steps []*Step) []Receipt {
 			first[a.id] = i
 			a.owner = owner
 			batch[i] = a
+			a.heads = sending.headers(i, a)
 		}
 	}
 	c.enqueueAll(ctx, batch, now, receipts)
@@ -127,6 +150,7 @@ func (c *Client) EnqueueBatch(ctx context.Context, steps []*Step) []Receipt {
 			}
 		}
 	}
+	sending.end(batch, receipts)
 	return receipts
 }
 
@@ -315,7 +339,7 @@ func (c *Client) enqueueOwned(ctx context.Context, a *accepted, queue string) (s
 		opts = append(opts, asynq.ProcessAt(at.Add(time.Second))) // asynq counts whole seconds, downwards
 	}
 	for {
-		_, err := c.asynq.EnqueueContext(ctx, asynq.NewTask(TypeStep, a.raw), opts...)
+		_, err := c.asynq.EnqueueContext(ctx, asynq.NewTaskWithHeaders(TypeStep, a.raw, a.heads), opts...)
 		if !errors.Is(err, asynq.ErrTaskIDConflict) {
 			return Enqueued, err
 		}
@@ -567,7 +591,7 @@ func (c *Client) hint(ctx context.Context, r refreshTask, suffix string) error {
 		return err
 	}
 	id := fmt.Sprintf("%s:v%d:%s:%s", r.CredentialID, r.Version, r.Kind, suffix)
-	_, err = c.asynq.EnqueueContext(ctx, asynq.NewTask(TypeRefresh, raw), asynq.TaskID(id), asynq.Queue(QueueRefresh),
+	_, err = c.asynq.EnqueueContext(ctx, asynq.NewTaskWithHeaders(TypeRefresh, raw, spans.Headers(ctx)), asynq.TaskID(id), asynq.Queue(QueueRefresh),
 		asynq.MaxRetry(asynqMaxRetry), asynq.Timeout(refreshTaskTimeout))
 	if errors.Is(err, asynq.ErrTaskIDConflict) {
 		return nil

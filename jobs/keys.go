@@ -54,7 +54,8 @@ return {1, q}
 `)
 
 // finishScript ends an execution: its result is kept, its budgets are gone; asynq's
-// count stays, which tells a person's rerun from a dead worker's, see beginScript.
+// count stays, which tells a person's rerun from a dead worker's, see beginScript,
+// and so does its trace.
 //
 //	KEYS  execution hash, result, pages
 //	ARGV  queue, enqueued at (ms), status, result, retention (ms), attempt's token ('': whoever)
@@ -65,10 +66,11 @@ if ARGV[6] ~= '' then
   if h[2] == ARGV[6] then return 1 end -- our own, whose answer was lost
   if h[1] ~= ARGV[6] then return 0 end
 end
-local cnt = redis.call('HGET', KEYS[1], 'cnt')
+local kept = redis.call('HMGET', KEYS[1], 'cnt', 'tp')
 redis.call('DEL', KEYS[1], KEYS[3])
 redis.call('HSET', KEYS[1], 'q', ARGV[1], 'at', ARGV[2], 'end', ARGV[3], 'by', ARGV[6])
-if cnt then redis.call('HSET', KEYS[1], 'cnt', cnt) end
+if kept[1] then redis.call('HSET', KEYS[1], 'cnt', kept[1]) end
+if kept[2] then redis.call('HSET', KEYS[1], 'tp', kept[2]) end
 redis.call('PEXPIRE', KEYS[1], ARGV[5])
 redis.call('SET', KEYS[2], ARGV[4], 'PX', ARGV[5])
 return 1

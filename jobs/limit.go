@@ -200,7 +200,7 @@ func (a *attempt) pace(ctx context.Context, at connectors.Pace) error {
 			flag = "1"
 		}
 		if _, err := a.ask(ctx, "extra", flag); err != nil {
-			a.p.log.Warn("a script's request was not counted", "execution_id", a.id, "error", err.Error())
+			a.p.log.WarnContext(ctx, "a script's request was not counted", append(a.ids(), "error", err.Error())...)
 		} else if uses {
 			a.rec.turn = 0
 		}

@@ -304,7 +304,7 @@ func (a *attempt) exit(ctx context.Context, err error) *stand {
 	a.inside = false
 	switch {
 	case failed != nil: // it lapses
-		a.p.log.Warn("a place in a line could not be given back", "execution_id", a.id, "credential_id", a.cred.ID, "error", failed.Error())
+		a.p.log.WarnContext(ctx, "a place in a line could not be given back", append(a.ids(), "error", failed.Error())...)
 		return nil
 	case outcome == outLimited:
 		a.p.line.lookAt(a.cred.ID, s.until())

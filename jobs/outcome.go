@@ -5,16 +5,17 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"math/rand/v2"
 	"strings"
 	"time"
 
 	"github.com/hibiken/asynq"
 	"github.com/redis/go-redis/v9"
+	"go.opentelemetry.io/otel/codes"
 
 	"github.com/stepworker/stepworker/connectors"
 	"github.com/stepworker/stepworker/internal/killpoint"
+	"github.com/stepworker/stepworker/internal/spans"
 )
 
 // This file is the one table from how an attempt ended to what happens next.
@@ -59,6 +60,9 @@ type waitError struct {
 	text  string
 	delay time.Duration
 	fault bool
+	// untold: no log line has said so yet.
+	untold    bool
+	overtaken bool
 }
 
 func (e *waitError) Error() string { return e.why + ": " + e.text }
@@ -280,26 +284,13 @@ func (a *attempt) finish(ctx context.Context, res *Result) error {
 	case err != nil:
 		return a.p.workerFault("redis cannot be written")
 	}
-	a.ended = true
+	a.ending.result = res
 	killpoint.KillPoint("stored")
 	if a.rec.inSet {
 		a.unwait(ctx)
 	}
 	killpoint.KillPoint("ended")
 	a.p.metrics.ended(a, res)
-	level := slog.LevelInfo
-	attrs := []any{"execution_id", a.id, "credential_id", res.CredentialID, "connector", res.Connector, "method", res.Method,
-		"status", res.Status, "attempts", res.Attempts, "refreshes", res.Refreshes, "seconds", time.Since(a.at).Seconds()}
-	if res.Error != nil {
-		if res.Status != Cancelled {
-			level = slog.LevelWarn
-		}
-		attrs = append(attrs, "kind", res.Error.Kind, "error", res.Error.Message)
-	}
-	a.p.log.Log(ctx, level, "execution ended", attrs...)
-	for _, line := range a.logs {
-		a.p.log.Info("script", "execution_id", a.id, "text", line)
-	}
 	return nil
 }
 
@@ -308,8 +299,7 @@ func (a *attempt) finish(ctx context.Context, res *Result) error {
 // the task is looked at once more.
 func (a *attempt) overtaken() error {
 	a.p.metrics.overtaken.Inc()
-	a.p.log.Warn("attempt overtaken", "execution_id", a.id)
-	return &waitError{why: "worker", text: errOvertaken.Error(), delay: 30 * time.Second}
+	return &waitError{why: whyWorker, text: errOvertaken.Error(), delay: 30 * time.Second, overtaken: true}
 }
 
 // behind leaves an execution to the attempt of a higher count that has begun,
@@ -359,14 +349,22 @@ func (p *Pool) storeResult(ctx context.Context, rec *record, res *Result, reply 
 	return err
 }
 
-func (p *Pool) reply(ctx context.Context, to *ReplyTo, res *Result) error {
+func (p *Pool) reply(ctx context.Context, to *ReplyTo, res *Result) (err error) {
+	ctx, span := p.client.startSend(ctx, to.Queue)
+	defer func() {
+		span.SetAttributes(message("send", "send", to.Queue, "r."+res.ExecutionID)...)
+		if err != nil {
+			span.SetStatus(codes.Error, "redis cannot be written")
+		}
+		span.End()
+	}()
 	raw, err := encode(res.Short())
 	if err != nil {
 		return err
 	}
 	id := "r." + res.ExecutionID
 	for range 2 {
-		_, err := p.client.asynq.EnqueueContext(ctx, asynq.NewTask(to.Type, raw), asynq.TaskID(id), asynq.Queue(to.Queue))
+		_, err := p.client.asynq.EnqueueContext(ctx, asynq.NewTaskWithHeaders(to.Type, raw, spans.Headers(ctx)), asynq.TaskID(id), asynq.Queue(to.Queue))
 		if !errors.Is(err, asynq.ErrTaskIDConflict) {
 			return err
 		}
@@ -421,21 +419,16 @@ func (a *attempt) leave(ctx context.Context, w *waitError) error {
 		return a.p.workerFault("redis cannot be written")
 	}
 	a.p.metrics.attempts.WithLabelValues(a.connector(), w.why).Inc()
-	a.p.log.Info("attempt ended", "execution_id", a.id, "credential_id", a.step.CredentialID, "method", a.step.Method,
-		"waits", w.why, "text", w.text, "next_try_in", w.delay.Seconds(), "seconds", time.Since(a.at).Seconds())
-	for _, line := range a.logs {
-		a.p.log.Info("script", "execution_id", a.id, "text", line)
-	}
 	return w
 }
 
 // workerFault puts a task back because of this worker, not because of the
-// task: it is never charged to the execution, and /readyz says so.
+// task: it is never charged to the execution, /readyz says so, and a log line
+// at the attempt's end.
 func (p *Pool) workerFault(text string) error {
 	p.metrics.faults.Inc()
 	p.fault.Store(&workerFault{text, time.Now()})
-	p.log.Error("worker fault", "text", text)
-	return &waitError{why: "worker", text: text, delay: 5*time.Second + rand.N(5*time.Second)}
+	return &waitError{why: whyWorker, text: text, delay: 5*time.Second + rand.N(5*time.Second), untold: true}
 }
 
 // archiveUnreadable ends a task whose payload cannot be understood.
@@ -449,7 +442,7 @@ func (p *Pool) archiveUnreadable(ctx context.Context, id string, why error) erro
 		}
 	}
 	p.metrics.ended(&attempt{p: p, at: now}, res)
-	p.log.Warn("unreadable payload", "execution_id", id, "error", why.Error())
+	p.log.WarnContext(ctx, "unreadable payload", "execution_id", id, "queue", queue, "error", why.Error())
 	return fmt.Errorf("%s: %w", res.Error.Message, asynq.SkipRetry)
 }
 

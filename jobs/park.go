@@ -8,6 +8,8 @@ import (
 	"math/rand/v2"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
+
 	"github.com/stepworker/stepworker/connectors"
 	"github.com/stepworker/stepworker/credentials"
 	"github.com/stepworker/stepworker/internal/killpoint"
@@ -99,7 +101,7 @@ func (a *attempt) park(ctx context.Context, ref refusal) error {
 	}
 	killpoint.KillPoint("before-park")
 	parked, err := p.cfg.Store.Park(ctx, credentials.ParkRequest{
-		ID: a.cred.ID, Execution: a.waiter(), Version: ref.version, Kind: ref.kind, Refused: true, Since: a.waitsSince(), Method: ref.method,
+		ID: a.cred.ID, Execution: a.waiter(), Version: ref.version, Kind: ref.kind, Refused: true, Since: a.waitsSince(), Method: ref.method, Trace: a.traced(),
 	})
 	if err != nil {
 		return p.workerFault("redis cannot be written")
@@ -142,7 +144,7 @@ func (a *attempt) hold(ctx context.Context, text string) error {
 	if a.cred != nil {
 		version = a.cred.Version
 	}
-	parked, err := p.cfg.Store.Park(ctx, credentials.ParkRequest{ID: a.step.CredentialID, Execution: a.waiter(), Version: version, Since: a.waitsSince()})
+	parked, err := p.cfg.Store.Park(ctx, credentials.ParkRequest{ID: a.step.CredentialID, Execution: a.waiter(), Version: version, Since: a.waitsSince(), Trace: a.traced()})
 	a.rec.inSet = err == nil && !parked.Gone && !parked.Newer
 	switch {
 	case err != nil:
@@ -200,8 +202,10 @@ func (a *attempt) again(ctx context.Context) error {
 	case err != nil:
 		return a.p.workerFault("redis cannot be written")
 	}
-	next := &attempt{p: a.p, task: a.task, id: a.id, step: a.step, at: time.Now(), taken: a.taken, logs: a.logs, waitedFor: a.waitedFor, waited: a.waited}
-	return next.run(ctx)
+	a.ending.again = true
+	a.end(ctx, nil)
+	next := &attempt{p: a.p, task: a.task, id: a.id, step: a.step, at: time.Now(), taken: a.taken, origin: a.origin, rerun: true, waitedFor: a.waitedFor, waited: a.waited}
+	return next.run(trace.ContextWithRemoteSpanContext(ctx, a.origin))
 }
 
 // timer is when a waiting execution looks by itself, resumed or not.

@@ -14,11 +14,13 @@ import (
 	"github.com/hibiken/asynq"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/redis/go-redis/v9"
+	"go.opentelemetry.io/otel/trace"
 	"golang.org/x/sync/semaphore"
 
 	"github.com/stepworker/stepworker/connectors"
 	"github.com/stepworker/stepworker/connectors/definition"
 	"github.com/stepworker/stepworker/credentials"
+	"github.com/stepworker/stepworker/internal/spans"
 )
 
 // PoolConfig is what a Pool needs. Redis, Store, Catalog and Caller are required.
@@ -45,6 +47,8 @@ type PoolConfig struct {
 	NotifySecret credentials.Secret
 	Logger       *slog.Logger          // nil: discards
 	Registerer   prometheus.Registerer // nil: no metrics
+	// TracerProvider makes the spans of attempts and refreshes; nil: the global one.
+	TracerProvider trace.TracerProvider
 	// Observe, if set, is told of each moment in an execution's life, from
 	// many goroutines.
 	Observe func(Moment)
@@ -70,6 +74,7 @@ type Pool struct {
 	rdb      redis.UniversalClient
 	client   *Client
 	log      *slog.Logger
+	tracer   trace.Tracer
 	metrics  *metrics
 	resumer  *resumer
 	notifier *notifier // nil: nobody is told
@@ -148,7 +153,7 @@ func NewPool(cfg PoolConfig) (*Pool, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	p := &Pool{cfg: cfg, rdb: cfg.Redis, client: NewClient(cfg.Redis), log: cfg.Logger, stop: make(chan struct{}), wake: make(chan struct{}, 1)}
+	p := &Pool{cfg: cfg, rdb: cfg.Redis, client: NewClient(cfg.Redis, WithTracerProvider(cfg.TracerProvider)), log: spans.Logger(cfg.Logger), tracer: spans.Tracer(cfg.TracerProvider), stop: make(chan struct{}), wake: make(chan struct{}, 1)}
 	p.resumer, p.waker, p.line = newResumer(p), newWaker(p), newLineKeeper(p)
 	p.canceller = newCanceller(p)
 	p.sitting = make(chan struct{}, cfg.Concurrency/4)
@@ -259,16 +264,25 @@ func (p *Pool) Start() error {
 // death of a worker it counts against the execution ten times in a row.
 func (p *Pool) guard(h func(context.Context, *asynq.Task) error) asynq.HandlerFunc {
 	return func(ctx context.Context, t *asynq.Task) (err error) {
+		if sc := spans.Read(t.Headers()); sc.IsValid() {
+			ctx = trace.ContextWithRemoteSpanContext(ctx, sc)
+		}
 		defer func() {
 			if r := recover(); r != nil {
-				p.log.Error("a task made this worker panic", "type", t.Type(), "panic", fmt.Sprintf("%T", r), "stack", string(debug.Stack()))
-				err = &waitError{why: "worker", text: "it panicked on this task", delay: 5 * time.Second, fault: true}
+				p.log.ErrorContext(ctx, "a task made this worker panic", "type", t.Type(), "task_id", taskID(ctx), "panic", fmt.Sprintf("%T", r), "stack", string(debug.Stack()))
+				err = &waitError{why: whyWorker, text: "it panicked on this task", delay: 5 * time.Second, fault: true}
 			}
 		}()
 		if newer := p.behind.Load(); newer != nil { // it was taken just before
-			return p.workerFault(newer.Error())
+			err = p.workerFault(newer.Error())
+		} else {
+			err = h(ctx, t)
 		}
-		return h(ctx, t)
+		var w *waitError
+		if errors.As(err, &w) && w.untold {
+			p.log.ErrorContext(ctx, "worker fault", "type", t.Type(), "task_id", taskID(ctx), "text", w.text)
+		}
+		return err
 	}
 }
 
@@ -466,6 +480,9 @@ func (p *Pool) reads(queue string) bool {
 }
 
 func (p *Pool) observe(m Moment, a *attempt) {
+	if a != nil {
+		a.event(m)
+	}
 	if p.cfg.Observe == nil {
 		return
 	}

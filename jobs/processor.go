@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/hibiken/asynq"
+	"go.opentelemetry.io/otel/trace"
 
 	"github.com/stepworker/stepworker/connectors"
 	"github.com/stepworker/stepworker/connectors/definition"
@@ -26,6 +27,12 @@ type attempt struct {
 	task *asynq.Task
 	id   string
 	step *payload
+
+	origin trace.SpanContext // of its execution: who enqueued it, or its root
+	span   trace.Span
+	ending ending
+	rerun  bool // within its task, because a newer version is stored
+
 	rec  *record
 	cred *credentials.Credential
 	def  *definition.Connector
@@ -44,7 +51,6 @@ type attempt struct {
 
 	noted bool // that its credential works
 
-	ended  bool // the execution has
 	broken bool // off, in the middle of a call
 
 	waitedFor string    // parked or held: it has waited until now, and this is not counted yet
@@ -123,14 +129,15 @@ func (p *Pool) ProcessTask(ctx context.Context, t *asynq.Task) error {
 	now := time.Now()
 	p.metrics.running.Inc()
 	defer p.metrics.running.Dec()
-	a := &attempt{p: p, task: t, id: id, step: step, at: now, taken: now}
+	a := &attempt{p: p, task: t, id: id, step: step, at: now, taken: now, origin: trace.SpanContextFromContext(ctx)}
 	ctx, cancel := context.WithTimeout(ctx, step.timeout())
 	defer cancel()
 	return a.run(ctx)
 }
 
-func (a *attempt) run(ctx context.Context) error {
+func (a *attempt) run(ctx context.Context) (outcome error) {
 	p := a.p
+	defer func() { a.end(ctx, outcome) }()
 	killpoint.KillPoint("taken")
 	if err := p.awake.sure(a.taken); err != nil {
 		return p.workerFault(err.Error())
@@ -145,6 +152,7 @@ func (a *attempt) run(ctx context.Context) error {
 		return p.workerFault("redis cannot be used")
 	}
 	a.cred = cred
+	ctx = a.startSpan(ctx)
 	if queue, ok := asynq.GetQueueName(ctx); ok {
 		a.rec.queue = queue
 	}
@@ -161,7 +169,7 @@ func (a *attempt) run(ctx context.Context) error {
 	case a.rec.over: // so did this one's
 		return fmt.Errorf("failed, as its result says: %w", asynq.SkipRetry)
 	case end == Failed: // run again by a person: fresh budgets
-		a.rec = &record{queue: a.rec.queue, enqueuedAt: a.rec.enqueuedAt, attempt: a.rec.attempt, blank: true, newData: true}
+		a.rec = &record{queue: a.rec.queue, enqueuedAt: a.rec.enqueuedAt, attempt: a.rec.attempt, number: a.rec.number, blank: true, newData: true}
 		a.recount(ctx)
 	}
 	a.rec.account = a.step.account()
@@ -170,7 +178,7 @@ func (a *attempt) run(ctx context.Context) error {
 	}
 	ctx, release := p.canceller.hold(ctx, a.rec.attempt)
 	defer release()
-	if err = a.proceed(ctx, opened); isCancelled(ctx) && !a.ended {
+	if err = a.proceed(ctx, opened); isCancelled(ctx) && a.ending.result == nil {
 		a.rec.begun = true
 		return a.cancelled(ctx)
 	}
@@ -295,6 +303,7 @@ func (a *attempt) admit(ctx context.Context, opened error) (*ResultError, func()
 		return nil, nil // no call is made, so the credential need not be usable
 	}
 	waited := a.countRefresh()
+	a.linkRefresh(waited)
 	switch c.Meta.State {
 	case credentials.Revoked:
 		return nil, hold(heldText(c))
@@ -330,7 +339,7 @@ func (a *attempt) renewAhead(ctx context.Context) {
 		return
 	}
 	if err := a.p.askRefresh(ctx, c.ID, c.Version, credentials.OAuth2); err != nil {
-		a.p.log.Warn("a refresh ahead of expiry could not be asked for", "credential_id", c.ID)
+		a.p.log.WarnContext(ctx, "a refresh ahead of expiry could not be asked for", a.ids()...)
 	}
 }
 

@@ -19,6 +19,7 @@ const (
 	whyHeld     = "held"
 	whyDeferred = "deferred"
 	whyRetry    = "retry"
+	whyWorker   = "worker"
 )
 
 // record is what of an execution outlives an attempt. The zero value is that
@@ -50,6 +51,7 @@ type record struct {
 
 	account string // whose executions it is counted among; "": it is not
 	attempt string // this attempt's token, see beginScript
+	number  int    // of this attempt, from 1
 	blank   bool   // nothing was known of the execution
 	over    bool   // it has failed, and nobody runs it again
 	cancel  bool   // it is to be cancelled, see markScript
@@ -97,9 +99,10 @@ func (r *record) fields() []any {
 // it had ended the task too, keeps it.
 //
 //	KEYS  execution hash
-//	ARGV  token, asynq's count of retries, who may begin
-//	returns the hash as it was, with over if it has failed and keeps its end, or
-//	{'behind'}
+//	ARGV  token, asynq's count of retries, who may begin, the root of its trace,
+//	      should it have none ('': it gets none)
+//	returns the hash as it was, with over if it has failed and keeps its end, and
+//	with tp if that was just set; or {'behind'}
 var beginScript = redis.NewScript(`
 local h, m = redis.call('HGETALL', KEYS[1]), {}
 for i = 1, #h, 2 do m[h[i]] = h[i + 1] end
@@ -117,7 +120,11 @@ elseif m['end'] then
 elseif ahead < 0 then
   return {'behind'}
 end
-redis.call('HSET', KEYS[1], 'run', ARGV[1], 'cnt', ARGV[2])
+redis.call('HSET', KEYS[1], 'run', ARGV[1], 'cnt', ARGV[2], 'n', string.format('%d', (m.n or 0) + 1))
+if ARGV[4] ~= '' and not m.tp then
+  redis.call('HSET', KEYS[1], 'tp', ARGV[4])
+  h[#h + 1], h[#h + 2] = 'tp', ARGV[4]
+end
 return h
 `)
 
@@ -154,12 +161,16 @@ func (p *Pool) saveRecord(ctx context.Context, id string, r *record) error {
 func (a *attempt) begin(ctx context.Context, count int, who string) (cred *credentials.Credential, opened error, err error) {
 	token := rand.Text()
 	run := beginScript.EvalSha
+	var root root
+	if who == beginAny {
+		root = a.newRoot(ctx)
+	}
 	for range 2 {
 		var cmd *redis.Cmd
 		var epoch *redis.StringCmd
 		cred, opened = a.p.cfg.Store.GetWith(ctx, a.step.CredentialID, func(pipe redis.Pipeliner) {
 			epoch = pipe.HGet(ctx, lineKey(a.step.CredentialID), "epoch")
-			cmd = run(ctx, pipe, []string{execKey(a.id)}, token, count, who)
+			cmd = run(ctx, pipe, []string{execKey(a.id)}, token, count, who, root.text())
 		})
 		if cmd == nil {
 			return nil, nil, opened
@@ -176,8 +187,11 @@ func (a *attempt) begin(ctx context.Context, count int, who string) (cred *crede
 			for i := 0; i+1 < len(pairs); i += 2 {
 				m[pairs[i]] = pairs[i+1]
 			}
+			a.origin = root.settle(a.origin, m["tp"])
+			delete(m, "tp")
+			before, _ := strconv.Atoi(m["n"])
 			a.rec, a.epoch = readRecord(m), epoch.Val() // without it the line is asked when the API asks to wait
-			a.rec.attempt, a.rec.blank, a.rec.over = token, len(m) == 0, m["over"] != ""
+			a.rec.attempt, a.rec.blank, a.rec.over, a.rec.number = token, len(m) == 0, m["over"] != "", before+1
 			return cred, opened, nil
 		}
 		if !redis.HasErrorPrefix(err, "NOSCRIPT") {

@@ -185,7 +185,7 @@ func (p *Pool) processRefresh(ctx context.Context, t *asynq.Task) error {
 		if !cred.Meta.Refused || cred.Meta.RefusedKind != credentials.Opening {
 			return p.resume(ctx, r.CredentialID) // it is open
 		}
-		return p.opened(ctx, def, cred, r.Kind == kindForced)
+		return p.opened(ctx, def, cred, r.Kind == kindForced, p.traceRefresh(kind))
 	}
 	asked := kind
 	if kind == kindTest || kind == credentials.Testing {
@@ -197,10 +197,13 @@ func (p *Pool) processRefresh(ctx context.Context, t *asynq.Task) error {
 		request.Asked = time.UnixMilli(r.Asked)
 	}
 	request.Answered = func(c *credentials.Credential) bool { return answered(c) || failedSince(c) }
+	traced := p.traceRefresh(kind)
+	defer traced.end()
+	request.Trace = traced.text
 	var before replaced
 	var asking asking
-	res, err := p.cfg.Store.Refresh(ctx, request,
-		asking.time(func(ctx context.Context, c *credentials.Credential) (*credentials.Renewal, error) {
+	res, err := p.cfg.Store.Refresh(ctx, request, traced.around(asking.time(
+		func(ctx context.Context, c *credentials.Credential) (*credentials.Renewal, error) {
 			p.observe(Moment{What: "refreshing", CredentialID: c.ID, Connector: c.Connector}, nil)
 			if kind == kindTest || kind == credentials.Testing {
 				if err := p.cfg.Caller.Test(ctx, def, c); err != nil {
@@ -209,18 +212,20 @@ func (p *Pool) processRefresh(ctx context.Context, t *asynq.Task) error {
 				return &credentials.Renewal{Opened: true, Tested: kind == credentials.Testing}, nil
 			}
 			return before.note(c)(p.cfg.Caller.Refresh(ctx, def, c, kind))
-		}))
+		})))
+	traced.outcome(ctx, cred.ID, res, err)
+	ctx = traced.context(ctx)
 	if err == nil {
 		p.metrics.refreshed(cred.Connector, kind, &asking, res)
 	}
 	if err == nil && res.Freed {
-		p.log.Info("the provider accepts the client again", "connector", cred.Connector)
+		p.log.InfoContext(ctx, "the provider accepts the client again", "connector", cred.Connector)
 		p.wakeSweeper() // the others of that client
 	}
 	if err == nil && res.Outcome == credentials.OutcomeRenewed && kind == credentials.OAuth2 {
 		renewed, err := p.cfg.Store.Get(ctx, cred.ID)
 		if err == nil && renewed.Version == res.Version && renewed.Meta.RefusedKind == credentials.Opening && renewed.Meta.Refused {
-			return p.opened(ctx, def, renewed, r.Kind == kindForced)
+			return p.opened(ctx, def, renewed, r.Kind == kindForced, traced)
 		}
 	}
 	ended := p.refreshed(ctx, cred, kind, r.Kind == kindForced)(res, err)
@@ -308,19 +313,22 @@ func putOff(text string, delay time.Duration) error {
 // opened finishes a credential whose first token is stored: the login method and
 // the test method run once. The token came first, because it must not be lost;
 // until they have run nobody calls with it.
-func (p *Pool) opened(ctx context.Context, def *definition.Connector, cred *credentials.Credential, force bool) error {
+func (p *Pool) opened(ctx context.Context, def *definition.Connector, cred *credentials.Credential, force bool, traced *refreshTrace) error {
+	defer traced.end()
 	kind := credentials.OAuth2
 	if def.LoginMethod != "" {
 		kind = credentials.Session
 	}
 	request := p.cfg.Caller.RefreshRequest(def, cred, kind)
-	request.Force, request.Client = force, nil // no token is asked for
+	request.Force, request.Client, request.Trace = force, nil, traced.text // no token is asked for
 	var before replaced
 	var asking asking
-	res, err := p.cfg.Store.Refresh(ctx, request,
-		asking.time(func(ctx context.Context, c *credentials.Credential) (*credentials.Renewal, error) {
+	res, err := p.cfg.Store.Refresh(ctx, request, traced.around(asking.time(
+		func(ctx context.Context, c *credentials.Credential) (*credentials.Renewal, error) {
 			return before.note(c)(p.cfg.Caller.Open(ctx, def, c))
-		}))
+		})))
+	traced.outcome(ctx, cred.ID, res, err)
+	ctx = traced.context(ctx)
 	if err == nil {
 		p.metrics.refreshed(cred.Connector, credentials.Opening, &asking, res)
 	}
@@ -357,7 +365,7 @@ func (p *Pool) logout(ctx context.Context, def *definition.Connector, before rep
 	ctx, cancel := context.WithTimeout(ctx, logoutTimeout)
 	defer cancel()
 	if err := p.cfg.Caller.Logout(ctx, def, before.cred, before.session); err != nil {
-		p.log.Info("the old session could not be logged out", "credential_id", before.cred.ID, "connector", def.Name, "error", clip(err.Error(), 500))
+		p.log.InfoContext(ctx, "the old session could not be logged out", "credential_id", before.cred.ID, "connector", def.Name, "error", clip(err.Error(), 500))
 	}
 }
 
@@ -369,7 +377,7 @@ func (p *Pool) refreshed(ctx context.Context, cred *credentials.Credential, kind
 			return fault
 		}
 		if err != nil {
-			p.log.Error("refresh could not be done", "credential_id", cred.ID, "error", err.Error())
+			p.log.ErrorContext(ctx, "refresh could not be done", "credential_id", cred.ID, "connector", cred.Connector, "kind", kind, "error", err.Error())
 			return putOff("redis cannot be used", 5*time.Second)
 		}
 		log := p.log.With("credential_id", cred.ID, "connector", cred.Connector, "kind", kind, "outcome", res.Outcome, "version", res.Version)
@@ -382,13 +390,13 @@ func (p *Pool) refreshed(ctx context.Context, cred *credentials.Credential, kind
 			if !res.RetryAt.IsZero() {
 				fields = append(fields, "next_try", res.RetryAt)
 			}
-			log.Warn("refresh failed", fields...)
+			log.WarnContext(ctx, "refresh failed", fields...)
 			p.observe(Moment{What: "refresh_failed", CredentialID: cred.ID, Connector: cred.Connector, Text: text}, nil)
 		}
 		switch res.Outcome {
 		case credentials.OutcomeRenewed:
 			p.countWaiting(ctx, cred)
-			log.Info("credential renewed")
+			log.InfoContext(ctx, "credential renewed")
 			p.observe(Moment{What: "refreshed", CredentialID: cred.ID, Connector: cred.Connector}, nil)
 			return p.resume(ctx, cred.ID)
 		case credentials.OutcomeNewer, credentials.OutcomeGone:
@@ -438,7 +446,7 @@ func (a *attempt) nothingToRenew(ctx context.Context, e *connectors.AuthError, f
 // adoptSession stores the session that a script found in the refusal itself:
 // the new session, without a login.
 func (a *attempt) adoptSession(ctx context.Context, e *connectors.AuthError) error {
-	res, err := a.p.cfg.Store.Refresh(ctx, credentials.RefreshRequest{ID: a.cred.ID, Version: e.Version, Kind: credentials.Session},
+	res, err := a.p.cfg.Store.Refresh(ctx, credentials.RefreshRequest{ID: a.cred.ID, Version: e.Version, Kind: credentials.Session, Trace: a.traced},
 		func(context.Context, *credentials.Credential) (*credentials.Renewal, error) {
 			return &credentials.Renewal{Session: e.Session, Opened: true}, nil
 		})
@@ -452,7 +460,7 @@ func (a *attempt) adoptSession(ctx context.Context, e *connectors.AuthError) err
 		fallthrough
 	case "newer":
 		if err := a.p.resume(ctx, a.cred.ID); err != nil {
-			a.p.log.Warn("resume is left to the sweeper", "credential_id", a.cred.ID)
+			a.p.log.WarnContext(ctx, "resume is left to the sweeper", a.ids()...)
 		}
 		return a.again(ctx)
 	}

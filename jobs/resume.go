@@ -48,14 +48,14 @@ func (s *resumer) run(ctx context.Context, credential string) error {
 		u, err := s.p.cfg.Store.Usable(ctx, credential)
 		gone := errors.Is(err, credentials.ErrNotFound)
 		if err != nil && !gone {
-			return &waitError{why: "worker", text: "redis cannot be used", delay: 2 * time.Second}
+			return &waitError{why: whyWorker, text: "redis cannot be used", delay: 2 * time.Second}
 		}
 		if !u.Usable && !gone {
 			return nil
 		}
 		left, err := s.round(ctx, credential, "resumed")
 		if err != nil {
-			return &waitError{why: "worker", text: "redis cannot be used", delay: 2 * time.Second}
+			return &waitError{why: whyWorker, text: "redis cannot be used", delay: 2 * time.Second}
 		}
 		if left == 0 || time.Since(begun) > resumeStay {
 			return s.p.cfg.Store.Tidy(ctx, credential)

@@ -19,9 +19,12 @@ import (
 	"github.com/redis/go-redis/v9/logging"
 	"github.com/schollz/progressbar/v3"
 	"github.com/spf13/cobra"
+	"go.opentelemetry.io/otel/trace"
 	"golang.org/x/term"
 
 	"github.com/stepworker/stepworker/internal/cli"
+	"github.com/stepworker/stepworker/internal/otlp"
+	"github.com/stepworker/stepworker/internal/spans"
 	"github.com/stepworker/stepworker/jobs"
 )
 
@@ -44,6 +47,9 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 
 // batch is how many steps are enqueued together.
 const batch = 500
+
+// lastSpans is how long these may take to be exported.
+const lastSpans = 2 * time.Second
 
 // idleFlush is how long a step that was read waits for others to come.
 const idleFlush = 100 * time.Millisecond
@@ -150,16 +156,24 @@ func (e *enqueue) run(cmd *cobra.Command, args []string) error {
 	} else {
 		defer in.Close()
 	}
-	if len(mistakes) > 0 {
+	traces, wrong := otlp.FromEnvironment()
+	if mistakes = append(mistakes, wrong...); len(mistakes) > 0 {
 		return cli.Usage("%s", strings.Join(mistakes, "\n"))
 	}
-	ctx := cmd.Context()
+	// A flow's script hands its trace on as OpenTelemetry has it of environment
+	// variables (TRACEPARENT, TRACESTATE).
+	ctx := trace.ContextWithRemoteSpanContext(cmd.Context(), spans.Read(map[string]string{"traceparent": os.Getenv("TRACEPARENT"), "tracestate": os.Getenv("TRACESTATE")}))
+	exports, err := traces.Open(ctx, "enqueue", "", e.log.Open(e.stderr))
+	if err != nil {
+		return cli.Failed("traces: %v", err)
+	}
+	defer exports.Close(lastSpans)
 	rdb, err := cli.Open(ctx, options)
 	if err != nil {
 		return err
 	}
 	defer rdb.Close()
-	e.client = jobs.NewClient(rdb)
+	e.client = jobs.NewClient(rdb, jobs.WithTracerProvider(exports.Provider()))
 	switch {
 	case e.status != "":
 		return e.printStatus(ctx)

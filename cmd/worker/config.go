@@ -22,6 +22,7 @@ import (
 	"github.com/stepworker/stepworker/connectors/definition"
 	"github.com/stepworker/stepworker/credentials"
 	"github.com/stepworker/stepworker/internal/cli"
+	"github.com/stepworker/stepworker/internal/otlp"
 	"github.com/stepworker/stepworker/jobs"
 )
 
@@ -58,6 +59,7 @@ type config struct {
 	allowed      []string
 	password     string
 	notifySecret credentials.Secret
+	traces       *otlp.Config
 }
 
 var byteUnits = []struct {
@@ -216,7 +218,13 @@ func (c *config) resolve(fs *pflag.FlagSet, needKeys, needConnectors bool) []str
 	if err := checkAddress(c.http); err != nil {
 		wrong("--http: %v", err)
 	}
-	return append(mistakes, c.resolveNotify(fs)...)
+	mistakes = append(mistakes, c.resolveNotify(fs)...)
+	if fs.Lookup("concurrency") != nil { // of a pool
+		var wrongs []string
+		c.traces, wrongs = otlp.FromEnvironment()
+		mistakes = append(mistakes, wrongs...)
+	}
+	return mistakes
 }
 
 // readPartner reads the partner settings, sealed ones too: of a command that

@@ -20,6 +20,8 @@ import (
 	"github.com/stepworker/stepworker/credentials"
 	"github.com/stepworker/stepworker/hooks"
 	"github.com/stepworker/stepworker/internal/cli"
+	"github.com/stepworker/stepworker/internal/otlp"
+	"github.com/stepworker/stepworker/internal/spans"
 	"github.com/stepworker/stepworker/jobs"
 )
 
@@ -38,6 +40,7 @@ type Worker struct {
 	caller  *connectors.Caller
 	pool    *jobs.Pool
 	log     *slog.Logger
+	traces  *otlp.Traces
 	server  *http.Server
 	served  chan error
 	// wrongKeys is set where this worker's keys are not those of its Redis, unfit
@@ -49,7 +52,11 @@ type Worker struct {
 // opened before an error, Close closes.
 func (w *Worker) Open(ctx context.Context) error {
 	c := w.cfg
-	w.log = c.log.Open(w.stderr)
+	w.log = spans.Logger(c.log.Open(w.stderr))
+	var err error
+	if w.traces, err = c.traces.Open(ctx, "worker", version, w.log); err != nil {
+		return cli.Failed("traces: %v", err)
+	}
 	catalog, findings, err := definition.Load(c.connectors)
 	if err != nil {
 		return cli.Usage("--connectors: %v", err)
@@ -94,7 +101,7 @@ func (w *Worker) Open(ctx context.Context) error {
 		return cli.Failed("%v", err)
 	}
 	cc := c.callerConfig(ctx, w.rdb, w.Addr)
-	cc.Engine, cc.AuthStyles, cc.Data, cc.Logger = w.engine, w.store, w.store, w.log
+	cc.Engine, cc.AuthStyles, cc.Data, cc.Logger, cc.TracerProvider = w.engine, w.store, w.store, w.log, w.traces.Provider()
 	cc.OnAnswer = metrics.answered
 	if w.caller, err = connectors.NewCaller(cc); err != nil {
 		return cli.Usage("%v", err)
@@ -102,7 +109,7 @@ func (w *Worker) Open(ctx context.Context) error {
 	w.pool, err = jobs.NewPool(jobs.PoolConfig{
 		Redis: w.rdb, Store: w.store, Catalog: catalog, Caller: w.caller, Concurrency: c.concurrency, Queues: c.queueWeights, Hold: c.hold,
 		ShutdownTimeout: c.shutdown, DenyStepScripts: c.stepScripts == "deny", NotifyURL: c.notifyURL, NotifySecret: c.notifySecret,
-		Build: buildName(), Logger: w.log, Registerer: metrics, Observe: w.observe,
+		Build: buildName(), Logger: w.log, Registerer: metrics, Observe: w.observe, TracerProvider: w.traces.Provider(),
 	})
 	if err != nil {
 		return cli.Failed("%v", err)
@@ -137,7 +144,9 @@ func (w *Worker) Run(ctx context.Context) error {
 		}
 	}
 	w.log.Info("draining", "timeout", w.cfg.shutdown.String())
+	end := time.Now().Add(w.cfg.shutdown)
 	w.pool.Shutdown()
+	w.traces.Close(min(max(time.Until(end), leastFlush), mostFlush))
 	return nil
 }
 
@@ -159,6 +168,13 @@ func (w *Worker) keepRedisForbidden(ctx context.Context) {
 		}
 	}
 }
+
+// How long a drained worker may take to export its last spans: what the drain
+// has left of its time, within these.
+const (
+	leastFlush = time.Second
+	mostFlush  = 5 * time.Second
+)
 
 // always is the log of what is said at any level.
 func (w *Worker) always() *slog.Logger {
@@ -184,6 +200,7 @@ func (w *Worker) Close() {
 	if w.rdb != nil {
 		_ = w.rdb.Close()
 	}
+	w.traces.Close(leastFlush) // unless Run has
 }
 
 // checkRedis warns, loudly, of settings that lose executions, of each master.
