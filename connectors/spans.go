@@ -111,7 +111,7 @@ func (f *fault) errorType() string {
 // below base where it is not absolute: no host, no query.
 func pathTemplate(base, endpoint string) string {
 	t := endpoint
-	if !strings.Contains(endpoint, "://") {
+	if base != "" && !strings.Contains(endpoint, "://") {
 		t = strings.TrimRight(beforeQuery(base), "/")
 		if e := beforeQuery(endpoint); e != "" {
 			t += "/" + strings.TrimLeft(e, "/")
