@@ -3,6 +3,7 @@ package endtoend_test
 import (
 	"context"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -309,6 +310,7 @@ func TestTraces_collectorAway(t *testing.T) {
 			w := newWorld(t, func(rw http.ResponseWriter, r *http.Request) bool {
 				switch {
 				case strings.HasPrefix(r.URL.Path, "/hangs"):
+					_, _ = io.Copy(io.Discard, r.Body) // only then is it seen that the other side has gone
 					<-r.Context().Done()
 					return true
 				case strings.HasPrefix(r.URL.Path, "/echoes"):
@@ -371,7 +373,7 @@ parameters:
 script: |
   function before_action() {
     console.log('authorized by ' + method_auth_value);
-    http_request('GET', method_request_mergefields.base + '/leaky/' + method_request_mergefields.door + '?again=' + method_auth_value);
+    http_request({method: 'GET', url: method_request_mergefields.base + '/leaky/' + method_request_mergefields.door + '?again=' + method_auth_value});
   }
   function after_action() { throw new Error('it says ' + method_response.echo); }
   function after_error() { throw new AuthRefreshException('refused: ' + method_error.content); }
@@ -388,7 +390,7 @@ methods:
 	p := w.worker(exportTo(c.URL))
 	ids := w.enqueue(exportTo(c.URL), `{"credential_id":"cust","method":"fail"}`+"\n"+`{"credential_id":"cust","method":"dead"}`+"\n")
 	if r := w.results(ids[:1])[ids[0]]; r.Status != jobs.Failed || r.Error.Kind != jobs.KindScript || !strings.Contains(r.Error.Message, "it says") {
-		t.Errorf("%+v %+v", r, r.Error)
+		t.Fatalf("%+v %+v", r, r.Error)
 	}
 	w.until("the other one is held", func() bool {
 		s, err := jobs.NewClient(w.rdb).Status(context.Background(), ids[1])
