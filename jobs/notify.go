@@ -198,7 +198,7 @@ func (n *notifier) tell(ctx context.Context, notice *credentials.Notice) bool {
 		return n.done(ctx, notice, log)
 	default:
 		n.p.metrics.notices.WithLabelValues(noticeType(notice), noticeRetried).Inc()
-		log.Warn("notice not delivered, is tried again", "status", status, "error", errText(err), "in", delay.Round(time.Second).String())
+		log.Warn("notice not delivered, is tried again", "status", status, "error", errText(err), "next_try", time.Now().Add(delay).UTC())
 		if wait > 0 {
 			n.pause.Store(time.Now().Add(wait).UnixMilli())
 		}

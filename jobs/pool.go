@@ -89,13 +89,14 @@ type Pool struct {
 	sitting   chan struct{}       // who sits a short wait for a rate limit out
 	pagesRoom *semaphore.Weighted // bytes of pages that are put together at once
 
-	gate   *gate // through which tasks are taken
-	lanes  []*asynq.Server
-	base   context.Context
-	cancel context.CancelFunc
-	loops  sync.WaitGroup
-	stop   chan struct{}
-	wake   chan struct{} // has the sweeper look at once, where it is in this process
+	gate     *gate // through which tasks are taken
+	lanes    []*asynq.Server
+	base     context.Context
+	cancel   context.CancelFunc
+	loops    sync.WaitGroup
+	handlers sync.WaitGroup // of tasks
+	stop     chan struct{}
+	wake     chan struct{} // has the sweeper look at once, where it is in this process
 
 	fault     atomic.Pointer[workerFault] // the last one
 	redisSeen atomic.Int64                // ms of the last write that it took
@@ -267,6 +268,8 @@ func (p *Pool) guard(h func(context.Context, *asynq.Task) error) asynq.HandlerFu
 		if sc := spans.Read(t.Headers()); sc.IsValid() {
 			ctx = trace.ContextWithRemoteSpanContext(ctx, sc)
 		}
+		p.handlers.Add(1)
+		defer p.handlers.Done()
 		defer func() {
 			if r := recover(); r != nil {
 				p.log.ErrorContext(ctx, "a task made this worker panic", "type", t.Type(), "task_id", taskID(ctx), "panic", fmt.Sprintf("%T", r), "stack", string(debug.Stack()))
@@ -390,7 +393,7 @@ func (p *Pool) keepQueuesKnown(ctx context.Context) {
 			text = "redis refuses writes: " + clip(err.Error(), 200)
 		}
 		p.redisText.Store(&text)
-		p.log.Warn(text, "error", err.Error())
+		p.log.Warn("redis cannot be used", "text", text, "error", err.Error())
 	}
 }
 
@@ -442,12 +445,27 @@ func (p *Pool) Shutdown() {
 	wg.Wait()
 	p.cancel()
 	p.loops.Wait()
+	p.handlersEnd()
 	p.waker.last()
 	p.confirmLast()
 	if p.notifier != nil {
 		p.notifier.leave()
 	}
 }
+
+// handlersEnd waits a moment for those that asynq waits for no longer: their
+// tasks are put back, and that is still to be told.
+func (p *Pool) handlersEnd() {
+	ended := make(chan struct{})
+	go func() { p.handlers.Wait(); close(ended) }()
+	select {
+	case <-ended:
+	case <-time.After(handlersLinger):
+	}
+}
+
+// handlersLinger is longer than it takes to see that one's context has ended.
+const handlersLinger = time.Second
 
 // Ready is nil while the pool reads its queues; else it says in a line why not.
 func (p *Pool) Ready() error {

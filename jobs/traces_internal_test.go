@@ -30,7 +30,7 @@ func BenchmarkAttemptSpans(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
 				ctx := context.Background()
-				a := &attempt{p: p, task: task, id: "01", step: step, at: time.Now(), rec: &record{begun: 1}}
+				a := &attempt{p: p, task: task, id: "01", step: step, at: time.Now(), rec: &record{number: 1}}
 				r := a.newRoot(ctx)
 				a.origin = r.settle(a.origin, r.text())
 				ctx = a.startSpan(ctx)
