@@ -219,65 +219,72 @@ func (a *attempt) end(ctx context.Context, err error) {
 		return
 	}
 	a.ending.told = true
-	seconds := time.Since(a.at).Seconds()
-	level, msg, verdict, errorType, text := slog.LevelInfo, "attempt ended", "", "", ""
-	var more []any
-	var w *waitError
-	switch res := a.ending.result; {
-	case res != nil:
-		msg, verdict = "execution ended", string(res.Status)
-		more = []any{"status", res.Status, "attempts", res.Attempts, "refreshes", res.Refreshes}
-		if e := res.Error; e != nil {
-			if res.Status != Cancelled {
-				level = slog.LevelWarn
-			}
-			errorType, text = e.Kind, e.Message
-			more = append(more, "error_kind", e.Kind, "error", e.Message)
-		}
-	case a.ending.again:
-		verdict = verdictAgain
-	case errors.As(err, &w) && w.overtaken:
-		level, msg, verdict = slog.LevelWarn, "attempt overtaken", verdictOvertaken
-	case errors.As(err, &w) && w.why == whyWorker:
-		level, msg, verdict, errorType, text = slog.LevelError, "worker fault", whyWorker, whyWorker, w.text
-		more = []any{"text", w.text}
-		w.untold = false
-	case errors.As(err, &w):
-		if verdict = w.why; w.fault {
-			verdict, errorType, text = verdictRetried, w.why, w.text
-		}
-		more = []any{"text", w.text, "next_try", time.Now().Add(w.delay).UTC()}
-	case errors.Is(err, context.Canceled):
-		verdict = verdictDrained
-	default:
-		verdict = verdictOver
-	}
-	attrs := append(append(a.ids(), "verdict", verdict, "seconds", seconds), more...)
-	a.p.log.Log(ctx, level, msg, attrs...)
-	if a.ending.result != nil || w != nil || a.ending.again {
-		for _, line := range a.logs {
-			a.p.log.InfoContext(ctx, "script", append(a.ids(), "text", line)...)
-		}
+	h := a.how(err)
+	a.p.log.Log(ctx, h.level, h.msg, append(append(a.ids(), "verdict", h.verdict, "seconds", time.Since(a.at).Seconds()), h.more...)...)
+	for _, line := range a.logs {
+		a.p.log.InfoContext(ctx, "script", append(a.ids(), "text", line)...)
 	}
 	if a.span == nil {
 		return
 	}
 	if a.span.IsRecording() {
-		a.span.SetAttributes(attrVerdict.String(verdict))
+		a.span.SetAttributes(attrVerdict.String(h.verdict))
 		if a.cred != nil {
 			a.span.SetAttributes(attrConnector.String(a.cred.Connector))
 		}
 		if res := a.ending.result; res != nil && res.StatusCode != 0 {
 			a.span.SetAttributes(semconv.HTTPResponseStatusCode(res.StatusCode))
 		}
-		if errorType != "" {
-			a.span.SetAttributes(semconv.ErrorTypeKey.String(errorType))
-		}
-		if errorType != "" && verdict != string(Warning) {
-			a.span.SetStatus(codes.Error, text)
+		if h.errorType != "" {
+			a.span.SetAttributes(semconv.ErrorTypeKey.String(h.errorType))
+			if h.verdict != string(Warning) {
+				a.span.SetStatus(codes.Error, h.text)
+			}
 		}
 	}
 	a.span.End()
+}
+
+// how is how an attempt ended, for its log line and its span.
+type how struct {
+	level           slog.Level
+	msg, verdict    string
+	errorType, text string // of what is an error
+	more            []any  // for the log
+}
+
+func (a *attempt) how(err error) how {
+	h := how{msg: "attempt ended"}
+	var w *waitError
+	switch res := a.ending.result; {
+	case res != nil:
+		h.msg, h.verdict = "execution ended", string(res.Status)
+		h.more = []any{"status", res.Status, "attempts", res.Attempts, "refreshes", res.Refreshes}
+		if e := res.Error; e != nil {
+			if h.errorType, h.text = e.Kind, e.Message; res.Status != Cancelled { // somebody wanted that
+				h.level = slog.LevelWarn
+			}
+			h.more = append(h.more, "error_kind", e.Kind, "error", e.Message)
+		}
+	case a.ending.again:
+		h.verdict = verdictAgain
+	case errors.As(err, &w) && w.overtaken:
+		h.level, h.msg, h.verdict = slog.LevelWarn, "attempt overtaken", verdictOvertaken
+	case errors.As(err, &w) && w.why == whyWorker:
+		h.level, h.msg, h.verdict, h.errorType, h.text = slog.LevelError, "worker fault", whyWorker, whyWorker, w.text
+		h.more = []any{"text", w.text}
+		w.untold = false
+	case errors.As(err, &w):
+		if h.verdict = w.why; w.fault {
+			h.verdict, h.errorType, h.text = verdictRetried, w.why, w.text
+		}
+		h.more = []any{"text", w.text, "next_try", time.Now().Add(w.delay).UTC()}
+	case errors.Is(err, context.Canceled):
+		h.verdict = verdictDrained
+	default:
+		h.verdict = verdictOver
+	}
+	return h
 }
 
 // spanEvents are the moments of an attempt that its span tells.
