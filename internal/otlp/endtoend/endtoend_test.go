@@ -457,8 +457,14 @@ methods:
 			t.Errorf("no span %q tells of %q: %+v", name, text, c.Spans(func(s *otlptest.Span) bool { return s.Name == name }))
 		}
 	}
+	events := map[string]bool{}
+	for _, s := range c.Spans(func(s *otlptest.Span) bool {
+		return s.Name == "hook before_action" && strings.Contains(s.Attributes["stepworker.hook.levels"], "connector")
+	}) {
+		events[s.ID] = true
+	}
 	if n := len(c.Spans(func(s *otlptest.Span) bool {
-		return s.Name == "GET" && s.Attributes["stepworker.purpose"] == "http_request"
+		return s.Name == "GET" && s.Attributes["stepworker.purpose"] == "http_request" && events[s.Parent]
 	})); n != 2 {
 		t.Errorf("%d requests of scripts", n)
 	}
