@@ -431,10 +431,11 @@ methods:
 	w.put(fmt.Sprintf(`{"credential_id":"cust","connector":"leaky","client_id":"acme","client_secret":%q,"properties":{"base":%q,"door":%q,"key":%q},"oauth2":{"access_token":%q,"refresh_token":%q,"expires_in":3600}}`,
 		secrets[2], w.url, secrets[3], secrets[4], secrets[0], secrets[1]))
 	p := w.worker(exportTo(c.URL))
-	ids := w.enqueue(exportTo(c.URL), `{"credential_id":"cust","method":"fail"}`+"\n"+`{"credential_id":"cust","method":"dead"}`+"\n")
-	if r := w.results(ids[:1])[ids[0]]; r.Status != jobs.Failed || r.Error.Kind != jobs.KindScript || !strings.Contains(r.Error.Message, "it says") {
+	ids := w.enqueue(exportTo(c.URL), `{"credential_id":"cust","method":"fail"}`)
+	if r := w.results(ids)[ids[0]]; r.Status != jobs.Failed || r.Error.Kind != jobs.KindScript || !strings.Contains(r.Error.Message, "it says") {
 		t.Fatalf("%+v %+v", r, r.Error)
 	}
+	ids = append(ids, w.enqueue(exportTo(c.URL), `{"credential_id":"cust","method":"dead"}`)...) // from then on the credential is revoked
 	w.until("the other one is held", func() bool {
 		s, err := jobs.NewClient(w.rdb).Status(context.Background(), ids[1])
 		return err == nil && s.Status == "held"
