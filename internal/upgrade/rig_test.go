@@ -111,7 +111,9 @@ func (w *world) status(id string) (raw json.RawMessage, state string) {
 	return json.RawMessage(line), s.Status
 }
 
-func settled(state string) bool { return state != "pending" && state != "active" && state != "scheduled" }
+func settled(state string) bool {
+	return state != "pending" && state != "active" && state != "scheduled"
+}
 
 func ended(state string) bool {
 	return state == "succeeded" || state == "failed" || state == "warning" || state == "cancelled"
@@ -120,7 +122,7 @@ func ended(state string) bool {
 // until polls.
 func (w *world) until(what string, done func() bool) {
 	w.t.Helper()
-	for deadline := time.Now().Add(3 * time.Minute); !done(); time.Sleep(100 * time.Millisecond) {
+	for deadline := time.Now().Add(25 * time.Second); !done(); time.Sleep(100 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			w.t.Fatalf("it did not come to pass: %s", what)
 		}
