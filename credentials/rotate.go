@@ -97,6 +97,7 @@ type RotatedKind struct {
 	Resealed int            // in all passes
 	By       map[string]int // by the fingerprint of the key that opens them
 	Unopened int
+	Newer    int // of a newer build's, which this one cannot read
 }
 
 // Unopened is where records stand that no key opens: their key is lost, or they were
@@ -338,8 +339,12 @@ func (p *rotation) reseal(ctx context.Context, records []record) error {
 		by := sealedBy([]byte(r.sealed))
 		switch {
 		case key < 0:
-			kind.Unopened++
 			u := Unopened{r.place.kind, r.key, by, newerSeal([]byte(r.sealed))}
+			if u.Newer {
+				kind.Newer++
+			} else {
+				kind.Unopened++
+			}
 			if len(p.unopened) < UnopenedMax && !slices.Contains(p.unopened, u) { // a hash of many is named once
 				p.unopened = append(p.unopened, u)
 			}

@@ -73,7 +73,7 @@ func spinner(stderr io.Writer) *progressbar.ProgressBar {
 func rotated(r *credentials.Rotation, keys []string, dry bool) (text string, done bool) {
 	first, others := keys[0], keys[1:]
 	var lines []string
-	unopened := 0
+	unopened, newer := 0, 0
 	for _, k := range r.Kinds {
 		by := make([]string, 0, len(k.By))
 		for f := range k.By {
@@ -86,12 +86,16 @@ func rotated(r *credentials.Rotation, keys []string, dry bool) (text string, don
 		if k.Unopened > 0 {
 			by = append(by, fmt.Sprintf("%d that no key opens", k.Unopened))
 		}
+		if k.Newer > 0 {
+			by = append(by, fmt.Sprintf("%d by a newer build", k.Newer))
+		}
 		line := fmt.Sprintf("%s: %d sealed, %s", k.Kind, k.Records, strings.Join(by, ", "))
 		if k.Resealed > 0 {
 			line += fmt.Sprintf("; %d sealed again", k.Resealed)
 		}
 		lines = append(lines, line)
 		unopened += k.Unopened
+		newer += k.Newer
 	}
 	for _, u := range r.Unopened {
 		why := fmt.Sprintf("it was sealed with %s, which is none of the keys", u.Fingerprint)
@@ -116,7 +120,7 @@ func rotated(r *credentials.Rotation, keys []string, dry bool) (text string, don
 			free = append(free, f)
 		}
 	}
-	done = len(inUse) == 0 && unopened == 0 && !r.Unsteady
+	done = len(inUse) == 0 && unopened+newer == 0 && !r.Unsteady
 	switch {
 	case dry && slices.ContainsFunc(inUse, r.Sealed):
 		lines = append(lines, fmt.Sprintf("not every record opens with the first key (%s): %s still needed; `worker key rotate` seals them again", first, list(inUse, "is", "are")))
@@ -124,7 +128,7 @@ func rotated(r *credentials.Rotation, keys []string, dry bool) (text string, don
 		lines = append(lines, fmt.Sprintf("workers still seal with %s: restart them with %s as their first key, then rotate again; no key may go before", strings.Join(r.Sealing, ", "), first))
 	case r.Unsteady || len(inUse) > 0:
 		lines = append(lines, "records sealed with another key than the first went on to appear: see which program has another key first, then rotate again; no key may go before")
-	case slices.ContainsFunc(r.Unopened, func(u credentials.Unopened) bool { return u.Newer }):
+	case newer > 0:
 		lines = append(lines, "every record that this build can read opens with the first key ("+first+"); no key may go before the newer build has said so of all")
 	case unopened > 0:
 		lines = append(lines, "every other record opens with the first key ("+first+"); put the credentials again that no key opens, or bring the key that sealed them")
