@@ -361,7 +361,8 @@ func (p *Pool) noteSealing() {
 		p.log.Debug("redis does not take with which key this worker seals", "error", err.Error())
 	}
 	var keys *credentials.StepKeyError
-	if err := p.cfg.Store.OfferStepSealing(ctx, p.sensitive); errors.As(err, &keys) {
+	var newer *credentials.NewerError
+	if err := p.cfg.Store.OfferStepSealing(ctx, p.sensitive); errors.As(err, &keys) || errors.As(err, &newer) {
 		p.log.Error("steps with sensitive parameters wait", "text", err.Error())
 	} else if err != nil {
 		p.log.Debug("redis does not take what clients are to seal", "error", err.Error())

@@ -41,20 +41,21 @@ func tooNew(err error) bool {
 const fitEvery = 5 * time.Second
 
 // start begins to take tasks, as soon as this build may work on what Redis holds:
-// until then it touches nothing, and /readyz says why.
-func (w *Worker) start(ctx context.Context) error {
+// until then it touches nothing, and /readyz says why. It has not begun where it
+// was told to end before it could.
+func (w *Worker) start(ctx context.Context) (began bool, err error) {
 	for {
 		err := w.begin(ctx)
 		if !tooNew(err) {
 			w.unfit.Store(nil)
-			return err
+			return err == nil, err
 		}
 		if w.unfit.Swap(&err) == nil {
 			w.log.Error("worker fault", "text", err.Error(), "http", w.listens())
 		}
 		select {
 		case <-ctx.Done():
-			return ctx.Err()
+			return false, nil
 		case <-time.After(fitEvery):
 		}
 	}

@@ -124,10 +124,8 @@ func (w *Worker) Open(ctx context.Context) error {
 
 // Run takes tasks until ctx is done, then drains.
 func (w *Worker) Run(ctx context.Context) error {
-	if err := w.start(ctx); err != nil && ctx.Err() == nil {
+	if began, err := w.start(ctx); err != nil || !began {
 		return err
-	} else if err != nil { // told to end before it could begin
-		return nil
 	}
 	w.always().Info("ready", "http", w.listens())
 	watch, stop := context.WithCancel(context.WithoutCancel(ctx)) // until the last step has ended
