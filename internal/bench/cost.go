@@ -15,8 +15,9 @@ import (
 // are enqueued, then the worker is let at them.
 func measureCost(steps, rounds, concurrency, payload int) error {
 	fmt.Printf("cost of a step: bodies and answers of %d bytes, an API that takes %s, %d steps at once, %d of each kind\n", payload, costLatency, concurrency, steps)
-	fmt.Printf("%-22s %9s %9s %9s %9s %9s %9s %9s %9s %9s\n", "", "worker", "hooks", "Redis", "commands", "in", "out", "waiting", "kept", "enqueue")
-	fmt.Printf("%-22s %9s %9s %9s %9s %9s %9s %9s %9s %9s\n", "", "µs CPU", "µs CPU", "µs CPU", "", "bytes", "bytes", "bytes", "bytes", "µs Redis")
+	const heads = "%-20s %8s %8s %8s %8s %8s %8s %8s %8s %8s %8s\n"
+	fmt.Printf(heads, "", "worker", "hosts", "Redis", "commands", "to Redis", "from it", "waiting", "kept", "file", "enqueue")
+	fmt.Printf(heads, "", "µs CPU", "µs CPU", "µs CPU", "", "bytes", "bytes", "bytes", "bytes", "bytes", "µs Redis")
 	for range rounds {
 		for _, k := range []costKind{
 			{name: "plain", method: "plain", each: 50},
@@ -90,10 +91,10 @@ func (k costKind) run(steps, concurrency, payload int) error {
 	time.Sleep(200 * time.Millisecond) // asynq notes the last ones' end
 	end := f.read()
 	per := float64(steps)
-	fmt.Printf("%-22s %9.0f %9.0f %9.0f %9.1f %9.0f %9.0f %9.0f %9.0f %9.0f   %d connections, %d open files\n", k.name,
+	fmt.Printf("%-20s %8.0f %8.0f %8.0f %8.1f %8.0f %8.0f %8.0f %8.0f %8.0f %8.0f   %d connections, %d open files\n", k.name,
 		(end.worker-enqueued.worker)/per*1e6, (end.hosts-enqueued.hosts)/per*1e6, (end.redis-enqueued.redis)/per*1e6,
 		float64(end.commands-enqueued.commands)/per, float64(end.in-enqueued.in)/per, float64(end.out-enqueued.out)/per,
-		float64(waiting.memory-before.memory)/per, float64(end.memory-before.memory)/per, (enqueued.redis-before.redis)/per*1e6,
+		float64(waiting.memory-before.memory)/per, float64(end.memory-before.memory)/per, float64(end.file-before.file)/per, (enqueued.redis-before.redis)/per*1e6,
 		end.connections, end.openFiles)
 	return nil
 }

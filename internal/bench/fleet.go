@@ -242,8 +242,8 @@ type reading struct {
 	ended                  int64
 	worker, hosts, redis   float64 // s of CPU
 	commands, in, out      int64   // of Redis; bytes
-	memory                 int64   // of Redis, bytes
-	connections, openFiles int64
+	memory, file           int64   // of Redis, bytes; its append-only file
+	connections, openFiles int64   // of the workers
 }
 
 func (f *fleet) read() reading {
@@ -255,6 +255,7 @@ func (f *fleet) read() reading {
 	if c, ok := f.rdb.(*redis.Client); ok { // those of this process are no worker's
 		r.connections -= int64(c.PoolStats().TotalConns)
 	}
+	_, _ = fmt.Sscan(infoOf(ctx, f.rdb, "persistence", "aof_current_size"), &r.file)
 	for _, m := range f.workers {
 		cpu, hosts := processSeconds(m.cmd.Process.Pid)
 		r.worker += cpu
