@@ -1,6 +1,7 @@
 package jobs_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -274,4 +276,59 @@ func TestGate_redisDiesWhileAllWait(t *testing.T) {
 	h.succeed(h.enqueue(150, jobs.Step{CredentialID: "w", Method: "now"}))
 	h.until("it waits again", func() bool { return commands(t, h.rdb)["blmove"] > 8 })
 	h.succeed(h.enqueue(1, jobs.Step{CredentialID: "w", Method: "now"}))
+}
+
+// deafConn is a connection that dies without a word once it is to wait in Redis.
+type deafConn struct {
+	net.Conn
+	waits  *atomic.Int64
+	deaf   atomic.Bool
+	closed chan struct{}
+	once   sync.Once
+}
+
+func (c *deafConn) Write(b []byte) (int, error) {
+	if bytes.Contains(bytes.ToLower(b), []byte("blmove")) {
+		c.deaf.Store(true)
+		c.waits.Add(1)
+	}
+	return c.Conn.Write(b)
+}
+
+func (c *deafConn) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	if c.deaf.Load() {
+		<-c.closed
+		return 0, net.ErrClosed
+	}
+	return n, err
+}
+
+func (c *deafConn) Close() error {
+	c.once.Do(func() { close(c.closed) })
+	return c.Conn.Close()
+}
+
+// Connections that wait and never hear again delay nothing for long: their
+// queues are asked as if nobody waited.
+func TestGate_connectionsThatDieWithoutAWord(t *testing.T) {
+	t.Parallel()
+	var waits atomic.Int64
+	h := newHouse(t, func(c *jobs.PoolConfig) {
+		addr := c.Redis.(*redis.Client).Options().Addr
+		deaf := redis.NewClient(&redis.Options{Addr: addr, Dialer: func(ctx context.Context, network, addr string) (net.Conn, error) {
+			var d net.Dialer
+			conn, err := d.DialContext(ctx, network, addr)
+			if err != nil {
+				return nil, err
+			}
+			return &deafConn{Conn: conn, waits: &waits, closed: make(chan struct{})}, nil
+		}})
+		t.Cleanup(func() { deaf.Close() })
+		c.Redis = deaf
+	})
+	h.until("all queues are waited for", func() bool { return waits.Load() >= 4 })
+	h.putOAuth("c", "orders")
+	h.api.KillToken("c")
+	h.succeed(h.enqueue(150, jobs.Step{CredentialID: "c", Method: "list_orders"}))
 }
