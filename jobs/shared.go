@@ -27,7 +27,7 @@ var (
 	oldestDesc          = sharedDesc("waiting_oldest_seconds", "How long the oldest waiting execution has waited.", "reason")
 	connectorOldestDesc = sharedDesc("connector_waiting_oldest_seconds", "How long the oldest execution has waited that waits for a credential of the connector.", "connector", "reason")
 	tasksDesc           = sharedDesc("queue_tasks", "Tasks in a queue of asynq, by their state.", "queue", "state")
-	queueOldestDesc     = sharedDesc("queue_oldest_seconds", "How long the first of the pending tasks of a queue has been pending: its latency.", "queue")
+	queueOldestDesc     = sharedDesc("queue_latency_seconds", "How long the first of the pending tasks of a queue has been pending: its latency.", "queue")
 	pausedDesc          = sharedDesc("queue_paused", "1 while a queue is paused.", "queue")
 )
 

@@ -26,7 +26,8 @@ import (
 	"github.com/stepworker/stepworker/jobs"
 )
 
-// version is set by the linker in releases.
+// version is set by the linker in releases; without it Go knows it of a build
+// in a clone (the tag, or a pseudo-version).
 var version = "dev"
 
 func newRun(log *cli.Log) *cobra.Command {
@@ -192,18 +193,28 @@ func newVersion(log *cli.Log) *cobra.Command {
 }
 
 // buildName is this build's version and commit.
-func buildName() string { return version + ", commit " + commit() }
+func buildName() string {
+	name, commit := built()
+	return name + ", commit " + commit
+}
 
-// commit is what this program was built from.
-func commit() string {
-	if info, ok := debug.ReadBuildInfo(); ok {
-		for _, s := range info.Settings {
-			if s.Key == "vcs.revision" {
-				return s.Value
-			}
+// built is what this program was built from: the version that was linked in, or
+// else the one that Go knows of a build in a clone.
+func built() (name, commit string) {
+	name, commit = version, "unknown"
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return name, commit
+	}
+	if v := info.Main.Version; name == "dev" && v != "" && v != "(devel)" {
+		name = v
+	}
+	for _, s := range info.Settings {
+		if s.Key == "vcs.revision" {
+			commit = s.Value
 		}
 	}
-	return "unknown"
+	return name, commit
 }
 
 // running prints a line of JSON for each worker that runs, also where this build

@@ -29,7 +29,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	logging.Disable() // until a worker lends go-redis its own log
 	log := &cli.Log{}
 	root := group("worker", "Stepworker: API steps whose dead credentials are a non-event",
-		newRun(log), newDev(log), newDemo(log), newCheck(log), newCredential(log), newKey(log), newTry(log), newVersion(log))
+		newRun(log), newDev(log), newDemo(log), newCheck(log), newCredential(log), newKey(log), newTry(log), newProbe(log), newVersion(log))
 	log.Add(root.PersistentFlags())
 	root.SetArgs(args)
 	root.SetIn(stdin)

@@ -43,8 +43,9 @@ func newMetrics(w *Worker) *metrics {
 		}
 		return 1
 	})
+	name, commit := built()
 	info := prometheus.NewGauge(prometheus.GaugeOpts{Name: "stepworker_build_info", Help: "1, with what this worker was built from.",
-		ConstLabels: prometheus.Labels{"version": version, "commit": commit(), "go_version": runtime.Version()}})
+		ConstLabels: prometheus.Labels{"version": name, "commit": commit, "go_version": runtime.Version()}})
 	info.Set(1)
 	m.MustRegister(info)
 	return m

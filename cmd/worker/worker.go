@@ -54,7 +54,8 @@ func (w *Worker) Open(ctx context.Context) error {
 	c := w.cfg
 	w.log = spans.Logger(c.log.Open(w.stderr))
 	var err error
-	if w.traces, err = c.traces.Open(ctx, "worker", version, w.log); err != nil {
+	name, _ := built()
+	if w.traces, err = c.traces.Open(ctx, "worker", name, w.log); err != nil {
 		return cli.Failed("traces: %v", err)
 	}
 	catalog, findings, err := definition.Load(c.connectors)

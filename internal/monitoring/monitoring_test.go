@@ -304,12 +304,12 @@ func paused(w *world) {
 	w.want(f, 3, "queue_tasks", "queue", "steps", "state", "pending")
 	w.want(f, 1, "queue_tasks", "queue", "steps", "state", "scheduled")
 	w.want(f, 0, "queue_tasks", "queue", "steps.2", "state", "pending")
-	w.want(f, 0, "queue_oldest_seconds", "queue", "refresh")
+	w.want(f, 0, "queue_latency_seconds", "queue", "refresh")
 	if got := f.value("queue_tasks", "queue", "steps", "state", "archived"); got < 8 {
 		w.t.Errorf("%v archived tasks", got)
 	}
 	w.until("the first has been pending for a second", func() bool {
-		got := w.scrape().value("queue_oldest_seconds", "queue", "steps")
+		got := w.scrape().value("queue_latency_seconds", "queue", "steps")
 		if got > time.Since(begun).Seconds() || got < time.Since(enqueued).Seconds()-0.5 {
 			w.t.Fatalf("pending for %v s, want %v", got, time.Since(begun).Seconds())
 		}
@@ -324,7 +324,7 @@ func paused(w *world) {
 		}
 	}
 	w.until("the resumed one has been pending for a while", func() bool {
-		return w.scrape().value("queue_oldest_seconds", "queue", "steps") > 0.1
+		return w.scrape().value("queue_latency_seconds", "queue", "steps") > 0.1
 	})
 	if err := inspector.UnpauseQueue("steps"); err != nil {
 		w.t.Fatal(err)
@@ -332,7 +332,7 @@ func paused(w *world) {
 	w.becomes(0, "queue_tasks", "queue", "steps", "state", "pending")
 	w.becomes(0, "queue_paused", "queue", "steps")
 	w.becomes(0, "waiting", "connector", "acme", "reason", "held")
-	w.want(w.scrape(), 0, "queue_oldest_seconds", "queue", "steps")
+	w.want(w.scrape(), 0, "queue_latency_seconds", "queue", "steps")
 }
 
 func fault(w *world) {
