@@ -1,8 +1,13 @@
-.PHONY: test race bench soak lint redis prometheus demo
+.PHONY: test race bench soak lint redis prometheus systemd demo deploy
 
 # Everything the tests need, then the tests.
-test: redis prometheus
+test: redis prometheus deploy
 	go test -timeout 10m ./...
+
+# Compose file, Kubernetes manifests and systemd unit: a module of its own, for
+# the types of those who read them.
+deploy: systemd
+	cd deploy/check && go test -timeout 10m ./...
 
 race: redis
 	go test -race -short -timeout 20m ./credentials ./connectors/... ./hooks ./jobs ./internal/... ./cmd/enqueue
@@ -18,6 +23,7 @@ lint:
 	test -z "$$(gofmt -l .)"
 	go vet ./...
 	go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0 run ./...
+	cd deploy/check && go vet ./...
 
 demo:
 	go run ./cmd/worker demo
@@ -36,3 +42,8 @@ prometheus:
 	    dir=$$(mktemp -d) && chmod 755 $$dir && cd $$dir && apt-get update -qq && apt-get -o APT::Sandbox::User=root download -qq prometheus && \
 	    dpkg-deb --fsys-tarfile prometheus_*.deb | tar -x -C /usr/local --strip-components=2 ./usr/bin/prometheus ./usr/bin/promtool && rm -r $$dir; \
 	  else echo "prometheus is missing: the tests of the alert rules are skipped"; fi; }
+
+# systemd-analyze, which reads the unit; where it cannot be installed its test skips.
+systemd:
+	@command -v systemd-analyze >/dev/null || { \
+	  if command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then apt-get update -qq && apt-get install -y -qq --no-install-recommends systemd; fi; }
