@@ -25,11 +25,19 @@ import (
 	"github.com/stepworker/stepworker/jobs"
 )
 
-// worker is the real program, built once.
+// worker is the real program, built once, in the folder built.
+var built string
+
 var worker = sync.OnceValues(func() (string, error) {
 	dir, err := os.MkdirTemp("", "rolling")
 	if err != nil {
 		return "", err
+	}
+	built = dir
+	// So that the cache of test results knows of the program, too.
+	sources, _ := filepath.Glob("../cmd/worker/*.go")
+	for _, file := range sources {
+		_, _ = os.ReadFile(file)
 	}
 	build := exec.Command("go", "build", "-o", filepath.Join(dir, "worker"), "../cmd/worker")
 	if out, err := build.CombinedOutput(); err != nil {
@@ -40,8 +48,8 @@ var worker = sync.OnceValues(func() (string, error) {
 
 func TestMain(m *testing.M) {
 	code := m.Run()
-	if path, err := worker(); err == nil {
-		os.RemoveAll(filepath.Dir(path))
+	if built != "" {
+		os.RemoveAll(built)
 	}
 	os.Exit(code)
 }
