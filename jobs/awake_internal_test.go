@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/stepworker/stepworker/connectors"
 )
 
@@ -36,7 +38,8 @@ func TestOutcome_ofAWorkerThatStoodStill(t *testing.T) {
 		&connectors.CallError{Kind: KindNetwork, Message: "host did not answer in time"},
 		&connectors.CallError{Kind: KindLimit, Message: "after_action ran longer than 60s"},
 	} {
-		a := &attempt{p: &Pool{log: slog.New(slog.DiscardHandler)}, rec: &record{}, taken: time.Now().Add(-lapsed - time.Second)}
+		faults := prometheus.NewCounter(prometheus.CounterOpts{Name: "faults"})
+		a := &attempt{p: &Pool{log: slog.New(slog.DiscardHandler), metrics: &metrics{faults: faults}}, rec: &record{}, taken: time.Now().Add(-lapsed - time.Second)}
 		a.p.awake.seen.Store(a.taken.UnixMilli())
 		var put *waitError
 		if got := a.outcome(t.Context(), err, nil); !errors.As(got, &put) || put.why != "worker" || put.fault {
