@@ -1,7 +1,6 @@
 package deploy_test
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -20,39 +19,13 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/stepworker/stepworker/credentials"
+	"github.com/stepworker/stepworker/internal/programtest"
 	"github.com/stepworker/stepworker/internal/redistest"
 	"github.com/stepworker/stepworker/internal/sampleapi"
 	"github.com/stepworker/stepworker/jobs"
 )
 
-// worker is the real program, built once, in the folder built.
-var built string
-
-var worker = sync.OnceValues(func() (string, error) {
-	dir, err := os.MkdirTemp("", "rolling")
-	if err != nil {
-		return "", err
-	}
-	built = dir
-	// So that the cache of test results knows of the program, too.
-	sources, _ := filepath.Glob("../cmd/worker/*.go")
-	for _, file := range sources {
-		_, _ = os.ReadFile(file)
-	}
-	build := exec.Command("go", "build", "-o", filepath.Join(dir, "worker"), "../cmd/worker")
-	if out, err := build.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("building the worker: %w: %s", err, out)
-	}
-	return filepath.Join(dir, "worker"), nil
-})
-
-func TestMain(m *testing.M) {
-	code := m.Run()
-	if built != "" {
-		os.RemoveAll(built)
-	}
-	os.Exit(code)
-}
+func TestMain(m *testing.M) { programtest.Main(m, 4, "worker") }
 
 // site is a Redis, the sample provider, and the workers of a deployment.
 type site struct {
@@ -199,48 +172,36 @@ func (s *site) succeed(ids []string) {
 
 // pod is one worker process, as a container runs it.
 type pod struct {
-	cmd  *exec.Cmd
+	*programtest.Process
 	addr string
-	log  *bytes.Buffer // to be read once done is closed
-	done chan struct{}
 }
 
 // start starts a worker with a folder of connectors.
 func (s *site) start(connectors string) *pod {
 	s.t.Helper()
-	binary, err := worker()
-	if err != nil {
-		s.t.Fatal(err)
-	}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	p := &pod{addr: l.Addr().String(), log: &bytes.Buffer{}, done: make(chan struct{})}
+	addr := l.Addr().String()
 	l.Close()
-	p.cmd = exec.Command(binary, "run")
-	p.cmd.Env = append(os.Environ(), "STEPWORKER_REDIS="+s.redis.URL, "STEPWORKER_KEYS="+s.key, "STEPWORKER_CONNECTORS="+connectors,
-		"STEPWORKER_HTTP="+p.addr, "STEPWORKER_ALLOW_NETWORK=127.0.0.0/8")
-	p.cmd.Stderr = p.log
-	if err := p.cmd.Start(); err != nil {
-		s.t.Fatal(err)
-	}
-	go func() { _ = p.cmd.Wait(); close(p.done) }()
-	s.t.Cleanup(func() { _ = p.cmd.Process.Kill(); <-p.done })
-	return p
+	cmd := exec.Command(programtest.Path("worker"), "run")
+	cmd.Env = append(os.Environ(), "STEPWORKER_REDIS="+s.redis.URL, "STEPWORKER_KEYS="+s.key, "STEPWORKER_CONNECTORS="+connectors,
+		"STEPWORKER_HTTP="+addr, "STEPWORKER_ALLOW_NETWORK=127.0.0.0/8")
+	return &pod{programtest.Start(s.t, cmd), addr}
 }
 
 // ready waits for a worker as a readiness probe does.
 func (s *site) ready(p *pod) {
 	s.t.Helper()
-	if out, err := exec.Command(p.cmd.Path, "probe", "--http", p.addr, "--wait", "2m").CombinedOutput(); err != nil {
+	if out, err := exec.Command(p.Cmd.Path, "probe", "--http", p.addr, "--wait", "2m").CombinedOutput(); err != nil {
 		s.t.Fatalf("%v: %s", err, out)
 	}
 }
 
 func (s *site) signal(p *pod, sig syscall.Signal) {
 	s.t.Helper()
-	if err := p.cmd.Process.Signal(sig); err != nil {
+	if err := p.Cmd.Process.Signal(sig); err != nil {
 		s.t.Fatal(err)
 	}
 }
@@ -249,12 +210,12 @@ func (s *site) signal(p *pod, sig syscall.Signal) {
 func (s *site) drained(p *pod) {
 	s.t.Helper()
 	select {
-	case <-p.done:
+	case <-p.Done:
 	case <-time.After(2 * time.Minute):
 		s.t.Fatal("the worker does not end")
 	}
-	if code := p.cmd.ProcessState.ExitCode(); code != 0 {
-		s.t.Errorf("the worker ended with %d:\n%s", code, p.log)
+	if code := p.Cmd.ProcessState.ExitCode(); code != 0 {
+		s.t.Errorf("the worker ended with %d:\n%s", code, p.Log)
 	}
 }
 
@@ -403,13 +364,13 @@ func TestRolling_killedAfterTheGracePeriod(t *testing.T) {
 	s.ready(s.start(folder))
 	s.signal(first, syscall.SIGTERM)
 	s.until("it drains", func() bool {
-		out, _ := exec.Command(first.cmd.Path, "probe", "--http", first.addr).CombinedOutput()
+		out, _ := exec.Command(first.Cmd.Path, "probe", "--http", first.addr).CombinedOutput()
 		return strings.Contains(string(out), "draining")
 	})
 	flow := s.enqueue(1000, jobs.Step{CredentialID: "live", Method: "list_contacts"})
 	s.succeed(flow) // by the other
 	s.signal(first, syscall.SIGKILL)
-	<-first.done
+	<-first.Done
 	s.succeed(append(slow, parked...))
 	close(hang)
 	for _, id := range flow {

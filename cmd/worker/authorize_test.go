@@ -17,6 +17,7 @@ import (
 
 	"github.com/stepworker/stepworker/credentials"
 	"github.com/stepworker/stepworker/internal/authserver"
+	"github.com/stepworker/stepworker/internal/programtest"
 	"github.com/stepworker/stepworker/internal/redistest"
 )
 
@@ -90,7 +91,7 @@ func (p *provider) write(name, text string) string {
 type running struct {
 	t              *testing.T
 	url            string // that the person is to open
-	stdout, stderr safeBuffer
+	stdout, stderr programtest.Log
 	exit           chan int
 }
 
@@ -211,7 +212,7 @@ func TestAuthorize_thePoolOpensIt(t *testing.T) {
 		t.Fatalf("usable %+v, %v", u, err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
-	var log safeBuffer
+	var log programtest.Log
 	exit := make(chan int, 1)
 	go func() {
 		exit <- run(ctx, []string{"run", "--connectors", p.folder, "--allow-private-network", "--http", ""}, strings.NewReader(""), io.Discard, &log)

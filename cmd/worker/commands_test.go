@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/stepworker/stepworker/credentials"
+	"github.com/stepworker/stepworker/internal/programtest"
 	"github.com/stepworker/stepworker/internal/redistest"
 )
 
@@ -39,7 +40,7 @@ func TestCredentialPut_interruptedEnds(t *testing.T) {
 func dev(t *testing.T, args ...string) (stdout, stderr string) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
-	var out, log safeBuffer
+	var out, log programtest.Log
 	exit := make(chan int, 1)
 	go func() { exit <- run(ctx, append([]string{"dev"}, args...), strings.NewReader(""), &out, &log) }()
 	for deadline := time.Now().Add(time.Minute); !strings.Contains(log.String(), `"ready"`); time.Sleep(20 * time.Millisecond) {

@@ -119,7 +119,7 @@ func TestLessons_begunByAWorkerThatSlept(t *testing.T) {
 			<-called
 			first.goOn(w)
 			w.until("the first leaves it alone", func() bool {
-				log := first.log.String()
+				log := first.Log.String()
 				return slices.ContainsFunc(says, func(text string) bool { return strings.Contains(log, text) })
 			})
 			close(answer)
@@ -159,8 +159,8 @@ func TestLessons_takenOverOnce(t *testing.T) {
 		<-hung
 	}
 	dead.Store(true)
-	_ = first.cmd.Process.Kill()
-	<-first.done
+	_ = first.Cmd.Process.Kill()
+	<-first.Done
 	w.start("", "--concurrency", "100")
 	w.start("", "--concurrency", "100")
 	w.succeed(ids)
@@ -188,7 +188,7 @@ func TestLessons_killedAfterAFailure(t *testing.T) {
 	g.live(w, "c", "crm")
 	first := w.start("ended", "--concurrency", "1")
 	ids := w.enqueue(1, jobs.Step{CredentialID: "c", Method: "list_contacts"})
-	<-first.done
+	<-first.Done
 	w.start("", "--concurrency", "1")
 	w.failed(jobs.KindHTTP, w.results(ids))
 	w.until("another ends its task", func() bool {
@@ -270,8 +270,8 @@ func TestLessons_killedAfterSending(t *testing.T) {
 	ids := w.enqueue(20, jobs.Step{CredentialID: "spent", Method: "list_contacts", MaxRetries: new(int)})
 	others := w.enqueue(20, jobs.Step{CredentialID: "unspent", Method: "list_contacts", MaxRetries: new(int)})
 	sent.Wait()
-	_ = first.cmd.Process.Kill()
-	<-first.done
+	_ = first.Cmd.Process.Kill()
+	<-first.Done
 	w.start("", "--concurrency", "20")
 	w.succeed(others)
 	w.requests("the provider had not heard of it", unspent, 2)
@@ -310,7 +310,7 @@ func TestLessons_theScriptThrowsEveryTime(t *testing.T) {
 	// Each goes down at its second refusal, of three that there may be.
 	first := w.start("before-park#2", "--concurrency", "1")
 	ids := w.enqueue(1, jobs.Step{CredentialID: "crash", Method: "list_contacts"})
-	<-first.done
+	<-first.Done
 	second := w.startWith([]string{"STEPWORKER_STOP_AT=before-park#2"}, "--concurrency", "1")
 	more := w.enqueue(1, jobs.Step{CredentialID: "sleep", Method: "list_contacts"})
 	second.stopped(w)

@@ -55,7 +55,7 @@ methods: [{method: list, endpoint: /crm/contacts, idempotency_header: Idempotenc
 		started = append(started, w.launch(nil, "--connectors", dir, "--hook-hosts", "1"))
 	}
 	for _, p := range started {
-		w.ready(p)
+		p.Ready(w.t)
 	}
 	access, refresh := w.api.Issue("c")
 	w.putToken("c", "acme", sampleapi.ClientID, sampleapi.ClientSecret, api.URL, access, refresh)
@@ -138,7 +138,7 @@ methods: [{method: get, endpoint: /, idempotency_header: Idempotency-Key}]
 	dies := w.launch([]string{"STEPWORKER_KILL_AT=in-line#20"}, args...)
 	drains, stays := w.launch(nil, args...), w.launch(nil, args...)
 	for _, p := range []*process{dies, drains, stays} {
-		w.ready(p)
+		p.Ready(w.t)
 	}
 	in, err := credentials.DecodeInput([]byte(fmt.Sprintf(`{"credential_id": "c", "connector": "acme", "properties": {"base": %q}}`, api.URL)))
 	if err != nil {
@@ -148,7 +148,7 @@ methods: [{method: get, endpoint: /, idempotency_header: Idempotency-Key}]
 		t.Fatal(err)
 	}
 	ids := w.enqueue(n, jobs.Step{CredentialID: "c", Method: "get"})
-	<-dies.done
+	<-dies.Done
 	drains.drain(w)
 	w.succeed(ids)
 	mu.Lock()

@@ -291,7 +291,7 @@ func (w *world) always(archived int) {
 func (p *process) stopped(w *world) {
 	w.t.Helper()
 	w.until("the process is stopped", func() bool {
-		stat, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(p.cmd.Process.Pid), "stat"))
+		stat, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(p.Cmd.Process.Pid), "stat"))
 		if err != nil {
 			w.t.Fatal(err)
 		}
@@ -302,7 +302,7 @@ func (p *process) stopped(w *world) {
 
 func (p *process) goOn(w *world) {
 	w.t.Helper()
-	if err := p.cmd.Process.Signal(syscall.SIGCONT); err != nil {
+	if err := p.Cmd.Process.Signal(syscall.SIGCONT); err != nil {
 		w.t.Fatal(err)
 	}
 }
@@ -310,7 +310,7 @@ func (p *process) goOn(w *world) {
 // drain ends a worker as a rolling restart does.
 func (p *process) drain(w *world) {
 	w.t.Helper()
-	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+	if err := p.Cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		w.t.Fatal(err)
 	}
 }
@@ -319,12 +319,12 @@ func (p *process) drain(w *world) {
 func (w *world) drained(p *process) {
 	w.t.Helper()
 	select {
-	case <-p.done:
+	case <-p.Done:
 	case <-time.After(2 * time.Minute):
 		w.t.Fatal("the worker does not end")
 	}
-	if code := p.cmd.ProcessState.ExitCode(); code != 0 {
-		w.t.Errorf("the worker ended with %d:\n%s", code, p.log)
+	if code := p.Cmd.ProcessState.ExitCode(); code != 0 {
+		w.t.Errorf("the worker ended with %d:\n%s", code, p.Log)
 	}
 }
 

@@ -67,13 +67,13 @@ func TestLessons_rollingRestartInARefresh(t *testing.T) {
 	for _, p := range old {
 		fresh := w.launch(nil)
 		p.drain(w)
-		w.ready(fresh)
+		fresh.Ready(w.t)
 	}
 	ended := map[*process]bool{}
 	w.until("all but the one that asks have ended", func() bool {
 		for _, p := range old {
 			select {
-			case <-p.done:
+			case <-p.Done:
 				ended[p] = true
 			default:
 			}

@@ -61,7 +61,7 @@ func TestLessons_eightProcessesRefusedAtOnce(t *testing.T) {
 		started[i] = w.launch(env, "--concurrency", fmt.Sprint(each), "--hook-hosts", "1")
 	}
 	for _, p := range started {
-		w.ready(p)
+		p.Ready(w.t)
 	}
 	fails := func(times, status int, head ...string) func(int, http.ResponseWriter, *http.Request, http.Handler) {
 		return func(i int, w http.ResponseWriter, r *http.Request, next http.Handler) {

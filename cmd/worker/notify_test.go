@@ -48,7 +48,7 @@ func TestNotices_killedSender(t *testing.T) {
 			w.api.Revoke("c")
 			w.enqueue(30, jobs.Step{CredentialID: "c", Method: "list_contacts"})
 			select {
-			case <-first.done:
+			case <-first.Done:
 			case <-time.After(time.Minute):
 				t.Fatal("the worker was not killed")
 			}

@@ -71,10 +71,10 @@ methods:
 	one := []string{"--connectors", dir, "--concurrency", "1"}
 	ids := w.enqueue(1, jobs.Step{CredentialID: "c", Method: "second", MaxRetries: new(int)})
 	first := w.start("page-kept#2", one...)
-	<-first.done
+	<-first.Done
 	ids = append(ids, w.enqueue(1, jobs.Step{CredentialID: "c", Method: "last", MaxRetries: new(int)})...)
 	second := w.start("page-kept#4", one...)
-	<-second.done
+	<-second.Done
 	w.start("", "--connectors", dir)
 	for _, r := range w.results(ids) {
 		if r.Status != jobs.Succeeded || string(r.Content) != `{"rows":[1,2,3,4],"n":4}` || r.Pages != 4 {

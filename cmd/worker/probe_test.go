@@ -62,7 +62,7 @@ func TestProbe_ofARealWorker(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	p := w.start("")
-	found := regexp.MustCompile(`127\.0\.0\.1:[1-9][0-9]*`).FindString(p.log.String()[strings.Index(p.log.String(), "ready"):])
+	found := regexp.MustCompile(`127\.0\.0\.1:[1-9][0-9]*`).FindString(p.Log.String()[strings.Index(p.Log.String(), "ready"):])
 	var out bytes.Buffer
 	if code := run(context.Background(), []string{"probe", "--http", found, "--wait", "1m"}, strings.NewReader(""), &out, &out); code != 0 {
 		t.Errorf("got %d, %s", code, out.String())

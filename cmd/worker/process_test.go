@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"flag"
@@ -14,7 +13,6 @@ import (
 	"os/signal"
 	"path/filepath"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -25,6 +23,7 @@ import (
 	"github.com/stepworker/stepworker/credentials"
 	"github.com/stepworker/stepworker/hooks"
 	"github.com/stepworker/stepworker/internal/authserver"
+	"github.com/stepworker/stepworker/internal/programtest"
 	"github.com/stepworker/stepworker/internal/redistest"
 	"github.com/stepworker/stepworker/internal/sampleapi"
 	"github.com/stepworker/stepworker/jobs"
@@ -78,28 +77,7 @@ func newWorld(t *testing.T) *world {
 }
 
 // process is one worker process.
-type process struct {
-	cmd  *exec.Cmd
-	log  *safeBuffer
-	done chan struct{}
-}
-
-type safeBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (s *safeBuffer) Write(p []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.Write(p)
-}
-
-func (s *safeBuffer) String() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.String()
-}
+type process struct{ *programtest.Process }
 
 // start starts a worker, to be killed at a named point ("" for none).
 func (w *world) start(killAt string, args ...string) *process {
@@ -111,7 +89,7 @@ func (w *world) start(killAt string, args ...string) *process {
 func (w *world) startWith(env []string, args ...string) *process {
 	w.t.Helper()
 	p := w.launch(env, args...)
-	w.ready(p)
+	p.Ready(w.t)
 	return p
 }
 
@@ -123,31 +101,14 @@ func (w *world) launch(env []string, args ...string) *process {
 		w.t.Fatal(err)
 	}
 	args = append([]string{"run", "--connectors", filepath.Join("..", "..", "deploy", "connectors"), "--allow-private-network", "--http", "127.0.0.1:0"}, args...)
-	p := &process{cmd: exec.Command(exe, args...), log: &safeBuffer{}, done: make(chan struct{})}
-	p.cmd.Env = append(append(os.Environ(), asWorker+"=1", "STEPWORKER_REDIS="+w.redis.URL, "STEPWORKER_KEYS="+w.key), append(w.env, env...)...)
-	p.cmd.Stderr = p.log
-	if err := p.cmd.Start(); err != nil {
-		w.t.Fatal(err)
-	}
-	go func() { _ = p.cmd.Wait(); close(p.done) }()
-	w.t.Cleanup(func() { _ = p.cmd.Process.Kill(); <-p.done })
-	return p
-}
-
-func (w *world) ready(p *process) {
-	w.t.Helper()
-	w.until("the worker is ready", func() bool {
-		return strings.Contains(p.log.String(), `"ready"`) || strings.Contains(p.log.String(), "msg=ready")
-	})
+	cmd := exec.Command(exe, args...)
+	cmd.Env = append(append(os.Environ(), asWorker+"=1", "STEPWORKER_REDIS="+w.redis.URL, "STEPWORKER_KEYS="+w.key), append(w.env, env...)...)
+	return &process{programtest.Start(w.t, cmd)}
 }
 
 func (w *world) until(what string, ok func() bool) {
 	w.t.Helper()
-	for deadline := time.Now().Add(3 * time.Minute); !ok(); time.Sleep(20 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			w.t.Fatalf("it did not come to: %s", what)
-		}
-	}
+	programtest.Until(w.t, what, ok)
 }
 
 func (w *world) put(id, connector string) {
@@ -304,7 +265,7 @@ func TestKill_atEveryPoint(t *testing.T) {
 			first := w.start(point, "--concurrency", "20")
 			ids := w.enqueue(30, jobs.Step{CredentialID: "c", Method: "list_contacts", MaxRetries: new(int)})
 			select {
-			case <-first.done:
+			case <-first.Done:
 			case <-time.After(time.Minute):
 				t.Fatal("the worker was not killed")
 			}
@@ -354,7 +315,7 @@ func TestRefresh_taskArchivedOrActiveUnderADeadWorker_blocksNobody(t *testing.T)
 	// A worker that dies in the request leaves its refresh task active.
 	first := w.start("refresh-before-send")
 	ids := w.enqueue(3, jobs.Step{CredentialID: "c", Method: "list_orders"})
-	<-first.done
+	<-first.Done
 	// And whatever refresh task is found waiting is archived by somebody.
 	inspector := asynq.NewInspectorFromRedisClient(w.rdb)
 	_, _ = inspector.ArchiveAllPendingTasks(jobs.QueueRefresh)
@@ -378,7 +339,7 @@ func TestWrongKeys_notReadyAndNothingLost(t *testing.T) {
 	w.key = credentials.NewKey()
 	wrong := w.start("")
 	ids := w.enqueue(1, jobs.Step{CredentialID: "c", Method: "list_contacts", MaxRetries: new(int)})
-	_, rest, _ := strings.Cut(wrong.log.String(), `"http":"`)
+	_, rest, _ := strings.Cut(wrong.Log.String(), `"http":"`)
 	addr, _, _ := strings.Cut(rest, `"`)
 	w.until("it is not ready, and says why", func() bool {
 		res, err := http.Get("http://" + addr + "/readyz")
@@ -389,8 +350,8 @@ func TestWrongKeys_notReadyAndNothingLost(t *testing.T) {
 		text, _ := io.ReadAll(res.Body)
 		return res.StatusCode == http.StatusServiceUnavailable && strings.Contains(string(text), "keys")
 	})
-	_ = wrong.cmd.Process.Kill()
-	<-wrong.done
+	_ = wrong.Cmd.Process.Kill()
+	<-wrong.Done
 	w.key = right
 	w.start("")
 	w.succeed(ids)

@@ -133,7 +133,7 @@ func TestKeyRotate_underLoadNoStepFails(t *testing.T) {
 	w.useKeys(old + "," + fresh)
 	second := w.start("", "--connectors", dir)
 	first.drain(w)
-	<-first.done
+	<-first.Done
 	stop := make(chan struct{})
 	var loading sync.WaitGroup
 	var loaded []string
@@ -148,7 +148,7 @@ func TestKeyRotate_underLoadNoStepFails(t *testing.T) {
 		t.Errorf("a worker that seals with the old key still runs: %v\n%s", err, out)
 	}
 	second.drain(w)
-	<-second.done
+	<-second.Done
 	out, err = w.rotate()
 	if err != nil || !strings.Contains(out, " may go") {
 		t.Errorf("%v\n%s", err, out)
@@ -165,7 +165,7 @@ func TestKeyRotate_underLoadNoStepFails(t *testing.T) {
 
 	// The new key alone.
 	third.drain(w)
-	<-third.done
+	<-third.Done
 	w.useKeys(fresh)
 	w.start("", "--connectors", dir)
 	w.put("held", "vault")

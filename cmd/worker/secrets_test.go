@@ -27,6 +27,7 @@ import (
 	"testing"
 
 	"github.com/stepworker/stepworker/credentials"
+	"github.com/stepworker/stepworker/internal/programtest"
 	"github.com/stepworker/stepworker/jobs"
 )
 
@@ -263,7 +264,7 @@ type sweep struct {
 	dir      string
 	mu       sync.Mutex // of accounts: the provider looks them up while others are put
 	accounts map[string]*holder
-	notices  safeBuffer
+	notices  programtest.Log
 	sinks    map[string]string // what was looked at, by its name
 }
 
@@ -512,13 +513,13 @@ func TestSecrets_standInNoSink(t *testing.T) {
 	var host *process
 	s.until("the script spins", func() bool {
 		for _, p := range workers {
-			if strings.Contains(p.log.String(), spin) {
+			if strings.Contains(p.Log.String(), spin) {
 				host = p
 			}
 		}
 		return host != nil
 	})
-	children, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", host.cmd.Process.Pid))
+	children, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", host.Cmd.Process.Pid))
 	if err != nil || len(children) == 0 {
 		t.Fatalf("no children of the worker are found: %v", err)
 	}
@@ -557,7 +558,7 @@ func TestSecrets_standInNoSink(t *testing.T) {
 		}
 	}
 	for name, p := range workers {
-		addr := readyAt.FindStringSubmatch(p.log.String())[1]
+		addr := readyAt.FindStringSubmatch(p.Log.String())[1]
 		for _, path := range []string{"/metrics", "/healthz", "/readyz", "/monitoring/api/queues", "/monitoring/api/servers", "/monitoring/api/redis_info"} {
 			s.sinks[name+" "+path] = s.get(addr, path)
 		}
@@ -576,12 +577,12 @@ func TestSecrets_standInNoSink(t *testing.T) {
 	}
 	s.sinks["redis"] = s.everyValue()
 	s.sinks["redis files"] = string(s.redis.Dump())
-	_ = workers["json"].cmd.Process.Signal(syscall.SIGQUIT)
-	<-workers["json"].done
+	_ = workers["json"].Cmd.Process.Signal(syscall.SIGQUIT)
+	<-workers["json"].Done
 	workers["text"].drain(s.world)
-	<-workers["text"].done
+	<-workers["text"].Done
 	for name, p := range workers {
-		log := p.log.String()
+		log := p.Log.String()
 		s.sinks["log "+name] = log
 		if !strings.Contains(log, "made this worker panic") || !strings.Contains(log, "[redacted]") {
 			t.Errorf("worker %s did not panic, or masked nothing", name)

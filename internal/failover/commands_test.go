@@ -7,11 +7,11 @@ import (
 	"io"
 	"net/http"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/stepworker/stepworker/credentials"
+	"github.com/stepworker/stepworker/internal/programtest"
 	"github.com/stepworker/stepworker/internal/redistest"
 	"github.com/stepworker/stepworker/jobs"
 )
@@ -79,7 +79,7 @@ func TestCommands_withTLSAndPasswords(t *testing.T) {
 				t.Error("the status of ", id)
 			}
 			for _, path := range []string{"/monitoring/api/queues", "/monitoring/api/queues/steps/completed_tasks", "/monitoring/api/servers", "/metrics"} {
-				res, err := http.Get("http://" + p.addr() + path)
+				res, err := http.Get("http://" + p.Addr() + path)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -89,7 +89,7 @@ func TestCommands_withTLSAndPasswords(t *testing.T) {
 					t.Errorf("%s: %d %s", path, res.StatusCode, body)
 				}
 			}
-			if log := p.log.String(); strings.Contains(log, "-password") {
+			if log := p.Log.String(); strings.Contains(log, "-password") {
 				t.Error("a password is in the log")
 			}
 			w.unreachable()
@@ -107,8 +107,8 @@ func between(text, before, after string) string {
 // does with Redis until a person has agreed.
 func (w *world) authorize(id string) {
 	w.t.Helper()
-	cmd := exec.Command(filepath.Join(programs, "worker"), "credential", "authorize", "acme", id, "--connectors", w.dir, "--allow-private-network")
-	out := &safeBuffer{}
+	cmd := exec.Command(programtest.Path("worker"), "credential", "authorize", "acme", id, "--connectors", w.dir, "--allow-private-network")
+	out := &programtest.Log{}
 	cmd.Env, cmd.Stdout, cmd.Stderr = w.environment(), out, out
 	if err := cmd.Start(); err != nil {
 		w.t.Fatal(err)

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/stepworker/stepworker/credentials"
+	"github.com/stepworker/stepworker/internal/programtest"
 	"github.com/stepworker/stepworker/internal/redistest"
 	"github.com/stepworker/stepworker/jobs"
 )
@@ -24,7 +25,7 @@ func TestLoad_throughFailovers(t *testing.T) {
 			for id, connector := range connectors {
 				w.put(id, connector)
 			}
-			workers := []*process{w.start(), w.start()}
+			workers := []*programtest.Process{w.start(), w.start()}
 			l := &load{w: w, steps: map[string]jobs.Step{}, stop: make(chan struct{})}
 			var running sync.WaitGroup
 			running.Go(l.run)
@@ -45,7 +46,7 @@ func TestLoad_throughFailovers(t *testing.T) {
 				told("steps are accepted again")
 				after(old)
 				for _, p := range workers {
-					w.until("the worker is ready again", func() bool { return p.readyz() == 200 })
+					w.until("the worker is ready again", func() bool { return readyz(p) == 200 })
 				}
 				told("the workers are ready")
 				// Else the next one takes with it all that came since the last one.

@@ -83,16 +83,16 @@ func TestReady_onlyWithEveryMaster(t *testing.T) {
 			// Without a replica all goes on.
 			w.redis.replicas("asynq:queues")[0].Kill()
 			w.put("c", "acme")
-			if out := w.must("", "enqueue", "--credential", "c", "--method", "list", "--wait"); !strings.Contains(out, `"succeeded"`) || p.readyz() != 200 {
-				t.Errorf("/readyz says %d, enqueue %s", p.readyz(), out)
+			if out := w.must("", "enqueue", "--credential", "c", "--method", "list", "--wait"); !strings.Contains(out, `"succeeded"`) || readyz(p) != 200 {
+				t.Errorf("/readyz says %d, enqueue %s", readyz(p), out)
 			}
 			master := w.redis.holder(key)
 			heal := w.redis.strand(key)
 			master.Kill()
-			w.until("the worker is not ready", func() bool { return p.readyz() == 503 })
+			w.until("the worker is not ready", func() bool { return readyz(p) == 503 })
 			heal()
 			w.redis.replaced(key, master)
-			w.until("the worker is ready again", func() bool { return p.readyz() == 200 })
+			w.until("the worker is ready again", func() bool { return readyz(p) == 200 })
 		})
 	}
 }

@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"net/http"
@@ -15,7 +14,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -25,6 +23,7 @@ import (
 
 	"github.com/stepworker/stepworker/credentials"
 	"github.com/stepworker/stepworker/internal/cli"
+	"github.com/stepworker/stepworker/internal/programtest"
 	"github.com/stepworker/stepworker/internal/redistest"
 	"github.com/stepworker/stepworker/internal/sampleapi"
 	"github.com/stepworker/stepworker/jobs"
@@ -34,30 +33,8 @@ import (
 var programs string
 
 func TestMain(m *testing.M) {
-	flag.Parse()
 	logging.Disable()
-	// These tests wait for failovers most of the time.
-	if err := flag.Set("test.parallel", "8"); err != nil {
-		panic(err)
-	}
-	os.Exit(run(m))
-}
-
-func run(m *testing.M) int {
-	if testing.Short() {
-		return m.Run()
-	}
-	var err error
-	if programs, err = os.MkdirTemp("", "failover"); err != nil {
-		panic(err)
-	}
-	defer os.RemoveAll(programs)
-	build := exec.Command("go", "build", "-o", programs, "../../cmd/worker", "../../cmd/enqueue")
-	if out, err := build.CombinedOutput(); err != nil {
-		fmt.Fprintf(os.Stderr, "building the programs: %v\n%s", err, out)
-		return 1
-	}
-	return m.Run()
+	programtest.Main(m, 8, "worker", "enqueue") // most of the time they wait for failovers
 }
 
 // store is a Redis of several servers.
@@ -261,64 +238,23 @@ func (w *world) numbers(rw http.ResponseWriter, r *http.Request) {
 	fmt.Fprintf(rw, `{"rows":[{"n":%d,"text":%q}]}`, page, strings.Repeat("x", 1000))
 }
 
-// process is one worker process.
-type process struct {
-	cmd  *exec.Cmd
-	log  *safeBuffer
-	done chan struct{}
-}
-
-type safeBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (s *safeBuffer) Write(p []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.Write(p)
-}
-
-func (s *safeBuffer) String() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.String()
-}
-
 func (w *world) environment() []string {
 	return append(append(os.Environ(), "STEPWORKER_REDIS="+w.url, "STEPWORKER_KEYS="+w.key, "STEPWORKER_LOG_FORMAT=json"), w.env...)
 }
 
 // start starts a worker, and waits until it is ready.
-func (w *world) start(args ...string) *process {
+func (w *world) start(args ...string) *programtest.Process {
 	w.t.Helper()
 	args = append([]string{"run", "--connectors", w.dir, "--allow-private-network", "--http", "127.0.0.1:0", "--concurrency", "20", "--hook-hosts", "1"}, args...)
-	p := &process{cmd: exec.Command(filepath.Join(programs, "worker"), args...), log: &safeBuffer{}, done: make(chan struct{})}
-	p.cmd.Env, p.cmd.Stderr = w.environment(), p.log
-	if err := p.cmd.Start(); err != nil {
-		w.t.Fatal(err)
-	}
-	go func() { _ = p.cmd.Wait(); close(p.done) }()
-	w.t.Cleanup(func() {
-		_ = p.cmd.Process.Kill()
-		<-p.done
-		if w.t.Failed() {
-			lines := strings.Split(p.log.String(), "\n")
-			w.t.Logf("a worker's log:\n%s", strings.Join(lines[max(0, len(lines)-60):], "\n"))
-		}
-	})
-	w.until("the worker is ready", func() bool { return p.readyz() == http.StatusOK })
+	cmd := exec.Command(programtest.Path("worker"), args...)
+	cmd.Env = w.environment()
+	p := programtest.Start(w.t, cmd)
+	w.until("the worker is ready", func() bool { return readyz(p) == http.StatusOK })
 	return p
 }
 
-func (p *process) addr() string {
-	_, rest, _ := strings.Cut(p.log.String(), `"http":"`)
-	addr, _, _ := strings.Cut(rest, `"`)
-	return addr
-}
-
-func (p *process) readyz() int {
-	res, err := http.Get("http://" + p.addr() + "/readyz")
+func readyz(p *programtest.Process) int {
+	res, err := http.Get("http://" + p.Addr() + "/readyz")
 	if err != nil {
 		return 0
 	}
@@ -330,7 +266,7 @@ func (p *process) readyz() int {
 // do runs a program, and returns what it says.
 func (w *world) do(stdin, program string, args ...string) (stdout string, err error) {
 	w.t.Helper()
-	cmd := exec.Command(filepath.Join(programs, program), args...)
+	cmd := exec.Command(programtest.Path(program), args...)
 	var out, told bytes.Buffer
 	cmd.Env, cmd.Stdin, cmd.Stdout, cmd.Stderr = w.environment(), strings.NewReader(stdin), &out, &told
 	if err = cmd.Run(); err != nil {
@@ -351,11 +287,7 @@ func (w *world) must(stdin, program string, args ...string) string {
 
 func (w *world) until(what string, ok func() bool) {
 	w.t.Helper()
-	for deadline := time.Now().Add(3 * time.Minute); !ok(); time.Sleep(20 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			w.t.Fatalf("it did not come to: %s", what)
-		}
-	}
+	programtest.Until(w.t, what, ok)
 }
 
 // credential is one as it is put, with a token of the sample provider.

@@ -41,7 +41,7 @@ func TestCancel_workerKilled(t *testing.T) {
 				answered <- fmt.Sprint(exit, " ", out, " ", stderr)
 			}()
 			select {
-			case <-dead.ended:
+			case <-dead.Done:
 			case <-time.After(time.Minute):
 				t.Fatal("the worker was not killed")
 			}
@@ -68,7 +68,7 @@ func TestCancel_ofADeadWorker(t *testing.T) {
 	dead := w.worker()
 	id := w.enqueue(t, true)
 	f := &flow{rig: w.rig, user: "default"}
-	dead.kill()
+	dead.Kill()
 	w.worker()
 	exit, out, stderr := f.enqueue("", "--cancel", id, "--timeout", "30s")
 	if exit != 0 || len(out) != 1 || out[0]["status"] != "cancelled" {

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
-	"flag"
 	"fmt"
 	"net/http/httptest"
 	"net/url"
@@ -12,36 +11,18 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
-	"time"
 
 	"github.com/redis/go-redis/v9"
 
 	"github.com/stepworker/stepworker/credentials"
+	"github.com/stepworker/stepworker/internal/programtest"
 	"github.com/stepworker/stepworker/internal/redistest"
 	"github.com/stepworker/stepworker/jobs"
 )
 
-var bin string // where both programs are
-
 func TestMain(m *testing.M) {
-	// These tests wait for leases and compute for moments.
-	flag.Parse()
-	if err := flag.Set("test.parallel", "12"); err != nil {
-		panic(err)
-	}
-	os.Exit(func() int {
-		var err error
-		if bin, err = os.MkdirTemp("", "flows"); err != nil {
-			panic(err)
-		}
-		defer os.RemoveAll(bin)
-		if out, err := exec.Command("go", "build", "-o", bin, "../../cmd/worker", "../../cmd/enqueue").CombinedOutput(); err != nil {
-			panic(fmt.Sprintf("%v: %s", err, out))
-		}
-		return m.Run()
-	}())
+	programtest.Main(m, 12, "worker", "enqueue") // they wait for leases, and compute for moments
 }
 
 // rig is a real Redis, an API, and worker processes.
@@ -72,7 +53,7 @@ func newRig(t *testing.T, connector string, api *httptest.Server) *rig {
 }
 
 func (r *rig) command(program string, args ...string) *exec.Cmd {
-	cmd := exec.Command(filepath.Join(bin, program), args...)
+	cmd := exec.Command(programtest.Path(program), args...)
 	cmd.Env = append(os.Environ(), "STEPWORKER_REDIS="+r.redis.URL)
 	if program == "worker" {
 		cmd.Env = append(cmd.Env, "STEPWORKER_KEYS="+r.key)
@@ -81,65 +62,18 @@ func (r *rig) command(program string, args ...string) *exec.Cmd {
 }
 
 // worker starts a worker with more in its environment.
-func (r *rig) worker(env ...string) *process {
+func (r *rig) worker(env ...string) *programtest.Process {
 	r.t.Helper()
 	cmd := r.command("worker", "run", "--connectors", r.connectors, "--allow-private-network", "--http", "127.0.0.1:0", "--concurrency", "10")
 	cmd.Env = append(cmd.Env, env...)
-	log := &buffer{}
-	cmd.Stderr = log
-	if err := cmd.Start(); err != nil {
-		r.t.Fatal(err)
-	}
-	done := make(chan struct{})
-	go func() { _ = cmd.Wait(); close(done) }()
-	r.t.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		<-done
-		if r.t.Failed() {
-			text := log.text()
-			r.t.Logf("a worker's log ends:\n%s", text[max(0, len(text)-4000):])
-		}
-	})
-	r.until("the worker is ready", func() bool { return strings.Contains(log.text(), `"ready"`) })
-	return &process{cmd: cmd, ended: done}
-}
-
-// process is a worker; ended is closed once it has.
-type process struct {
-	cmd   *exec.Cmd
-	ended <-chan struct{}
-}
-
-// kill is kill -9.
-func (p *process) kill() {
-	_ = p.cmd.Process.Kill()
-	<-p.ended
+	p := programtest.Start(r.t, cmd)
+	p.Ready(r.t)
+	return p
 }
 
 func (r *rig) until(what string, ok func() bool) {
 	r.t.Helper()
-	for deadline := time.Now().Add(3 * time.Minute); !ok(); time.Sleep(20 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			r.t.Fatalf("it did not come to: %s", what)
-		}
-	}
-}
-
-type buffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (b *buffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.Write(p)
-}
-
-func (b *buffer) text() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.String()
+	programtest.Until(r.t, what, ok)
 }
 
 // flow is the programs' user: enqueue with a Redis user of its own.

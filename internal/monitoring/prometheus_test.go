@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/stepworker/stepworker/internal/programtest"
 	"github.com/stepworker/stepworker/jobs"
 )
 
@@ -139,26 +140,14 @@ func startPrometheus(t *testing.T, w *world) *server {
 	}
 	addr := l.Addr().String()
 	l.Close()
-	log := &buffer{}
 	cmd := exec.Command(exe, "--config.file", filepath.Join(dir, "prometheus.yml"), "--storage.tsdb.path", filepath.Join(dir, "data"), "--web.listen-address", addr)
-	cmd.Dir, cmd.Stdout, cmd.Stderr = dir, log, log
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	done := make(chan struct{})
-	go func() { _ = cmd.Wait(); close(done) }()
-	t.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		<-done
-		if t.Failed() {
-			t.Logf("prometheus:\n%s", log)
-		}
-	})
+	cmd.Dir = dir
+	started := programtest.Start(t, cmd)
 	p := &server{world: w, url: "http://" + addr}
 	p.until("prometheus is ready", func() bool {
 		select {
-		case <-done:
-			t.Fatalf("prometheus ended at start:\n%s", log)
+		case <-started.Done:
+			t.Fatal("prometheus ended at start")
 		default:
 		}
 		return strings.Contains(fetch(p.url+"/-/ready"), "Ready")

@@ -10,7 +10,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"strings"
 	"sync"
 	"syscall"
@@ -23,29 +22,12 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/stepworker/stepworker/credentials"
+	"github.com/stepworker/stepworker/internal/programtest"
 	"github.com/stepworker/stepworker/internal/redistest"
 	"github.com/stepworker/stepworker/jobs"
 )
 
-// workerExe is the worker, built once.
-var workerExe string
-
-func TestMain(m *testing.M) {
-	os.Exit(func() int {
-		dir, err := os.MkdirTemp("", "monitoring")
-		if err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			return 1
-		}
-		defer os.RemoveAll(dir)
-		workerExe = filepath.Join(dir, "worker")
-		if out, err := exec.Command("go", "build", "-o", workerExe, "../../cmd/worker").CombinedOutput(); err != nil {
-			fmt.Fprintf(os.Stderr, "the worker cannot be built: %v\n%s", err, out)
-			return 1
-		}
-		return m.Run()
-	}())
-}
+func TestMain(m *testing.M) { programtest.Main(m, 4, "worker") }
 
 // world is a real Redis, an API with its token endpoint, and a worker process.
 type world struct {
@@ -58,7 +40,6 @@ type world struct {
 	url     string // of the API
 	worker  string // its --http address
 	process *os.Process
-	log     *buffer
 
 	mu     sync.Mutex
 	valid  string          // the access token that the API takes
@@ -68,23 +49,6 @@ type world struct {
 	notice map[string]int  // answers to notices, by type; else 200
 	busy   int             // how often /busy says 429
 	inside map[string]bool // who hangs
-}
-
-type buffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (b *buffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.Write(p)
-}
-
-func (b *buffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.String()
 }
 
 // Signals that have a process stand still, and go on.
@@ -112,34 +76,13 @@ func newWorld(t *testing.T) *world {
 // start starts the worker and waits until it is ready.
 func (w *world) start() {
 	w.t.Helper()
-	cmd := exec.Command(workerExe, "run", "--connectors", filepath.Join("testdata", "connectors"), "--allow-private-network", "--http", "127.0.0.1:0",
+	cmd := exec.Command(programtest.Path("worker"), "run", "--connectors", filepath.Join("testdata", "connectors"), "--allow-private-network", "--http", "127.0.0.1:0",
 		"--concurrency", "20", "--hook-hosts", "2", "--script-timeout", "2s", "--script-memory", "64MiB", "--max-response", "64KiB",
 		"--notify-url", w.url+"/notify", "--log-format", "text", "--log-level", "info")
 	cmd.Env = append(os.Environ(), "STEPWORKER_REDIS="+w.redis.URL, "STEPWORKER_KEYS="+w.key, "STEPWORKER_NOTIFY_SECRET=whsec_"+credentials.NewKey())
-	log := &buffer{}
-	cmd.Stderr, w.log = log, log
-	if err := cmd.Start(); err != nil {
-		w.t.Fatal(err)
-	}
-	w.process = cmd.Process
-	done := make(chan struct{})
-	go func() { _ = cmd.Wait(); close(done) }()
-	w.t.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		<-done
-		if w.t.Failed() {
-			w.t.Logf("a worker's log:\n%s", log)
-		}
-	})
-	w.worker = ""
-	ready := regexp.MustCompile(`msg=ready http=(\S+)`)
-	w.until("the worker is ready", func() bool {
-		m := ready.FindStringSubmatch(w.log.String())
-		if m != nil {
-			w.worker = m[1]
-		}
-		return m != nil
-	})
+	p := programtest.Start(w.t, cmd)
+	p.Ready(w.t)
+	w.process, w.worker = cmd.Process, p.Addr()
 	w.until("/readyz says so", func() bool { return w.get("/readyz") == "ready\n" })
 }
 
@@ -250,11 +193,7 @@ func (w *world) release() {
 
 func (w *world) until(what string, ok func() bool) {
 	w.t.Helper()
-	for deadline := time.Now().Add(90 * time.Second); !ok(); time.Sleep(20 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			w.t.Fatalf("it did not come to: %s", what)
-		}
-	}
+	programtest.Until(w.t, what, ok)
 }
 
 // get is the body of a page of the worker; "" while there is none.

@@ -24,8 +24,8 @@ func newBooks(t *testing.T) *world {
 		t.Fatal(err)
 	}
 	t.Cleanup(stop)
-	w := newWorld(t, built, credentials.NewKey(), []string{"books"})
-	w.must(built.worker, []object{
+	w := newWorld(t, built(), credentials.NewKey(), []string{"books"})
+	w.must(built().worker, []object{
 		{"credential_id": "active", "connector": "books", "client_id": "i", "client_secret": "s", "oauth2": token("active", 0)["oauth2"]},
 		{"credential_id": "dead-1", "connector": "books", "client_id": "i", "client_secret": "s", "oauth2": token("dead-1", 0)["oauth2"]},
 	}, "credential", "put")
@@ -84,13 +84,13 @@ func (w *world) dump() []Key {
 func TestNewer_formatOfAllThatIsStored(t *testing.T) {
 	w := newBooks(t)
 	ctx := context.Background()
-	w.must(built.enqueue, []object{step("e1", "active", "get", nil), step("e2", "dead-1", "get", nil)})
+	w.must(built().enqueue, []object{step("e1", "active", "get", nil), step("e2", "dead-1", "get", nil)})
 	w.rdb.HSet(ctx, "stepworker:schema", "format", 99, "oldest", 98, "build", "v9.9.9")
 	before := w.dump()
 	p := w.start()
 	p.unready("only builds that know format 98 or a later one may work on it")
 	for _, args := range [][]string{{"credential", "put"}, {"credential", "get", "active"}, {"key", "rotate"}} {
-		if out, ok := w.run(built.worker, nil, args...); ok || !strings.Contains(out, "upgrade this worker") {
+		if out, ok := w.run(built().worker, nil, args...); ok || !strings.Contains(out, "upgrade this worker") {
 			t.Errorf("worker %v: %s", args, out)
 		}
 	}
@@ -104,8 +104,8 @@ func TestNewer_formatOfAllThatIsStored(t *testing.T) {
 
 	w.rdb.HSet(ctx, "stepworker:schema", "format", 99, "oldest", 98)
 	p.unready("upgrade this worker")
-	w.must(built.enqueue, []object{step("e3", "active", "get", nil)})
-	out, _ := w.run(built.enqueue, nil, "--wait", "--timeout", "2s", "--credential", "active", "--method", "get")
+	w.must(built().enqueue, []object{step("e3", "active", "get", nil)})
+	out, _ := w.run(built().enqueue, nil, "--wait", "--timeout", "2s", "--credential", "active", "--method", "get")
 	if !strings.Contains(out, `"status":"pending"`) {
 		t.Errorf("a step was taken: %s", out)
 	}
@@ -132,12 +132,12 @@ func TestNewer_sealedRecord(t *testing.T) {
 		sealed := w.rdb.HGet(ctx, key, "sealed").Val()
 		w.rdb.HSet(ctx, key, "sealed", "\x02"+sealed[1:])
 		before := w.rdb.HGetAll(ctx, key).Val()
-		w.must(built.enqueue, []object{step("e-"+id, id, "get", nil)})
+		w.must(built().enqueue, []object{step("e-"+id, id, "get", nil)})
 		w.putBack("e-"+id, "stored by a newer build")
 		p.unready("stored by a newer build")
-		w.must(built.worker, nil, "credential", "get", id) // needs no secret
-		_, _ = w.run(built.worker, nil, "credential", "refresh", id, "--timeout", "1s")
-		if out, ok := w.run(built.worker, nil, "key", "rotate"); ok || !strings.Contains(out, "was sealed by a newer build") || strings.Contains(out, "no key opens") {
+		w.must(built().worker, nil, "credential", "get", id) // needs no secret
+		_, _ = w.run(built().worker, nil, "credential", "refresh", id, "--timeout", "1s")
+		if out, ok := w.run(built().worker, nil, "key", "rotate"); ok || !strings.Contains(out, "was sealed by a newer build") || strings.Contains(out, "no key opens") {
 			t.Errorf("key rotate: %s", out)
 		}
 		if diff := cmp.Diff(before, w.rdb.HGetAll(ctx, key).Val()); diff != "" {
@@ -148,7 +148,7 @@ func TestNewer_sealedRecord(t *testing.T) {
 		p.ready()
 	}
 	// Of all: the worker does not start.
-	p.kill()
+	p.Kill()
 	check := w.rdb.Get(ctx, "stepworker:check").Val()
 	w.rdb.Set(ctx, "stepworker:check", "\x02"+check[1:], 0)
 	p = w.start()
@@ -203,7 +203,7 @@ func TestNewer_payloads(t *testing.T) {
 	w.succeeds("e")
 	w.until("the credential is renewed", func() bool {
 		var s struct{ Version int }
-		_ = json.Unmarshal([]byte(w.must(built.worker, nil, "credential", "get", "dead-1")), &s)
+		_ = json.Unmarshal([]byte(w.must(built().worker, nil, "credential", "get", "dead-1")), &s)
 		return s.Version == 2
 	})
 	p.ready()
@@ -230,7 +230,7 @@ func TestNewer_membersAreKept(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.rdb.HSet(ctx, cred, "sealed", sealed, "added", "too")
-	w.must(built.enqueue, []object{step("e", "dead-1", "remember", nil)})
+	w.must(built().enqueue, []object{step("e", "dead-1", "remember", nil)})
 	w.rdb.HSet(ctx, "stepworker:x:{e}", "added", "too")
 	p := w.start()
 	w.until("the API has refused it, and it waits", func() bool {
@@ -257,19 +257,19 @@ func TestWorkers_tellTheirBuild(t *testing.T) {
 	w.until("the worker is listed", func() bool {
 		var one jobs.WorkerInfo
 		all = nil
-		for line := range strings.Lines(w.must(built.worker, nil, "version", "--running")) {
+		for line := range strings.Lines(w.must(built().worker, nil, "version", "--running")) {
 			if json.Unmarshal([]byte(line), &one) == nil {
 				all = append(all, one)
 			}
 		}
 		return len(all) == 1 && all[0].Build != ""
 	})
-	if all[0].PID != p.cmd.Process.Pid || all[0].Format != jobs.Format || !strings.HasPrefix(all[0].Build, "dev, commit ") {
+	if all[0].PID != p.Cmd.Process.Pid || all[0].Format != jobs.Format || !strings.HasPrefix(all[0].Build, "dev, commit ") {
 		t.Errorf("%+v", all[0])
 	}
 	// One that tells nothing is of before builds did.
 	w.rdb.Set(context.Background(), "stepworker:build:"+all[0].Host+":1", "x", 0)
-	if out := w.must(built.worker, nil, "version", "--running"); strings.Count(out, "\n") != 1 {
+	if out := w.must(built().worker, nil, "version", "--running"); strings.Count(out, "\n") != 1 {
 		t.Errorf("what is not running is listed: %s", out)
 	}
 }

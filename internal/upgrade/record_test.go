@@ -55,7 +55,7 @@ func TestRecord(t *testing.T) {
 			return settled(state) || id == "hanging" && provider.Hanging() > 0
 		})
 	}
-	p.kill()
+	p.Kill()
 	w.must(old.enqueue, s.Left)
 	_, _ = w.run(old.worker, nil, "credential", "refresh", "forced", "--timeout", "1s") // nobody answers
 	w.must(old.worker, []object{put(s, "revoked-replaced")}, "credential", "put")

@@ -4,47 +4,29 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"flag"
 	"io"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/stepworker/stepworker/internal/programtest"
 	"github.com/stepworker/stepworker/internal/redistest"
 )
 
 // programs are a build's two binaries.
 type programs struct{ worker, enqueue string }
 
-var built programs // of this build
+func TestMain(m *testing.M) { programtest.Main(m, 4, "worker", "enqueue") }
 
-func TestMain(m *testing.M) {
-	flag.Parse()
-	if testing.Short() { // all of them run worker processes
-		os.Exit(m.Run())
-	}
-	dir, err := os.MkdirTemp("", "upgrade")
-	if err != nil {
-		panic(err)
-	}
-	built = programs{filepath.Join(dir, "worker"), filepath.Join(dir, "enqueue")}
-	for program, pkg := range map[string]string{built.worker: "worker", built.enqueue: "enqueue"} {
-		cmd := exec.Command("go", "build", "-o", program, "github.com/stepworker/stepworker/cmd/"+pkg)
-		cmd.Stderr = os.Stderr
-		if err := cmd.Run(); err != nil {
-			panic(err)
-		}
-	}
-	code := m.Run()
-	_ = os.RemoveAll(dir)
-	os.Exit(code)
+// built are those of this build.
+func built() programs {
+	return programs{programtest.Path("worker"), programtest.Path("enqueue")}
 }
 
 // world is a real Redis with the programs of one build.
@@ -122,40 +104,15 @@ func ended(state string) bool {
 	return state == "succeeded" || state == "failed" || state == "warning" || state == "cancelled"
 }
 
-// until polls.
-func (w *world) until(what string, done func() bool) {
+func (w *world) until(what string, ok func() bool) {
 	w.t.Helper()
-	for deadline := time.Now().Add(2 * time.Minute); !done(); time.Sleep(100 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			w.t.Fatalf("it did not come to pass: %s", what)
-		}
-	}
+	programtest.Until(w.t, what, ok)
 }
 
 // process is a running worker.
 type process struct {
-	w    *world
-	cmd  *exec.Cmd
-	log  *log
-	addr string
-	done chan struct{}
-}
-
-type log struct {
-	mu   sync.Mutex
-	text bytes.Buffer
-}
-
-func (l *log) Write(b []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.Write(b)
-}
-
-func (l *log) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.String()
+	*programtest.Process
+	w *world
 }
 
 const notifySecret = "whsec_bm90aWNlcyBvZiBhIGZpeHR1cmUsIG5vIHNlY3JldA=="
@@ -163,47 +120,28 @@ const notifySecret = "whsec_bm90aWNlcyBvZiBhIGZpeHR1cmUsIG5vIHNlY3JldA=="
 // start starts a worker, and waits until it says where it listens.
 func (w *world) start() *process {
 	w.t.Helper()
-	p := &process{w: w, log: &log{}, done: make(chan struct{})}
-	p.cmd = exec.Command(w.programs.worker, "run", "--connectors", w.connectors, "--http", "127.0.0.1:0", "--allow-private-network", "--log-format", "json")
-	p.cmd.Env = w.env()
+	cmd := exec.Command(w.programs.worker, "run", "--connectors", w.connectors, "--http", "127.0.0.1:0", "--allow-private-network", "--log-format", "json")
+	cmd.Env = w.env()
 	if help, _ := w.run(w.programs.worker, nil, "run", "--help"); strings.Contains(help, "--notify-url") {
-		p.cmd.Env = w.env("STEPWORKER_NOTIFY_URL=http://"+Addr+"/notices", "STEPWORKER_NOTIFY_SECRET="+notifySecret)
+		cmd.Env = w.env("STEPWORKER_NOTIFY_URL=http://"+Addr+"/notices", "STEPWORKER_NOTIFY_SECRET="+notifySecret)
 	}
-	p.cmd.Stdout, p.cmd.Stderr = io.Discard, p.log
-	if err := p.cmd.Start(); err != nil {
-		w.t.Fatal(err)
-	}
-	go func() { _ = p.cmd.Wait(); close(p.done) }()
-	w.t.Cleanup(func() {
-		p.kill()
-		if w.t.Failed() {
-			w.t.Logf("the worker's log:\n%s", p.log)
-		}
-	})
+	p := &process{programtest.Start(w.t, cmd), w}
 	w.until("the worker says where it listens", func() bool {
 		select {
-		case <-p.done:
-			w.t.Fatalf("the worker ended: %s", p.log)
+		case <-p.Done:
+			w.t.Fatal("the worker ended")
 		default:
 		}
-		_, rest, found := strings.Cut(p.log.String(), `"http":"`)
-		p.addr, _, _ = strings.Cut(rest, `"`)
-		return found
+		return p.Addr() != ""
 	})
 	return p
-}
-
-// kill ends a worker as kill -9 does.
-func (p *process) kill() {
-	_ = p.cmd.Process.Kill()
-	<-p.done
 }
 
 // readyz is what the worker says of itself.
 func (p *process) readyz() (code int, text string) {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+p.addr+"/readyz", nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+p.Addr()+"/readyz", nil)
 	if err != nil {
 		p.w.t.Fatal(err)
 	}

@@ -49,7 +49,7 @@ func upgrade(t *testing.T, f *Fixture) {
 		t.Fatal(err)
 	}
 	defer stop()
-	w := newWorld(t, built, f.SealingKey, f.Connectors)
+	w := newWorld(t, built(), f.SealingKey, f.Connectors)
 	if err := f.Load(ctx, w.rdb); err != nil {
 		t.Fatal(err)
 	}
@@ -94,9 +94,9 @@ func upgrade(t *testing.T, f *Fixture) {
 	}
 	s := New(f.Connectors)
 	for _, c := range []string{"revoked-books", "club-books"} {
-		w.must(built.worker, []object{put(s, c)}, "credential", "put")
+		w.must(built().worker, []object{put(s, c)}, "credential", "put")
 	}
-	w.must(built.worker, []object{{"credential_id": "refused-desk", "properties": object{"password": "password-of-refused-desk"}}}, "credential", "put", "--merge")
+	w.must(built().worker, []object{{"credential_id": "refused-desk", "properties": object{"password": "password-of-refused-desk"}}}, "credential", "put", "--merge")
 	for _, id := range held {
 		w.until(id+" ends well once its credential is put", func() bool {
 			raw, state := w.status(id)
@@ -115,13 +115,13 @@ func upgrade(t *testing.T, f *Fixture) {
 	if code, text := p.readyz(); code != 200 {
 		t.Errorf("the worker is not ready: %s", text)
 	}
-	if strings.Contains(p.log.String(), "worker fault") {
+	if strings.Contains(p.Log.String(), "worker fault") {
 		t.Error("the worker was at fault")
 	}
 	if format := w.rdb.HGet(ctx, "stepworker:schema", "format").Val(); format != "2" {
 		t.Errorf("the format of what is stored is %q", format)
 	}
-	p.kill()
+	p.Kill()
 	w.rotated()
 }
 
@@ -173,7 +173,7 @@ func (w *world) kept(f *Fixture, provider *Provider) {
 	if slices.Contains(f.Connectors, "since") {
 		more = append(more, step("since2", "since", "get", object{"cycle": object{"cycle_step_id": "s1"}}))
 	}
-	w.must(built.enqueue, more, "--wait")
+	w.must(built().enqueue, more, "--wait")
 	raw, _ := w.status("recalled")
 	var recalled struct{ Content map[string]any }
 	_ = json.Unmarshal(raw, &recalled)
@@ -196,12 +196,12 @@ func (w *world) kept(f *Fixture, provider *Provider) {
 func (w *world) rotated() {
 	old, fresh := w.keys, credentials.NewKey()
 	w.keys = fresh + "," + old
-	if out := w.must(built.worker, nil, "key", "rotate"); !strings.Contains(out, "may go") {
+	if out := w.must(built().worker, nil, "key", "rotate"); !strings.Contains(out, "may go") {
 		w.t.Errorf("key rotate: %s", out)
 	}
 	w.keys = fresh
 	w.start()
-	w.must(built.enqueue, []object{step("after-all", "active", "get", nil), step("recalled-again", "notes", "recall", nil)}, "--wait", "--timeout", "60s")
+	w.must(built().enqueue, []object{step("after-all", "active", "get", nil), step("recalled-again", "notes", "recall", nil)}, "--wait", "--timeout", "60s")
 }
 
 func stateOf(t *testing.T, raw json.RawMessage) string {

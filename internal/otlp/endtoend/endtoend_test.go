@@ -77,11 +77,11 @@ func TestTraces_oneDeadCredential(t *testing.T) {
 		t.Errorf("%d token requests", n)
 	}
 	for _, p := range workers {
-		if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		if err := p.Cmd.Process.Signal(syscall.SIGTERM); err != nil {
 			t.Fatal(err)
 		}
 		if code := w.ended(p); code != 0 {
-			t.Errorf("exit code %d: %s", code, p.log)
+			t.Errorf("exit code %d: %s", code, p.Log)
 		}
 	}
 
@@ -167,7 +167,7 @@ func TestTraces_oneDeadCredential(t *testing.T) {
 	// The logs have the same ids, one line for each attempt.
 	lines := 0
 	for _, p := range workers {
-		for _, m := range append(p.log.lines("attempt ended"), p.log.lines("execution ended")...) {
+		for _, m := range append(p.Log.Lines("attempt ended"), p.Log.Lines("execution ended")...) {
 			place := fmt.Sprintf("%v/%v", m["trace_id"], m["span_id"])
 			if !places[place] || m["credential_id"] != "cust" || m["connector"] != "orders" || m["method"] != "list_orders" || m["execution_id"] == nil || m["attempt"] == nil || m["verdict"] == nil {
 				t.Errorf("log line: %v", m)
@@ -175,7 +175,7 @@ func TestTraces_oneDeadCredential(t *testing.T) {
 			delete(places, place)
 			lines++
 		}
-		for _, m := range p.log.lines("credential renewed") {
+		for _, m := range p.Log.Lines("credential renewed") {
 			if m["trace_id"] != refreshed.Trace || m["span_id"] != refreshed.ID || m["credential_id"] != "cust" {
 				t.Errorf("log line: %v", m)
 			}
@@ -184,13 +184,13 @@ func TestTraces_oneDeadCredential(t *testing.T) {
 	if len(places) != 0 || lines < 28 {
 		t.Errorf("%d lines; attempts without one: %v", lines, places)
 	}
-	if n := len(workers[0].log.lines("credential renewed")) + len(workers[1].log.lines("credential renewed")); n != 1 {
+	if n := len(workers[0].Log.Lines("credential renewed")) + len(workers[1].Log.Lines("credential renewed")); n != 1 {
 		t.Errorf("%d lines of the refresh", n)
 	}
 	if c.Header("X-Api-Key") != headerSecret || len(c.Refused()) > 0 {
 		t.Errorf("headers %q, refused %v", c.Header("X-Api-Key"), c.Refused())
 	}
-	absent(t, map[string]string{"traces": c.Raw(), "log": workers[0].log.String() + workers[1].log.String()}, access, refresh, sampleapi.ClientSecret, headerSecret)
+	absent(t, map[string]string{"traces": c.Raw(), "log": workers[0].Log.String() + workers[1].Log.String()}, access, refresh, sampleapi.ClientSecret, headerSecret)
 }
 
 func absent(t *testing.T, in map[string]string, secrets ...string) {
@@ -274,8 +274,8 @@ func TestTraces_takenOverFromAKilledWorker(t *testing.T) {
 		t.Fatal("nothing was called")
 	}
 	w.until("the first worker has exported the beginning of the trace", func() bool { return len(spansOf(c, ids[0])["queue steps"]) == 1 })
-	_ = first.cmd.Process.Kill()
-	<-first.done
+	_ = first.Cmd.Process.Kill()
+	<-first.Done
 	mu.Lock()
 	hang = false
 	mu.Unlock()
@@ -290,7 +290,7 @@ func TestTraces_takenOverFromAKilledWorker(t *testing.T) {
 	if root.Resource["service.instance.id"] == attempt.Resource["service.instance.id"] {
 		t.Error("one worker did it all")
 	}
-	if m := second.log.lines("execution ended"); len(m) != 1 || m[0]["trace_id"] != root.Trace || m[0]["attempt"] != 2.0 {
+	if m := second.Log.Lines("execution ended"); len(m) != 1 || m[0]["trace_id"] != root.Trace || m[0]["attempt"] != 2.0 {
 		t.Errorf("log lines: %v", m)
 	}
 }
@@ -320,11 +320,11 @@ func TestTraces_takenOverFromADrainedWorker(t *testing.T) {
 	case <-time.After(time.Minute):
 		t.Fatal("nothing was called")
 	}
-	if err := first.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+	if err := first.Cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
 	if code := w.ended(first); code != 0 {
-		t.Errorf("exit code %d: %s", code, first.log)
+		t.Errorf("exit code %d: %s", code, first.Log)
 	}
 	w.worker(exportTo(c.URL))
 	w.succeed(ids)
@@ -336,7 +336,7 @@ func TestTraces_takenOverFromADrainedWorker(t *testing.T) {
 			t.Errorf("attempt %d: %+v", i+1, s)
 		}
 	}
-	if m := first.log.lines("attempt ended"); len(m) != 1 || m[0]["verdict"] != "drained" || m[0]["execution_id"] != ids[0] {
+	if m := first.Log.Lines("attempt ended"); len(m) != 1 || m[0]["verdict"] != "drained" || m[0]["execution_id"] != ids[0] {
 		t.Errorf("log: %v", m)
 	}
 }
@@ -374,14 +374,14 @@ func TestTraces_collectorAway(t *testing.T) {
 				t.Fatalf("%d steps were enqueued", len(ids))
 			}
 			w.succeed(ids)
-			w.until("the log tells of it", func() bool { return len(p.log.lines("traces cannot be exported")) > 0 })
-			if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+			w.until("the log tells of it", func() bool { return len(p.Log.Lines("traces cannot be exported")) > 0 })
+			if err := p.Cmd.Process.Signal(syscall.SIGTERM); err != nil {
 				t.Fatal(err)
 			}
 			if code := w.ended(p); code != 0 {
 				t.Errorf("exit code %d", code)
 			}
-			absent(t, map[string]string{"log": p.log.String()}, headerSecret)
+			absent(t, map[string]string{"log": p.Log.String()}, headerSecret)
 		})
 	}
 }
@@ -440,7 +440,7 @@ methods:
 		s, err := jobs.NewClient(w.rdb).Status(context.Background(), ids[1])
 		return err == nil && s.Status == "held"
 	})
-	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+	if err := p.Cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
 	w.ended(p)
@@ -469,7 +469,7 @@ methods:
 	})); n != 2 {
 		t.Errorf("%d requests of scripts", n)
 	}
-	absent(t, map[string]string{"traces": c.Raw(), "log": p.log.String()}, append(secrets, headerSecret)...)
+	absent(t, map[string]string{"traces": c.Raw(), "log": p.Log.String()}, append(secrets, headerSecret)...)
 }
 
 // Mistakes are told with all others, without what is secret.
@@ -486,10 +486,10 @@ func TestTraces_mistakes(t *testing.T) {
 			t.Errorf("%s: exit code %d", program, code)
 		}
 		for _, want := range []string{args[len(args)-2], "OTEL_EXPORTER_OTLP_ENDPOINT: ", "OTEL_EXPORTER_OTLP_HEADERS: ", "OTEL_TRACES_SAMPLER: ", "OTEL_EXPORTER_OTLP_PROTOCOL: "} {
-			if !strings.Contains(p.log.String(), want) {
-				t.Errorf("%s does not tell of %s:\n%s", program, want, p.log)
+			if !strings.Contains(p.Log.String(), want) {
+				t.Errorf("%s does not tell of %s:\n%s", program, want, p.Log)
 			}
 		}
-		absent(t, map[string]string{"stderr": p.log.String()}, headerSecret)
+		absent(t, map[string]string{"stderr": p.Log.String()}, headerSecret)
 	}
 }

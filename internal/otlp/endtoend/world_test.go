@@ -4,48 +4,26 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"flag"
 	"fmt"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/redis/go-redis/v9"
 
 	"github.com/stepworker/stepworker/credentials"
+	"github.com/stepworker/stepworker/internal/programtest"
 	"github.com/stepworker/stepworker/internal/redistest"
 	"github.com/stepworker/stepworker/internal/sampleapi"
 	"github.com/stepworker/stepworker/jobs"
 )
 
-var programs string // folder of the built ones
-
-func TestMain(m *testing.M) { os.Exit(build(m)) }
-
-func build(m *testing.M) int {
-	if flag.Parse(); testing.Short() { // they are all skipped
-		return m.Run()
-	}
-	dir, err := os.MkdirTemp("", "endtoend")
-	if err != nil {
-		panic(err)
-	}
-	defer os.RemoveAll(dir)
-	programs = dir
-	out, err := exec.Command("go", "build", "-o", dir+string(filepath.Separator), "../../../cmd/worker", "../../../cmd/enqueue").CombinedOutput()
-	if err != nil {
-		fmt.Fprintf(os.Stderr, "%v\n%s", err, out)
-		return 1
-	}
-	return m.Run()
-}
+func TestMain(m *testing.M) { programtest.Main(m, 4, "worker", "enqueue") }
 
 // world is a real Redis, a provider, and processes.
 type world struct {
@@ -106,50 +84,17 @@ func (w *world) putOrders(id string) (access, refresh string) {
 
 // process is a program that runs.
 type process struct {
-	cmd  *exec.Cmd
-	out  bytes.Buffer // of one that has ended
-	log  *log
-	done chan struct{}
-}
-
-type log struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *log) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *log) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
-}
-
-// lines are those with a message, as JSON has them.
-func (l *log) lines(msg string) (all []map[string]any) {
-	for line := range strings.Lines(l.String()) {
-		var m map[string]any
-		if json.Unmarshal([]byte(line), &m) == nil && m["msg"] == msg {
-			all = append(all, m)
-		}
-	}
-	return all
+	*programtest.Process
+	out bytes.Buffer // of one that has ended
 }
 
 func (w *world) start(program string, env []string, stdin string, args ...string) *process {
 	w.t.Helper()
-	p := &process{cmd: exec.Command(filepath.Join(programs, program), args...), log: &log{}, done: make(chan struct{})}
-	p.cmd.Env = append(append(os.Environ(), "STEPWORKER_REDIS="+w.redis.URL), env...)
-	p.cmd.Stdin, p.cmd.Stdout, p.cmd.Stderr = strings.NewReader(stdin), &p.out, p.log
-	if err := p.cmd.Start(); err != nil {
-		w.t.Fatal(err)
-	}
-	go func() { _ = p.cmd.Wait(); close(p.done) }()
-	w.t.Cleanup(func() { _ = p.cmd.Process.Kill(); <-p.done })
+	p := &process{}
+	cmd := exec.Command(programtest.Path(program), args...)
+	cmd.Env = append(append(os.Environ(), "STEPWORKER_REDIS="+w.redis.URL), env...)
+	cmd.Stdin, cmd.Stdout = strings.NewReader(stdin), &p.out
+	p.Process = programtest.Start(w.t, cmd)
 	return p
 }
 
@@ -158,7 +103,7 @@ func (w *world) worker(env []string, args ...string) *process {
 	w.t.Helper()
 	args = append([]string{"run", "--connectors", w.connectors, "--allow-private-network", "--http", "", "--log-format", "json"}, args...)
 	p := w.start("worker", append([]string{"STEPWORKER_KEYS=" + w.key}, env...), "", args...)
-	w.until("the worker is ready", func() bool { return len(p.log.lines("ready")) > 0 })
+	p.Ready(w.t)
 	return p
 }
 
@@ -166,14 +111,14 @@ func (w *world) worker(env []string, args ...string) *process {
 func (w *world) enqueue(env []string, steps string, args ...string) (ids []string) {
 	w.t.Helper()
 	p := w.start("enqueue", env, steps, args...)
-	<-p.done
+	<-p.Done
 	for line := range strings.Lines(p.out.String()) {
 		var r struct {
 			ID     string `json:"execution_id"`
 			Status string
 		}
 		if err := json.Unmarshal([]byte(line), &r); err != nil || r.Status != jobs.Enqueued {
-			w.t.Fatalf("%v %s%s", err, line, p.log)
+			w.t.Fatalf("%v %s%s", err, line, p.Log)
 		}
 		ids = append(ids, r.ID)
 	}
@@ -203,22 +148,18 @@ func (w *world) succeed(ids []string) {
 
 func (w *world) until(what string, ok func() bool) {
 	w.t.Helper()
-	for deadline := time.Now().Add(3 * time.Minute); !ok(); time.Sleep(20 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			w.t.Fatalf("it did not come to: %s", what)
-		}
-	}
+	programtest.Until(w.t, what, ok)
 }
 
 // ended waits for a process that was told to end.
 func (w *world) ended(p *process) (code int) {
 	w.t.Helper()
 	select {
-	case <-p.done:
+	case <-p.Done:
 	case <-time.After(3 * time.Minute):
 		w.t.Fatal("the process does not end")
 	}
-	return p.cmd.ProcessState.ExitCode()
+	return p.Cmd.ProcessState.ExitCode()
 }
 
 // freePort is one that nobody listens on.
