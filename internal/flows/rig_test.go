@@ -38,6 +38,9 @@ type rig struct {
 // newRig starts a Redis with a credential "c" of connector own, whose API is api.
 func newRig(t *testing.T, connector string, api *httptest.Server) *rig {
 	t.Helper()
+	if testing.Short() {
+		t.Skip("worker processes")
+	}
 	r := &rig{t: t, redis: redistest.New(t), key: credentials.NewKey(), connectors: t.TempDir()}
 	r.rdb = r.redis.Client(t)
 	r.client = jobs.NewClient(r.rdb)
