@@ -40,25 +40,55 @@ func (*shared) Describe(ch chan<- *prometheus.Desc) {
 
 // queueScript looks at a queue, all of it at one moment.
 //
+// asynq notes since when a task is pending that was enqueued, or whose own time
+// came, and not of one that was run: from the dashboard, or at its turn. So the
+// script notes it of some that have no time, in even steps from the newest to
+// the first: each has been pending for as long as those behind it. It is off by
+// the time between two scrapes at most. Where Redis takes no writes, it only looks.
+//
 //	KEYS  pending, active, scheduled, retry, archived, completed, paused
-//	ARGV  what a task's key begins with
+//	ARGV  what a task's key begins with, now (ns)
 //	returns the number of each of the first six, whether it is paused, and since
-//	when (ns) the first pending task is pending, 0 if that is not known
+//	when (ns) the first pending task is pending, 0 if there is none
 var queueScript = redis.NewScript(`
 local n = {redis.call('LLEN', KEYS[1]), redis.call('LLEN', KEYS[2])}
 for i = 3, 6 do n[i] = redis.call('ZCARD', KEYS[i]) end
 n[7] = redis.call('EXISTS', KEYS[7])
 n[8] = '0'
--- It is not noted of a task that is run from the dashboard, or at its turn.
-for _, id in ipairs(redis.call('LRANGE', KEYS[1], -50, -1)) do
-  local since = redis.call('HGET', ARGV[1] .. id, 'pending_since')
-  if since then n[8] = since end
+if n[1] == 0 then return n end
+local oldest = ARGV[2]
+local function since(id)
+  local at = redis.call('HGET', ARGV[1] .. id, 'pending_since')
+  if at and tonumber(at) < tonumber(oldest) then oldest = at end
+  return at
 end
+local function look(id)
+  if id and not since(id) and redis.call('HGET', ARGV[1] .. id, 'state') == 'pending' then
+    redis.pcall('HSET', ARGV[1] .. id, 'pending_since', oldest)
+  end
+end
+local step = math.max(25, math.floor(n[1] / 200))
+for i = 0, n[1] - 2, step do look(redis.call('LINDEX', KEYS[1], i)) end
+local first = redis.call('LINDEX', KEYS[1], -1)
+if redis.call('HEXISTS', ARGV[1] .. first, 'pending_since') == 0 then
+  for _, id in ipairs(redis.call('LRANGE', KEYS[1], -2 * step, -2)) do since(id) end
+end
+look(first)
+n[8] = redis.call('HGET', ARGV[1] .. first, 'pending_since') or oldest
 return n
 `)
 
 // queueStates are those of queueScript, in their order.
 var queueStates = []string{"pending", "active", "scheduled", "retry", "archived", "completed"}
+
+func lookAtQueue(ctx context.Context, rdb redis.Scripter, queue string, now time.Time) *redis.Cmd {
+	base := "asynq:{" + queue + "}:"
+	keys := make([]string, 0, len(queueStates)+1)
+	for _, state := range queueStates {
+		keys = append(keys, base+state)
+	}
+	return queueScript.Eval(ctx, rdb, append(keys, base+"paused"), base+"t:", now.UnixNano())
+}
 
 // Collect implements prometheus.Collector.
 func (s *shared) Collect(ch chan<- prometheus.Metric) {
@@ -69,19 +99,14 @@ func (s *shared) Collect(ch chan<- prometheus.Metric) {
 		queues = append(queues, q)
 	}
 	slices.Sort(queues)
+	now := time.Now()
 	pipe := s.p.rdb.Pipeline()
 	counted := pipe.Get(ctx, censusKey)
 	cmds := make([]*redis.Cmd, len(queues))
 	for i, q := range queues {
-		base := "asynq:{" + q + "}:"
-		keys := make([]string, 0, 7)
-		for _, state := range append(queueStates, "paused") {
-			keys = append(keys, base+state)
-		}
-		cmds[i] = queueScript.Eval(ctx, pipe, keys, base+"t:")
+		cmds[i] = lookAtQueue(ctx, pipe, q, now)
 	}
 	_, _ = pipe.Exec(ctx) // each has its own error
-	now := time.Now()
 	if rows := readCensus(counted); rows != nil {
 		s.credentials(ch, rows, now)
 	}
