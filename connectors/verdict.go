@@ -337,6 +337,7 @@ func (x *exchange) verdict(who string, err error) error {
 		h.wire = unsent
 	}
 	var wait time.Duration
+	var brokenLimit string
 	switch {
 	case errors.As(err, &auth):
 		h.script, h.why = threwAuth, auth.Text
@@ -344,12 +345,12 @@ func (x *exchange) verdict(who string, err error) error {
 			h.script = needsValue
 		}
 	case errors.As(err, &ce):
-		h.script, h.why, wait = ce.ended(), at(ce.Message, ce.At), ce.RetryAfter
+		h.script, h.why, wait, brokenLimit = ce.ended(), at(ce.Message, ce.At), ce.RetryAfter, ce.Limit
 	default:
 		return err
 	}
 	e := h.verdict()
-	e.Status = x.status
+	e.Status, e.Limit = x.status, brokenLimit
 	switch {
 	case h.script == asksToWait:
 		e.RetryAfter = wait
@@ -384,6 +385,7 @@ func hookVerdict(event string, err error, r *credentials.Redactor) error {
 	var limit *hooks.LimitError
 	h := &heard{of: around, who: event}
 	var wait time.Duration
+	var brokenLimit string
 	switch {
 	case errors.As(err, &exc) && exc.Kind == hooks.RetryLater:
 		h.script, h.why, wait = asksToWait, exc.Text, max(exc.After, time.Second)
@@ -395,12 +397,12 @@ func hookVerdict(event string, err error, r *credentials.Redactor) error {
 			h.script = broken
 		}
 	case errors.As(err, &limit):
-		h.script, h.why = broken, at(limit.Message, limit.At)
+		h.script, h.why, brokenLimit = broken, at(limit.Message, limit.At), string(limit.Limit)
 	default:
 		return err
 	}
 	e := h.verdict()
-	e.Text, e.RetryAfter = r.Cut(e.Text, maxText), wait
+	e.Text, e.RetryAfter, e.Limit = r.Cut(e.Text, maxText), wait, brokenLimit
 	return e
 }
 
@@ -410,15 +412,18 @@ func inlineVerdict(err error) error {
 	var auth *AuthError
 	var ce *CallError
 	h := &heard{of: around, script: broken}
+	var brokenLimit string
 	switch {
 	case errors.As(err, &ce):
-		h.why = at(ce.Message, ce.At)
+		h.why, brokenLimit = at(ce.Message, ce.At), ce.Limit
 	case errors.As(err, &auth):
 		h.why = at(auth.Text, auth.At)
 	default:
 		return err
 	}
-	return h.verdict()
+	e := h.verdict()
+	e.Limit = brokenLimit
+	return e
 }
 
 func at(text, place string) string {

@@ -185,6 +185,8 @@ type RefreshError struct {
 	// Counts: the server has heard a password, and said neither yes nor no. Some
 	// ban who goes on like that, so these are few.
 	Counts bool
+	// Limit says which limit a hook or a login broke, in a word; else "".
+	Limit string
 }
 
 func (e *RefreshError) Error() string { return e.Text }

@@ -8,8 +8,10 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/stepworker/stepworker/connectors"
 	"github.com/stepworker/stepworker/connectors/definition"
 	"github.com/stepworker/stepworker/credentials"
+	"github.com/stepworker/stepworker/hooks"
 )
 
 // metrics are what this process counts; what is of the whole Redis is read at
@@ -58,6 +60,12 @@ const (
 	limitResult      = "result"
 )
 
+// limits are all of them.
+var limits = []string{
+	string(hooks.LimitTime), string(hooks.LimitMemory), string(hooks.LimitDepth), string(hooks.LimitSource), string(hooks.LimitData), string(hooks.LimitHost),
+	connectors.LimitResponse, connectors.LimitPages, connectors.LimitDepth, limitStepTimeout, limitDeaths, limitResult,
+}
+
 // noConnector stands for those that this worker does not know: anybody may put
 // credentials of any.
 const noConnector = "other"
@@ -83,7 +91,7 @@ func newMetrics(p *Pool) (*metrics, error) {
 		failures:   counters("failures_total", "Executions that failed, by the kind of their error.", "connector", "kind"),
 		attempts:   counters("attempts_total", "Attempts, by how they ended: ended (the execution has its result), parked, held, deferred, retry.", "connector", "end"),
 		deferrals:  counters("deferrals_total", "Attempts that were put off, by why.", "connector", "reason"),
-		limits:     counters("limits_total", "Executions that failed because they broke a limit, by which.", "connector", "limit"),
+		limits:     counters("limits_total", "Executions and refreshes that failed because they broke a limit, by which.", "connector", "limit"),
 		refused:    counters("refused_calls_total", "Calls that showed that the credential is dead.", "connector"),
 		renewed:    counters("refused_after_renewal_total", "Of these, calls of executions for which the credential had been renewed.", "connector"),
 		refreshes:  counters("refreshes_total", "Token requests, logins and tests of credentials, by their verdict.", "connector", "kind", "verdict"),
@@ -134,6 +142,9 @@ func (m *metrics) begin(p *Pool) {
 		}
 		for _, reason := range []string{reasonRate, reasonConcurrency, reason429, reasonScript, reasonUnknown} {
 			m.deferrals.WithLabelValues(name, reason)
+		}
+		for _, limit := range limits {
+			m.limits.WithLabelValues(name, limit)
 		}
 		m.refused.WithLabelValues(name)
 		m.renewed.WithLabelValues(name)
@@ -243,6 +254,9 @@ func (m *metrics) refreshed(name string, kind credentials.Kind, q *asking, res c
 	verdict := credentials.Renewed
 	if res.Err != nil {
 		verdict = res.Err.Verdict
+	}
+	if res.Err != nil && res.Err.Limit != "" && q.ran {
+		m.limits.WithLabelValues(name, res.Err.Limit).Inc()
 	}
 	if q.ran {
 		m.refreshTime.WithLabelValues(name).Observe(q.took.Seconds())
