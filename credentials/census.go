@@ -17,6 +17,8 @@ type CensusRow struct {
 	// Failing are those whose last refresh has failed and is tried again.
 	Failing int64 `json:"failing,omitempty"`
 	Waiting int64 `json:"waiting,omitempty"`
+	// WaitedFor are the credentials for which executions wait.
+	WaitedFor int64 `json:"waited_for,omitempty"`
 	// Oldest is since when the one waits that has waited longest; zero: nobody does.
 	Oldest time.Time `json:"oldest,omitzero"`
 }
@@ -120,6 +122,9 @@ func (c *census) count(ctx context.Context, ids []string) error {
 			continue
 		}
 		row.Waiting += a.waiting.Val()
+		if a.waiting.Val() > 0 {
+			row.WaitedFor++
+		}
 		if z := a.oldest.Val(); len(z) == 1 {
 			if at := time.UnixMilli(int64(z[0].Score)).UTC(); row.Oldest.IsZero() || at.Before(row.Oldest) {
 				row.Oldest = at

@@ -91,7 +91,9 @@ func TestCensus_isWhatEachStatusTells(t *testing.T) {
 		if s.LastRefresh != nil && s.LastRefresh.Verdict == credentials.Transient {
 			r.Failing++
 		}
-		r.Waiting += s.Waiting
+		if r.Waiting += s.Waiting; s.Waiting > 0 {
+			r.WaitedFor++
+		}
 		if s.OldestWaiting != nil && (r.Oldest.IsZero() || s.OldestWaiting.Before(r.Oldest)) {
 			r.Oldest = *s.OldestWaiting
 		}

@@ -22,6 +22,7 @@ func sharedDesc(name, help string, labels ...string) *prometheus.Desc {
 
 var (
 	credentialsDesc     = sharedDesc("credentials", "Credentials, by their state.", "connector", "state")
+	waitedForDesc       = sharedDesc("credentials_waited_for", "Credentials for which executions wait, by their state.", "connector", "state")
 	failingDesc         = sharedDesc("credentials_failing", "Credentials whose last refresh failed and is tried again.", "connector")
 	waitingDesc         = sharedDesc("waiting", "Executions that wait for a credential: parked (a refresh comes by itself) or held (a person is needed).", "connector", "reason")
 	oldestDesc          = sharedDesc("waiting_oldest_seconds", "How long the oldest waiting execution has waited.", "reason")
@@ -33,7 +34,7 @@ var (
 
 // Describe implements prometheus.Collector.
 func (*shared) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{credentialsDesc, failingDesc, waitingDesc, oldestDesc, connectorOldestDesc, tasksDesc, queueOldestDesc, pausedDesc} {
+	for _, d := range []*prometheus.Desc{credentialsDesc, waitedForDesc, failingDesc, waitingDesc, oldestDesc, connectorOldestDesc, tasksDesc, queueOldestDesc, pausedDesc} {
 		ch <- d
 	}
 }
@@ -134,7 +135,7 @@ func (s *shared) Collect(ch chan<- prometheus.Metric) {
 // to zero, and does not vanish, as long as the connector has credentials.
 func (s *shared) credentials(ch chan<- prometheus.Metric, rows []credentials.CensusRow, now time.Time) {
 	type key struct{ connector, word string }
-	count, waiting, failing := map[key]float64{}, map[key]float64{}, map[string]float64{}
+	count, waitedFor, waiting, failing := map[key]float64{}, map[key]float64{}, map[key]float64{}, map[string]float64{}
 	oldest, oldestOf := map[string]float64{whyParked: 0, whyHeld: 0}, map[key]float64{}
 	for _, name := range s.p.cfg.Catalog.Names() {
 		rows = append(rows, credentials.CensusRow{Connector: name, State: credentials.Active})
@@ -143,8 +144,10 @@ func (s *shared) credentials(ch chan<- prometheus.Metric, rows []credentials.Cen
 		name := s.p.metrics.connector(r.Connector)
 		for _, state := range []credentials.State{credentials.Active, credentials.Refreshing, credentials.Revoked, credentials.Misconfigured} {
 			count[key{name, string(state)}] += 0
+			waitedFor[key{name, string(state)}] += 0
 		}
 		count[key{name, string(r.State)}] += float64(r.Credentials)
+		waitedFor[key{name, string(r.State)}] += float64(r.WaitedFor)
 		failing[name] += float64(r.Failing)
 		for reason := range oldest {
 			waiting[key{name, reason}] += 0
@@ -163,6 +166,9 @@ func (s *shared) credentials(ch chan<- prometheus.Metric, rows []credentials.Cen
 	}
 	for k, n := range count {
 		ch <- prometheus.MustNewConstMetric(credentialsDesc, prometheus.GaugeValue, n, k.connector, k.word)
+	}
+	for k, n := range waitedFor {
+		ch <- prometheus.MustNewConstMetric(waitedForDesc, prometheus.GaugeValue, n, k.connector, k.word)
 	}
 	for name, n := range failing {
 		ch <- prometheus.MustNewConstMetric(failingDesc, prometheus.GaugeValue, n, name)

@@ -147,6 +147,7 @@ func revoked(w *world) {
 	w.becomes(3, "attempts_total", "connector", "acme", "end", "held")
 	w.becomes(3, "waiting", "connector", "acme", "reason", "held")
 	w.becomes(1, "credentials", "connector", "acme", "state", "revoked")
+	w.becomes(1, "credentials_waited_for", "connector", "acme", "state", "revoked")
 	w.becomes(1, "notices_total", "type", "credential.revoked", "result", "given_up")
 	f := w.scrape()
 	w.want(f, 1, "refreshes_total", "connector", "acme", "kind", "oauth2", "verdict", "revoked")
@@ -159,6 +160,7 @@ func revoked(w *world) {
 	w.want(f, 3, "parked_seconds", "connector", "acme", "reason", "held")
 	w.becomes(1, "notices_total", "type", "credential.recovered", "result", "delivered")
 	w.becomes(0, "credentials", "connector", "acme", "state", "revoked")
+	w.becomes(0, "credentials_waited_for", "connector", "acme", "state", "revoked")
 	w.becomes(0, "waiting", "connector", "acme", "reason", "held")
 
 	w.putToken("c4", "gone") // stays so

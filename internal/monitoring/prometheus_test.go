@@ -100,7 +100,7 @@ func inPrometheus(t *testing.T, w *world) {
 	w.putToken("r1", "gone")
 	ids := w.run(2, jobs.Step{CredentialID: "r1", Method: "get"}, "")
 	p.until("a revoked credential fires its alert", func() bool { return firing()[alert] != "" })
-	if got, want := firing()[alert], "acme: 1 revoked credentials, and executions wait"; got != want {
+	if got, want := firing()[alert], "acme: executions wait for 1 revoked credentials"; got != want {
 		t.Errorf("its summary is %q, want %q", got, want)
 	}
 	w.putToken("r1", "good")
