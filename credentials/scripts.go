@@ -195,6 +195,7 @@ if ARGV[3] == '1' and h[7] ~= h[1] then
 end
 redis.call('ZADD', KEYS[2], ARGV[5], ARGV[1])
 if ARGV[7] ~= '' then
+  redis.call('LREM', KEYS[3], 0, ARGV[7]) -- it is held after it has parked
   redis.call('LPUSH', KEYS[3], ARGV[7])
   redis.call('LTRIM', KEYS[3], 0, 127)
   redis.call('EXPIRE', KEYS[3], 86400)

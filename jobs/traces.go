@@ -156,6 +156,9 @@ func (a *attempt) due() time.Time {
 		if lr := a.lastRefresh(); lr != nil && lr.At.UnixMilli() >= r.since {
 			return lr.At
 		}
+		if m := a.meta(); m != nil && m.State == credentials.Active && !m.Refused && m.Since.UnixMilli() >= r.since && m.Since.Before(a.at) {
+			return m.Since // a person put it
+		}
 	case r.turn > 0:
 		return time.UnixMilli(r.turn)
 	case r.lined > 1:
@@ -164,11 +167,19 @@ func (a *attempt) due() time.Time {
 	return time.Time{}
 }
 
-func (a *attempt) lastRefresh() *credentials.LastRefresh {
-	if a.cred == nil || a.cred.Meta.LastRefresh == nil || a.cred.Meta.LastRefresh.Verdict != credentials.Renewed {
+// meta is nil where there is no credential.
+func (a *attempt) meta() *credentials.Meta {
+	if a.cred == nil {
 		return nil
 	}
-	return a.cred.Meta.LastRefresh
+	return &a.cred.Meta
+}
+
+func (a *attempt) lastRefresh() *credentials.LastRefresh {
+	if m := a.meta(); m != nil && m.LastRefresh != nil && m.LastRefresh.Verdict == credentials.Renewed {
+		return m.LastRefresh
+	}
+	return nil
 }
 
 // linkRefresh links the attempt to the refresh that it waited for, or that came
@@ -237,7 +248,7 @@ func (a *attempt) end(ctx context.Context, err error) {
 		}
 		if h.errorType != "" {
 			a.span.SetAttributes(semconv.ErrorTypeKey.String(h.errorType))
-			if h.verdict != string(Warning) {
+			if h.verdict != string(Warning) && h.verdict != string(Cancelled) { // somebody wanted that
 				a.span.SetStatus(codes.Error, h.text)
 			}
 		}

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/hibiken/asynq"
+	"go.opentelemetry.io/otel/codes"
 	sdk "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 	"go.opentelemetry.io/otel/trace"
@@ -188,4 +189,49 @@ func TestLastRefresh_traceIsNotShown(t *testing.T) {
 	if st, err = h.store.Status(context.Background(), "c"); err != nil || st.LastRefresh.Trace != "" {
 		t.Errorf("%+v, %v", st.LastRefresh, err)
 	}
+}
+
+// A hold that a person ends has its time in the queue told, its refresh links
+// once to each attempt, and an execution that somebody cancels is no error.
+func TestTrace_ofHeldExecutions(t *testing.T) {
+	provider, told := recorder()
+	h := newHouse(t, func(c *jobs.PoolConfig) { c.TracerProvider = provider })
+	client := jobs.NewClient(h.rdb, jobs.WithTracerProvider(provider))
+	ids := []string{"", ""}
+	for i, credential := range []string{"put", "cancelled"} {
+		h.putOAuth(credential, "orders")
+		h.api.Revoke(credential)
+		r, err := client.Enqueue(context.Background(), &jobs.Step{CredentialID: credential, Method: "list_orders"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ids[i] = r.ExecutionID
+		h.until("it is held", func() bool { return len(spansOf(told, "process steps", r.ExecutionID)) >= 2 })
+	}
+	before := len(spansOf(told, "queue steps", ids[0]))
+	h.putOAuth("put", "orders")
+	if err := h.client.Cancel(context.Background(), ids[1]); err != nil {
+		t.Fatal(err)
+	}
+	h.results(ids)
+	c, err := h.store.Get(context.Background(), "put")
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.until("the spans are told", func() bool { return len(spansOf(told, "cancel steps", ids[1])) == 1 })
+	queued := spansOf(told, "queue steps", ids[0])
+	if len(queued) != before+1 || !queued[before].StartTime().Equal(c.Meta.Since) {
+		t.Errorf("%d spans of the queue after %d, want one that begins at the put, %s: %+v", len(queued), before, c.Meta.Since, queued)
+	}
+	if s := spansOf(told, "cancel steps", ids[1])[0]; s.Status().Code == codes.Error {
+		t.Errorf("a cancelled execution is an error: %+v", s.Status())
+	}
+	h.api.Revoke("put")
+	if _, err := client.Enqueue(context.Background(), &jobs.Step{CredentialID: "put", Method: "list_orders"}); err != nil {
+		t.Fatal(err)
+	}
+	h.until("it is held, too", func() bool {
+		askers, err := h.store.Askers(context.Background(), "put")
+		return err == nil && len(askers) == 2 // the first attempt, and the one that is held
+	})
 }
