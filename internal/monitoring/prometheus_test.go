@@ -34,7 +34,7 @@ func needs(t *testing.T, program string) string {
 
 func TestRules_promtool(t *testing.T) {
 	promtool := needs(t, "promtool")
-	for _, args := range [][]string{{"check", "rules", rulesFile}, {"check", "config", filepath.Join(prometheusFolder, "prometheus.yml")}, {"test", "rules", rulesTests}} {
+	for _, args := range [][]string{{"check", "rules", rulesFile}, {"check", "config", filepath.Join(prometheusFolder, "prometheus.yml")}, {"check", "config", filepath.Join(prometheusFolder, "compose.yml")}, {"test", "rules", rulesTests}} {
 		if out, err := exec.Command(promtool, args...).CombinedOutput(); err != nil {
 			t.Errorf("promtool %s: %v\n%s", strings.Join(args, " "), err, out)
 		}
