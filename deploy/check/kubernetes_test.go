@@ -2,9 +2,11 @@ package check
 
 import (
 	"fmt"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -176,6 +178,9 @@ func TestKubernetes_selectorsAndPorts(t *testing.T) {
 		}
 		for _, m := range c.monitors {
 			p := c.selected(t, "PodMonitor "+m.Name, &m.Spec.Selector)
+			if p != nil && p.Labels[m.Spec.JobLabel] != "stepworker" {
+				t.Errorf("PodMonitor %s: its job is not stepworker, which rules and dashboard ask for", m.Name)
+			}
 			for _, e := range m.Spec.PodMetricsEndpoints {
 				if p != nil && (e.Port == nil || !p.has(intstr.FromString(*e.Port)) || e.Path != "/metrics") {
 					t.Errorf("PodMonitor %s: no such endpoint", m.Name)
@@ -228,9 +233,10 @@ func TestKubernetes_networkPolicies(t *testing.T) {
 					switch {
 					case to.IPBlock != nil:
 					case to.NamespaceSelector != nil:
-						// Of the cluster's own; a label of ours among them would match nothing.
-						if want := "map[k8s-app:kube-dns]"; fmt.Sprint(to.PodSelector.MatchLabels) != want {
-							t.Errorf("%s: to %v, want %s", who, to.PodSelector.MatchLabels, want)
+						// Of others; a label of ours among them would match nothing.
+						known := []string{"map[k8s-app:kube-dns]", "map[app.kubernetes.io/name:opentelemetry-collector]"}
+						if peer := fmt.Sprint(to.PodSelector.MatchLabels); !slices.Contains(known, peer) {
+							t.Errorf("%s: to %s, want one of %v", who, peer, known)
 						}
 					default:
 						peer := c.selected(t, who+" to", to.PodSelector)
@@ -246,6 +252,46 @@ func TestKubernetes_networkPolicies(t *testing.T) {
 		for _, p := range c.pods() {
 			if !restricted[p.name+" Ingress"] || !restricted[p.name+" Egress"] {
 				t.Errorf("%s: who may reach it, and whom it may, is not said", p.name)
+			}
+		}
+	})
+}
+
+// The rules for the Prometheus operator are those of deploy/prometheus, all of them.
+func TestKubernetes_rules(t *testing.T) {
+	raw, err := exec.Command("sh", manifests+"components/prometheus/rules.sh").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := &monitoring.PrometheusRule{}
+	if err := yaml.UnmarshalStrict(raw, got); err != nil {
+		t.Fatal(err)
+	}
+	var want monitoring.PrometheusRuleSpec
+	read(t, "deploy/prometheus/stepworker.rules.yml", &want)
+	if len(want.Groups) == 0 || !reflect.DeepEqual(got.Spec, want) {
+		t.Errorf("they differ:\n%+v\n%+v", got.Spec, want)
+	}
+}
+
+// Traces go where the network policy lets them.
+func TestKubernetes_traces(t *testing.T) {
+	each(t, func(t *testing.T, c *cluster) {
+		for _, e := range c.deployments[0].Spec.Template.Spec.Containers[0].Env {
+			if e.Name != "OTEL_EXPORTER_OTLP_ENDPOINT" {
+				continue
+			}
+			endpoint, err := url.Parse(e.Value)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !slices.ContainsFunc(c.policies, func(n *networking.NetworkPolicy) bool {
+				return slices.ContainsFunc(n.Spec.Egress, func(out networking.NetworkPolicyEgressRule) bool {
+					in := out.To[0].NamespaceSelector
+					return in != nil && strings.Contains(endpoint.Hostname(), "."+in.MatchLabels["kubernetes.io/metadata.name"]+".") && out.Ports[0].Port.String() == endpoint.Port()
+				})
+			}) {
+				t.Errorf("no network policy lets traces to %s", e.Value)
 			}
 		}
 	})
