@@ -2,10 +2,13 @@ package jobs
 
 import (
 	"context"
+	"crypto/sha1" // #nosec G505 -- see markAgain
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -42,6 +45,9 @@ const (
 	// deafAfter is how long an active execution's worker may take to end it;
 	// then it is taken for dead, and its attempt's writes are void.
 	deafAfter = 5 * time.Second
+	// endingFor is how long an execution that has failed may be active, until its
+	// task has ended too.
+	endingFor = time.Second
 	// cancelStay is how long one task looks; longer than a claim may be without
 	// a task.
 	cancelStay = claimGrace + 2*time.Second
@@ -57,13 +63,34 @@ var errCancelled = errors.New("the execution is cancelled")
 //
 //	KEYS  execution hash
 //	ARGV  queue of its task, where no record names it; else ""
-//	returns 1 if it is marked, 2 if it has ended, 0 if it is unknown
+//	returns 1 if it is marked, 2 if it has ended, 3 if it has failed, 0 if it is
+//	unknown
 var markScript = redis.NewScript(`
 local h = redis.call('HMGET', KEYS[1], 'q', 'end')
+if h[2] == 'failed' then return 3 end
 if h[2] then return 2 end
 if not h[1] then
   if ARGV[1] == '' then return 0 end
   redis.call('HSET', KEYS[1], 'q', ARGV[1])
+end
+redis.call('HSETNX', KEYS[1], 'cx', redis.call('TIME')[1])
+return 1
+`)
+
+// markAgainScript marks a failed execution that a person runs again: it sheds
+// its end, as it does when an attempt begins, unless one has and has ended.
+//
+//	KEYS  execution hash, result
+//	ARGV  SHA-1 of its result, attempts that this tells of
+//	returns 1 if it is marked, 2 if it has ended, 3 if it has failed anew
+var markAgainScript = redis.NewScript(`
+local e = redis.call('HGET', KEYS[1], 'end')
+if e and e ~= 'failed' then return 2 end
+if e then
+  if redis.sha1hex(redis.call('GET', KEYS[2]) or '') ~= ARGV[1] then return 3 end
+  redis.call('HDEL', KEYS[1], 'end')
+  redis.call('HSET', KEYS[1], 'att', ARGV[2])
+  redis.call('PERSIST', KEYS[1])
 end
 redis.call('HSETNX', KEYS[1], 'cx', redis.call('TIME')[1])
 return 1
@@ -115,7 +142,12 @@ func (c *Client) mark(ctx context.Context, ids []string, unknown *UnknownError) 
 			continue
 		}
 		g.Go(func() (err error) {
-			if states[i], err = answers[i].Int(); err != nil || states[i] != 0 {
+			states[i], err = answers[i].Int()
+			switch {
+			case err == nil && states[i] == failedAlready:
+				states[i], err = c.markAgain(gctx, id)
+				return err
+			case err != nil || states[i] != 0:
 				return err
 			}
 			queue, err := c.queueOf(id) // a flow may have enqueued it with asynq alone
@@ -135,6 +167,51 @@ func (c *Client) mark(ctx context.Context, ids []string, unknown *UnknownError) 
 		}
 	}
 	return marked, err
+}
+
+// failedAlready is what markScript and markAgainScript say of an execution that
+// has failed.
+const failedAlready = 3
+
+// markAgain marks an execution that has failed, if a person runs it again and no
+// attempt has begun since. Of one that is active it takes a moment to tell
+// whether it is that, or ends just now.
+func (c *Client) markAgain(ctx context.Context, id string) (state int, err error) {
+	for until := time.Now().Add(endingFor); ; {
+		var raw *redis.StringCmd
+		var fields *redis.SliceCmd
+		_, err := c.rdb.Pipelined(ctx, func(pipe redis.Pipeliner) error {
+			raw, fields = pipe.Get(ctx, resultKey(id)), pipe.HMGet(ctx, execKey(id), "q", "cnt")
+			return nil
+		})
+		if err != nil && !errors.Is(err, redis.Nil) {
+			return 0, err
+		}
+		queue, _ := fields.Val()[0].(string)
+		count, counted := fields.Val()[1].(string)
+		info, err := c.taskInfo(queue, id)
+		switch {
+		case err != nil || info == nil || info.State == asynq.TaskStateArchived || info.State == asynq.TaskStateCompleted:
+			return failedAlready, err
+		case counted && strconv.Itoa(info.Retried) != count: // asynq gives it to another, see beginScript
+			return failedAlready, nil
+		case info.State != asynq.TaskStateActive:
+			attempts := 0
+			if r, err := decodeResult([]byte(raw.Val())); err == nil {
+				attempts = r.Attempts
+			}
+			sum := sha1.Sum([]byte(raw.Val())) // #nosec G401 -- Redis has no other, and it guards nothing
+			return markAgainScript.Run(ctx, c.rdb, []string{execKey(id), resultKey(id)}, hex.EncodeToString(sum[:]), attempts).Int()
+		case time.Now().After(until):
+			return failedAlready, nil
+		}
+		if err := pause(ctx, firstLook); err != nil {
+			return 0, err
+		}
+		if state, err = markScript.Run(ctx, c.rdb, []string{execKey(id)}, "").Int(); err != nil || state != failedAlready {
+			return state, err
+		}
+	}
 }
 
 func (c *Client) hintCancel(ctx context.Context, ids []string) error {

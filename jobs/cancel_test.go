@@ -283,6 +283,44 @@ func TestCancel_whateverItIsDoing(t *testing.T) {
 	}
 }
 
+// A failed one that a person runs again is cancelled like any other, and is not
+// taken for the one that failed; one that has failed, and nobody runs, keeps that.
+func TestCancel_whatIsRunAgain(t *testing.T) {
+	t.Parallel()
+	h, _ := cancelHouse(t, nil)
+	ctx := context.Background()
+	h.put(map[string]any{"credential_id": "own", "connector": "own"})
+	ids := h.enqueue(2, jobs.Step{CredentialID: "own", Method: "faulty", MaxRetries: ptr(0)})
+	h.results(ids)
+	inspector := asynq.NewInspectorFromRedisClient(h.rdb)
+	if err := inspector.PauseQueue("steps"); err != nil {
+		t.Fatal(err)
+	}
+	for _, id := range ids {
+		h.until(id+" is archived", func() bool {
+			info, err := inspector.GetTaskInfo("steps", id)
+			return err == nil && info.State == asynq.TaskStateArchived
+		})
+	}
+	if err := inspector.RunTask("steps", ids[0]); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.client.Cancel(ctx, ids...); err != nil {
+		t.Fatal(err)
+	}
+	results := h.results(ids)
+	if r := results[ids[0]]; r.Status != jobs.Cancelled || r.Attempts != 1 || !strings.HasPrefix(r.Error.Message, "cancelled after one attempt") {
+		t.Errorf("what was run again: %+v %+v", r, r.Error)
+	}
+	if r := results[ids[1]]; r.Status != jobs.Failed {
+		t.Errorf("what had failed: %+v", r)
+	}
+	h.gone(ids[0])
+	if info, err := inspector.GetTaskInfo("steps", ids[1]); err != nil || info.State != asynq.TaskStateArchived {
+		t.Errorf("what had failed is %+v: %v", info, err)
+	}
+}
+
 func ptr[T any](v T) *T { return &v }
 
 // called waits until an execution is in its call.
