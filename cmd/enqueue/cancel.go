@@ -33,6 +33,8 @@ func (e *enqueue) cancelAll(ctx context.Context) error {
 			return err
 		}
 	}
+	seen := make(map[string]bool, len(e.ids)) // each has one line
+	e.ids = slices.DeleteFunc(e.ids, func(id string) bool { again := seen[id]; seen[id] = true; return again })
 	ctx, stop := e.limit(ctx)
 	defer stop()
 	var unknown *jobs.UnknownError
@@ -42,7 +44,7 @@ func (e *enqueue) cancelAll(ctx context.Context) error {
 			return err
 		}
 	case err != nil && ctx.Err() == nil:
-		return cli.Usage("%v", err)
+		return cli.Usage("%v: not all that was asked for may be noted; it is safe to ask again", err)
 	}
 	watching, done := context.WithCancel(ctx)
 	said := make(chan struct{})
