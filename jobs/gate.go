@@ -393,7 +393,9 @@ func (g *gate) forward(ctx context.Context, d *delayed, sha string, keys []strin
 }
 
 // look sees which queues are paused and which have delayed tasks, and whether a
-// wait in Redis was lost. While Redis cannot be asked all stays as it is.
+// wait in Redis was lost, or is at a server where nothing is pushed any more: a
+// master that was replaced, and does not know it. While Redis cannot be asked
+// all stays as it is.
 func (g *gate) look(ctx context.Context) {
 	g.mu.Lock()
 	for _, q := range g.queues {
@@ -404,8 +406,9 @@ func (g *gate) look(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
 	pipe := g.Pipeline()
-	waiting, pauses := make([]*redis.IntCmd, len(g.queues)), map[string]*redis.IntCmd{}
+	tasks, waiting, pauses := make([]*redis.IntCmd, len(g.queues)), make([]*redis.IntCmd, len(g.queues)), map[string]*redis.IntCmd{}
 	for i, q := range g.queues {
+		tasks[i] = pipe.Exists(ctx, q.pending)
 		waiting[i] = pipe.Exists(ctx, q.scheduled, q.retry)
 		pauses[q.paused[0]] = pipe.Exists(ctx, q.paused[0])
 	}
@@ -418,6 +421,9 @@ func (g *gate) look(ctx context.Context) {
 		q.delayed, q.barred = waiting[i].Val() > 0, g.held
 		for _, key := range q.paused {
 			q.barred = q.barred || pauses[key].Val() > 0
+		}
+		if q.shut && tasks[i].Val() > 0 {
+			q.shut, q.hits = false, 0
 		}
 	}
 	g.change.Broadcast()

@@ -17,6 +17,7 @@ import (
 	"github.com/hibiken/asynq"
 	"github.com/redis/go-redis/v9"
 
+	"github.com/stepworker/stepworker/internal/redistest"
 	"github.com/stepworker/stepworker/jobs"
 )
 
@@ -328,6 +329,70 @@ func TestGate_connectionsThatDieWithoutAWord(t *testing.T) {
 		c.Redis = deaf
 	})
 	h.until("all queues are waited for", func() bool { return waits.Load() >= 4 })
+	h.putOAuth("c", "orders")
+	h.api.KillToken("c")
+	h.succeed(h.enqueue(150, jobs.Step{CredentialID: "c", Method: "list_orders"}))
+}
+
+// astrayConn is a connection that comes to wait at another server than the one
+// that asynq asks: that of a master which was replaced, and does not know it.
+type astrayConn struct {
+	net.Conn
+	elsewhere string
+	waits     *atomic.Int64
+	astray    atomic.Bool
+	other     net.Conn
+}
+
+func (c *astrayConn) Write(b []byte) (int, error) {
+	if !c.astray.Load() && bytes.Contains(bytes.ToLower(b), []byte("blmove")) {
+		other, err := net.Dial("tcp", c.elsewhere)
+		if err != nil {
+			return 0, err
+		}
+		c.other = other
+		c.astray.Store(true)
+		c.waits.Add(1)
+	}
+	if c.astray.Load() {
+		return c.other.Write(b)
+	}
+	return c.Conn.Write(b)
+}
+
+func (c *astrayConn) Read(b []byte) (int, error) {
+	if c.astray.Load() {
+		return c.other.Read(b)
+	}
+	return c.Conn.Read(b)
+}
+
+func (c *astrayConn) Close() error {
+	if c.astray.Load() {
+		_ = c.other.Close()
+	}
+	return c.Conn.Close()
+}
+
+// A worker that waits at a server where nothing is pushed any more takes what
+// there is at the one where it is.
+func TestGate_waitsAtAnotherServer(t *testing.T) {
+	t.Parallel()
+	var waits atomic.Int64
+	old := redistest.New(t)
+	h := newHouse(t, func(c *jobs.PoolConfig) {
+		addr := c.Redis.(*redis.Client).Options().Addr
+		c.Redis = redis.NewClient(&redis.Options{Addr: addr, Dialer: func(ctx context.Context, network, addr string) (net.Conn, error) {
+			var d net.Dialer
+			conn, err := d.DialContext(ctx, network, addr)
+			if err != nil {
+				return nil, err
+			}
+			return &astrayConn{Conn: conn, elsewhere: old.Addr, waits: &waits}, nil
+		}})
+		t.Cleanup(func() { c.Redis.Close() })
+	})
+	h.until("all queues are waited for, elsewhere", func() bool { return waits.Load() >= 4 })
 	h.putOAuth("c", "orders")
 	h.api.KillToken("c")
 	h.succeed(h.enqueue(150, jobs.Step{CredentialID: "c", Method: "list_orders"}))
