@@ -1,8 +1,9 @@
 .PHONY: test race bench soak lint redis prometheus systemd demo deploy
 
-# Everything the tests need, then the tests.
+# Everything the tests need, then the tests: more packages at once than there are
+# cores, since many wait for leases and failovers.
 test: redis prometheus deploy
-	go test -timeout 10m ./...
+	go test -p 4 -timeout 10m ./...
 
 # Compose file, Kubernetes manifests and systemd unit: a module of its own, for
 # the types of those who read them.

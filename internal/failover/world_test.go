@@ -29,9 +29,6 @@ import (
 	"github.com/stepworker/stepworker/jobs"
 )
 
-// programs is the folder of the built worker and enqueue.
-var programs string
-
 func TestMain(m *testing.M) {
 	logging.Disable()
 	programtest.Main(m, 8, "worker", "enqueue") // most of the time they wait for failovers
