@@ -21,7 +21,7 @@ func TestBench_scaleAndCost(t *testing.T) {
 		want []string
 	}{
 		"scale": {[]string{"-only", "scale", "-seconds", "1", "-concurrency", "4", "-queues", "2"}, []string{"1 process(es)", "2 process(es)", "4 process(es)"}},
-		"cost":  {[]string{"-only", "cost", "-steps", "100"}, []string{"plain", "3 hook events", "3 pages", "parked once", "refresh of its own"}},
+		"cost":  {[]string{"-only", "cost", "-steps", "100"}, []string{"plain", "3 hook events", "3 pages", "parked once", "refresh of its own", "enqueued one by one"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

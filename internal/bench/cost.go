@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/hibiken/asynq"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/stepworker/stepworker/jobs"
 )
@@ -30,7 +31,45 @@ func measureCost(steps, rounds, concurrency, payload int) error {
 				return fmt.Errorf("%s: %w", k.name, err)
 			}
 		}
+		if err := measureEnqueue(steps, payload); err != nil {
+			return err
+		}
 	}
+	return nil
+}
+
+// measureEnqueue tells what a plain step costs Redis that is enqueued alone, as
+// flows do that have one at a time; those above are enqueued together.
+func measureEnqueue(steps, payload int) error {
+	f, err := newFleet(costLatency, payload)
+	if err != nil {
+		return err
+	}
+	defer f.close()
+	const credentials, enqueuers = 50, 8
+	for i := range credentials {
+		if err := f.put(fmt.Sprint("c", i), true); err != nil {
+			return err
+		}
+	}
+	all, err := f.steps("plain", steps, credentials, []string{jobs.QueueSteps})
+	if err != nil {
+		return err
+	}
+	client := jobs.NewClient(f.rdb)
+	before := f.read()
+	var flows errgroup.Group
+	flows.SetLimit(enqueuers)
+	for _, step := range all {
+		flows.Go(func() error {
+			_, err := client.Enqueue(context.Background(), step)
+			return err
+		})
+	}
+	if err := flows.Wait(); err != nil {
+		return err
+	}
+	fmt.Printf("enqueued one by one, %d at once: %.0f µs of Redis\n", enqueuers, (f.read().redis-before.redis)/float64(steps)*1e6)
 	return nil
 }
 

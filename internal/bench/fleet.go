@@ -124,11 +124,11 @@ func (f *fleet) put(id string, good bool) error {
 		"oauth2":{"access_token":%q,"refresh_token":"refresh-token","expires_in":3600}}`, id, f.api.URL, token))
 }
 
-// enqueue has each of the credentials have as many of the steps, over all queues.
-func (f *fleet) enqueue(method string, steps, credentials int, queues []string) error {
+// steps are for each of the credentials as many, over all queues.
+func (f *fleet) steps(method string, steps, credentials int, queues []string) ([]*jobs.Step, error) {
 	body, err := json.Marshal(map[string]string{"data": f.data})
 	if err != nil {
-		return err
+		return nil, err
 	}
 	batch := make([]*jobs.Step, steps)
 	for i := range batch {
@@ -136,6 +136,14 @@ func (f *fleet) enqueue(method string, steps, credentials int, queues []string) 
 		if method != "pages" {
 			batch[i].Body = body
 		}
+	}
+	return batch, nil
+}
+
+func (f *fleet) enqueue(method string, steps, credentials int, queues []string) error {
+	batch, err := f.steps(method, steps, credentials, queues)
+	if err != nil {
+		return err
 	}
 	for _, r := range jobs.NewClient(f.rdb).EnqueueBatch(context.Background(), batch) {
 		if r.Err != nil {
