@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"strconv"
 	"strings"
@@ -45,6 +46,8 @@ const (
 	// deafAfter is how long an active execution's worker may take to end it;
 	// then it is taken for dead, and its attempt's writes are void.
 	deafAfter = 5 * time.Second
+	// cancelShare is how many of a process's refreshers may end executions at once.
+	cancelShare = refreshers / 4
 	// endingFor is how long an execution that has failed may be active, until its
 	// task has ended too.
 	endingFor = time.Second
@@ -228,11 +231,12 @@ func (c *Client) hintCancel(ctx context.Context, ids []string) error {
 type canceller struct {
 	p       *Pool
 	running sync.Map      // token of an attempt → its context.CancelCauseFunc
-	slots   chan struct{} // who ends one now, so that thousands leave connections to others
+	tasks   chan struct{} // that are done now, so that thousands leave refreshers to others
+	slots   chan struct{} // who ends one now, and connections to others
 }
 
 func newCanceller(p *Pool) *canceller {
-	return &canceller{p: p, slots: make(chan struct{}, 2*resumeWidth)}
+	return &canceller{p: p, tasks: make(chan struct{}, cancelShare), slots: make(chan struct{}, 2*resumeWidth)}
 }
 
 // hold lets an attempt be ended until release.
@@ -280,6 +284,12 @@ func (c *canceller) process(ctx context.Context, t *asynq.Task) error {
 	var task cancelTask
 	if err := json.Unmarshal(t.Payload(), &task); err != nil {
 		return fmt.Errorf("the payload cannot be understood: %w", asynq.SkipRetry)
+	}
+	select {
+	case c.tasks <- struct{}{}:
+		defer func() { <-c.tasks }()
+	default:
+		return &waitError{why: whyDeferred, text: "cancel: many others are being done", delay: time.Second + rand.N(time.Second)}
 	}
 	left, begun := task.ExecutionIDs, time.Now()
 	for wait := firstLook; ; wait = min(wait*3/2, lastLook) {

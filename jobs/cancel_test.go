@@ -321,6 +321,35 @@ func TestCancel_whatIsRunAgain(t *testing.T) {
 	}
 }
 
+// Whoever cancels many leaves workers to those that renew credentials.
+func TestCancel_leavesRefreshersFree(t *testing.T) {
+	t.Parallel()
+	h, _ := cancelHouse(t, nil)
+	ctx := context.Background()
+	h.putOAuth("revoked", "refused")
+	first := ""
+	for i := range 300 { // each is looked at for some seconds: somebody might just be enqueueing it
+		id := "never-enqueued-" + strconv.Itoa(i)
+		h.rdb.HSet(ctx, "stepworker:x:{"+id+"}", "q", "steps")
+		if err := h.client.Cancel(ctx, id); err != nil {
+			t.Fatal(err)
+		}
+		if first == "" {
+			first = "stepworker:x:{" + id + "}"
+		}
+	}
+	if err := h.client.RequestRefresh(ctx, "revoked"); err != nil {
+		t.Fatal(err)
+	}
+	h.until("the credential is refreshed", func() bool {
+		s, err := h.store.Status(ctx, "revoked")
+		return err == nil && s.LastRefresh != nil
+	})
+	if h.rdb.PTTL(ctx, first).Val() > 0 {
+		t.Error("the refresh came after the first execution had been given up")
+	}
+}
+
 func ptr[T any](v T) *T { return &v }
 
 // called waits until an execution is in its call.
