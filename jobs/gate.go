@@ -84,7 +84,17 @@ const (
 	// missPause bounds the pause of a process that came too late for a task: so
 	// that of many idle ones not all run for each. It is what asynq would sleep.
 	missPause = 50 * time.Millisecond
+	// refusedPause is about how long a server waits whose question Redis refused:
+	// asynq asks again at once, thousands of times a second.
+	refusedPause = 500 * time.Millisecond
 )
+
+// refusing says that Redis answered a script with an error. That it does not
+// know the script yet is none: asynq sends it then.
+func refusing(err error) bool {
+	var reply redis.Error
+	return err != nil && !errors.Is(err, redis.Nil) && errors.As(err, &reply) && !redis.HasErrorPrefix(err, "NOSCRIPT")
+}
 
 // newGate returns a gate for servers of steps, each of which serves all levels
 // of all queues, and for one of refreshes.
@@ -216,7 +226,11 @@ func (g *gate) take(ctx context.Context, q *watched, sha string, keys []string, 
 			return cmd
 		}
 		cmd := g.UniversalClient.EvalSha(ctx, sha, from.keys(keys, q), from.args(args, q)...)
-		if g.leave(from, cmd.Err()) {
+		done := g.leave(from, cmd.Err())
+		if refusing(cmd.Err()) {
+			g.pause(refusedPause/2 + rand.N(refusedPause))
+		}
+		if done {
 			return cmd
 		}
 	}

@@ -266,6 +266,45 @@ func TestGate_withoutTheRightToWait(t *testing.T) {
 	h.succeed(h.enqueue(20, jobs.Step{CredentialID: "w", Method: "now"}))
 }
 
+// A Redis that refuses writes is not asked thousands of times a second, as asynq
+// would: what is short of memory or of disk is not to be short of CPU, too.
+func TestGate_redisRefusesWrites(t *testing.T) {
+	t.Parallel()
+	asked := &questions{n: map[string]int{}}
+	h := newHouse(t, func(c *jobs.PoolConfig) { c.Redis.AddHook(asked) })
+	h.put(map[string]any{"credential_id": "w", "connector": "weather", "api_key": "k"})
+	h.until("it is idle", func() bool { return commands(t, h.rdb)["blmove"] > 8 })
+	memory := func(most string) {
+		if err := h.rdb.ConfigSet(context.Background(), "maxmemory", most).Err(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	asks := func() (n int) {
+		for _, k := range []string{"steps", "steps.2", "steps.3", "refresh"} {
+			n += asked.of("asynq:{" + k + "}:pending")
+		}
+		return n
+	}
+	memory("1")
+	before := asks()
+	h.until("each queue's connection has tried to wait five times", func() bool {
+		info, err := h.rdb.Info(context.Background(), "commandstats").Result()
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, rest, _ := strings.Cut(info, "cmdstat_blmove:")
+		_, rest, _ = strings.Cut(rest, "rejected_calls=")
+		rest, _, _ = strings.Cut(rest, ",")
+		n, _ := strconv.Atoi(rest)
+		return n >= 20
+	})
+	if n := asks() - before; n > 1000 {
+		t.Errorf("it asked %d times for tasks", n)
+	}
+	memory("0")
+	h.succeed(h.enqueue(20, jobs.Step{CredentialID: "w", Method: "now"}))
+}
+
 // Redis dies while everybody waits: what comes afterwards is taken.
 func TestGate_redisDiesWhileAllWait(t *testing.T) {
 	t.Parallel()
