@@ -98,7 +98,7 @@ func refusing(err error) bool {
 
 // newGate returns a gate for servers of steps, each of which serves all levels
 // of all queues, and for one of refreshes.
-func newGate(rdb redis.UniversalClient, queues map[string]int, log *slog.Logger) *gate {
+func newGate(rdb redis.UniversalClient, waiting func(int) redis.UniversalClient, queues map[string]int, log *slog.Logger) *gate {
 	g := &gate{UniversalClient: rdb, log: log, pending: map[string]*watched{}, delayed: map[string]*delayed{}, closed: make(chan struct{})}
 	g.change = sync.NewCond(&g.mu)
 	var steps []*watched
@@ -115,7 +115,11 @@ func newGate(rdb redis.UniversalClient, queues map[string]int, log *slog.Logger)
 			g.delayed[q.scheduled], g.delayed[q.retry] = &delayed{queue: q}, &delayed{queue: q}
 		}
 	}
-	g.watch = sibling(rdb, len(g.queues))
+	if waiting != nil {
+		g.watch = waiting(len(g.queues))
+	} else {
+		g.watch = sibling(rdb, len(g.queues))
+	}
 	return g
 }
 
@@ -129,11 +133,16 @@ func newWatched(name, first string) *watched {
 }
 
 // sibling is a client of the same Redis with connections of its own, so that
-// those that wait are taken from nobody, and end at once when it is closed.
+// those that wait are taken from nobody, and end at once when it is closed. A
+// client that asks sentinels has none: a copy of its options finds the master,
+// and does not hear that it is another one.
 func sibling(rdb redis.UniversalClient, connections int) redis.UniversalClient {
 	switch c := rdb.(type) {
 	case *redis.Client:
 		o := *c.Options()
+		if o.Addr == failoverAddr {
+			return nil
+		}
 		o.PoolSize, o.MinIdleConns, o.MaxRetries = connections, 0, -1
 		o.PushNotificationProcessor = nil // is the other client's own
 		return redis.NewClient(&o)
@@ -145,6 +154,9 @@ func sibling(rdb redis.UniversalClient, connections int) redis.UniversalClient {
 	}
 	return nil
 }
+
+// failoverAddr is what go-redis has for the address of a client that asks sentinels.
+const failoverAddr = "FailoverClient"
 
 // start begins to watch.
 func (g *gate) start(ctx context.Context) {
@@ -362,8 +374,7 @@ func (g *gate) woke(q *watched, err error) bool {
 		q.blind, q.shut, q.hits = false, true, 0
 	default:
 		q.blind = true
-		var reply redis.Error
-		if errors.As(err, &reply) && !g.over() {
+		if forbids(err) && !g.over() {
 			g.told.Do(func() {
 				g.log.Warn("redis does not let this worker wait for tasks: it asks again and again instead", "error", clip(err.Error(), 200))
 			})
@@ -371,6 +382,13 @@ func (g *gate) woke(q *watched, err error) bool {
 	}
 	g.change.Broadcast()
 	return !q.blind
+}
+
+// forbids says that Redis will let nobody wait: it lacks the command, or the user
+// the right. That it is not well, or no longer the master, passes.
+func forbids(err error) bool {
+	var reply redis.Error
+	return errors.As(err, &reply) && (strings.HasPrefix(reply.Error(), "NOPERM ") || strings.HasPrefix(reply.Error(), "ERR "))
 }
 
 // pause is false when the gate was closed meanwhile.

@@ -25,7 +25,11 @@ import (
 
 // PoolConfig is what a Pool needs. Redis, Store, Catalog and Caller are required.
 type PoolConfig struct {
-	Redis   redis.UniversalClient // stays the caller's to close
+	Redis redis.UniversalClient // stays the caller's to close
+	// Waiting returns a client of the same Redis with so many connections, for
+	// idle workers that wait there. Without it the pool makes one itself; that of
+	// a Redis with sentinels it cannot, and asks again and again instead.
+	Waiting func(connections int) redis.UniversalClient
 	Store   *credentials.Store
 	Catalog *definition.Catalog
 	Caller  *connectors.Caller
@@ -170,7 +174,7 @@ func NewPool(cfg PoolConfig) (*Pool, error) {
 		return nil, err
 	}
 	p.base, p.cancel = context.WithCancel(context.Background())
-	p.gate = newGate(p.rdb, cfg.Queues, cfg.Logger)
+	p.gate = newGate(p.rdb, cfg.Waiting, cfg.Queues, cfg.Logger)
 	lanes := min(maxLanes, cfg.Concurrency)
 	for i := range lanes {
 		share := cfg.Concurrency / lanes

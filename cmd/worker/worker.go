@@ -108,7 +108,7 @@ func (w *Worker) Open(ctx context.Context) error {
 		return cli.Usage("%v", err)
 	}
 	w.pool, err = jobs.NewPool(jobs.PoolConfig{
-		Redis: w.rdb, Store: w.store, Catalog: catalog, Caller: w.caller, Concurrency: c.concurrency, Queues: c.queueWeights, Hold: c.hold,
+		Redis: w.rdb, Waiting: c.redisOptions.Waiting, Store: w.store, Catalog: catalog, Caller: w.caller, Concurrency: c.concurrency, Queues: c.queueWeights, Hold: c.hold,
 		ShutdownTimeout: c.shutdown, DenyStepScripts: c.stepScripts == "deny", NotifyURL: c.notifyURL, NotifySecret: c.notifySecret,
 		Build: buildName(), Logger: w.log, Registerer: metrics, Observe: w.observe, TracerProvider: w.traces.Provider(),
 	})

@@ -233,6 +233,24 @@ func (o *RedisOptions) client() redis.UniversalClient {
 	return redis.NewClient(o.single)
 }
 
+// Waiting returns another client, for commands that wait in Redis: with so many
+// connections to each server, and of none that breaks off is it tried again.
+func (o *RedisOptions) Waiting(connections int) redis.UniversalClient {
+	switch {
+	case o.sentinel != nil:
+		c := *o.sentinel
+		c.PoolSize, c.MinIdleConns, c.MaxRetries = connections, 0, -1
+		return redis.NewFailoverClient(&c)
+	case o.cluster != nil:
+		c := *o.cluster
+		c.PoolSize, c.MinIdleConns = connections, 0
+		return redis.NewClusterClient(&c)
+	}
+	c := *o.single
+	c.PoolSize, c.MinIdleConns, c.MaxRetries = connections, 0, -1
+	return redis.NewClient(&c)
+}
+
 // seeds are the addresses that the URL names; none for a socket.
 func (o *RedisOptions) seeds() []string {
 	switch {
