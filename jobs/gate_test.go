@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
 	"net"
 	"strconv"
@@ -303,6 +304,32 @@ func TestGate_redisRefusesWrites(t *testing.T) {
 	}
 	memory("0")
 	h.succeed(h.enqueue(20, jobs.Step{CredentialID: "w", Method: "now"}))
+}
+
+// That Redis breaks off a wait, as it does where another server becomes the
+// master, is no word about rights: those that wait begin anew.
+func TestGate_aWaitIsBrokenOff(t *testing.T) {
+	t.Parallel()
+	log := &logBuffer{}
+	h := newHouse(t, func(c *jobs.PoolConfig) { c.Logger = slog.New(slog.NewTextHandler(log, nil)) })
+	h.put(map[string]any{"credential_id": "w", "connector": "weather", "api_key": "k"})
+	broken := 0
+	h.until("waits are broken off", func() bool {
+		clients := h.rdb.ClientList(context.Background()).Val()
+		for line := range strings.Lines(clients) {
+			id, _, _ := strings.Cut(strings.TrimPrefix(line, "id="), " ")
+			if strings.Contains(line, " cmd=blmove ") && h.rdb.Do(context.Background(), "CLIENT", "UNBLOCK", id, "ERROR").Val() == int64(1) {
+				broken++
+			}
+		}
+		return broken > 4
+	})
+	before := commands(t, h.rdb)["blmove"]
+	h.until("it waits again", func() bool { return commands(t, h.rdb)["blmove"] > before+4 })
+	h.succeed(h.enqueue(1, jobs.Step{CredentialID: "w", Method: "now"}))
+	if strings.Contains(log.String(), "does not let this worker wait") {
+		t.Errorf("%s", log.String())
+	}
 }
 
 // Redis dies while everybody waits: what comes afterwards is taken.
