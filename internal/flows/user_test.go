@@ -36,7 +36,7 @@ func lines(t *testing.T) (any, seven []string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	found := regexp.MustCompile(`(?m)^ACL SETUSER flow .*$`).FindAllString(string(raw), -1)
+	found := regexp.MustCompile(`(?m)^ACL SETUSER flow reset .*$`).FindAllString(string(raw), -1)
 	if len(found) != 2 || strings.Contains(found[0], "%R~") || !strings.Contains(found[1], "%R~") {
 		t.Fatalf("docs/security.md has these lines: %q", found)
 	}
