@@ -3,7 +3,7 @@
 # Everything the tests need, then the tests: more packages at once than there are
 # cores, since many wait for leases and failovers.
 test: redis prometheus deploy
-	go test -p 4 -timeout 10m ./...
+	go test -p 4 -count=1 -timeout 10m ./... # no cache: it does not know of programs that tests build and run
 
 # Compose file, Kubernetes manifests and systemd unit: a module of its own, for
 # the types of those who read them.

@@ -106,6 +106,9 @@ func upgrade(t *testing.T, f *Fixture) {
 			return ended(state)
 		})
 	}
+	for _, id := range left {
+		w.counted(id)
+	}
 	w.kept(f, provider)
 	// A failed one that was archived is run again.
 	if err := inspector.RunTask("steps", "broken"); err != nil {
@@ -189,6 +192,29 @@ func (w *world) kept(f *Fixture, provider *Provider) {
 		if after := provider.Seen()["since"]; after == "" || after < "2026" || after == f.Seen["since"] {
 			t.Errorf("the last good run was at %q", after)
 		}
+	}
+}
+
+// counted asserts that the result of an execution that waited tells of what it
+// did under the old build, too.
+func (w *world) counted(id string) {
+	raw, _ := w.status(id)
+	var r jobs.Result
+	if err := json.Unmarshal(raw, &r); err != nil {
+		w.t.Fatalf("%s: %s", id, raw)
+	}
+	type counts struct{ Attempts, Refreshes int }
+	want, known := map[string]counts{
+		"remember": {2, 1}, "parked1": {1, 1}, "flaky": {r.Attempts, 0}, "busy": {2, 0}, "pages": {2, 1}, "locked": {2, 1},
+	}[id]
+	if got := (counts{r.Attempts, r.Refreshes}); known && got != want {
+		w.t.Errorf("%s counts %+v, not %+v", id, got, want)
+	}
+	if id == "flaky" && r.Attempts < 3 {
+		w.t.Errorf("%s had tried again and again, and counts %d attempts", id, r.Attempts)
+	}
+	if (id == "pages" || id == "hanging") && r.Pages != 3 {
+		w.t.Errorf("%s counts %d pages", id, r.Pages)
 	}
 }
 
