@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"flag"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -54,28 +55,34 @@ func Build(into string, programs ...string) error {
 	if out, err := exec.Command("go", append([]string{"build", "-o", into + string(filepath.Separator)}, names...)...).CombinedOutput(); err != nil {
 		return fmt.Errorf("building %s: %w\n%s", strings.Join(programs, " and "), err, out)
 	}
-	// The cache of test results knows of files that a test has read: without it a
-	// change of a program alone would run no test of it.
-	out, err := exec.Command("go", append([]string{"list", "-f", "{{.Dir}}"}, names...)...).Output()
-	if err != nil {
-		return fmt.Errorf("looking for %s: %w", strings.Join(programs, " and "), err)
-	}
-	for dir := range strings.Lines(string(out)) {
-		sources, err := filepath.Glob(filepath.Join(strings.TrimSpace(dir), "*.go"))
-		if err != nil {
-			return err
-		}
-		for _, file := range sources {
-			if _, err := os.ReadFile(file); err != nil {
-				return err
-			}
-		}
-	}
 	return nil
 }
 
 // Path is where a program is that Main has built.
-func Path(program string) string { return filepath.Join(folder, program) }
+func Path(program string) string {
+	if err := sources(); err != nil {
+		panic(err)
+	}
+	return filepath.Join(folder, program)
+}
+
+// sources looks at what programs are built of, within a test: so the cache of
+// test results knows of it.
+var sources = sync.OnceValue(func() error {
+	root := "."
+	for {
+		if _, err := os.Stat(filepath.Join(root, "go.mod")); err == nil {
+			break
+		}
+		root = filepath.Join(root, "..")
+	}
+	return filepath.WalkDir(root, func(path string, _ fs.DirEntry, err error) error {
+		if err == nil && filepath.Ext(path) == ".go" {
+			_, err = os.Stat(path)
+		}
+		return err
+	})
+})
 
 // Process is a program that runs.
 type Process struct {

@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"io"
-	"io/fs"
 	"net/http"
 	"os"
 	"os/exec"
@@ -40,22 +39,8 @@ type world struct {
 	connectors string // folder
 }
 
-// sources looks at what the programs are built of, within a test, so that the
-// cache of test results knows of it.
-var sources = sync.OnceValue(func() error {
-	return filepath.WalkDir("../..", func(path string, _ fs.DirEntry, err error) error {
-		if err == nil && filepath.Ext(path) == ".go" {
-			_, err = os.Stat(path)
-		}
-		return err
-	})
-})
-
 func newWorld(t *testing.T, p programs, keys string, connectors []string) *world {
 	t.Helper()
-	if err := sources(); err != nil {
-		t.Fatal(err)
-	}
 	w := &world{t: t, programs: p, redis: redistest.New(t), keys: keys, connectors: t.TempDir()}
 	w.rdb = w.redis.Client(t)
 	for _, c := range connectors {
