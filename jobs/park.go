@@ -160,6 +160,7 @@ func (a *attempt) hold(ctx context.Context, text string) error {
 	if done, err := a.held(ctx); done {
 		return err
 	}
+	a.linkRefusal()
 	p.observe(Moment{What: "held", Text: text}, a)
 	return a.putBack(ctx, whyHeld, text, a.timer(time.Time{}))
 }

@@ -185,10 +185,26 @@ func (a *attempt) lastRefresh() *credentials.LastRefresh {
 // linkRefresh links the attempt to the refresh that it waited for, or that came
 // while it ran.
 func (a *attempt) linkRefresh(came bool) {
-	if lr := a.lastRefresh(); lr != nil && (came || a.rerun) && a.span.IsRecording() {
-		if sc := spans.Parse(lr.Trace); sc.IsValid() {
-			a.span.AddLink(trace.Link{SpanContext: sc})
-		}
+	if lr := a.lastRefresh(); lr != nil && (came || a.rerun) {
+		a.linkTo(lr)
+	}
+}
+
+// linkRefusal links an attempt that is held to the refresh that was refused.
+func (a *attempt) linkRefusal() {
+	m := a.meta()
+	if m == nil || m.LastRefresh == nil {
+		return
+	}
+	switch m.LastRefresh.Verdict {
+	case credentials.VerdictRevoked, credentials.VerdictMisconfigured:
+		a.linkTo(m.LastRefresh)
+	}
+}
+
+func (a *attempt) linkTo(lr *credentials.LastRefresh) {
+	if sc := spans.Parse(lr.Trace); sc.IsValid() && a.span != nil && a.span.IsRecording() {
+		a.span.AddLink(trace.Link{SpanContext: sc})
 	}
 }
 

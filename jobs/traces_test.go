@@ -191,7 +191,7 @@ func TestLastRefresh_traceIsNotShown(t *testing.T) {
 	}
 }
 
-// A hold that a person ends has its time in the queue told, its refresh links
+// What is held links to the refresh that was refused. A hold that a person ends has its time in the queue told, its refresh links
 // once to each attempt, and an execution that somebody cancels is no error.
 func TestTrace_ofHeldExecutions(t *testing.T) {
 	provider, told := recorder()
@@ -207,6 +207,11 @@ func TestTrace_ofHeldExecutions(t *testing.T) {
 		}
 		ids[i] = r.ExecutionID
 		h.until("it is held", func() bool { return len(spansOf(told, "process steps", r.ExecutionID)) >= 2 })
+	}
+	if links := spansOf(told, "process steps", ids[0])[1].Links(); len(links) != 1 || !slices.ContainsFunc(told.Ended(), func(s sdk.ReadOnlySpan) bool {
+		return s.Name() == "refresh oauth2" && s.SpanContext().SpanID() == links[0].SpanContext.SpanID()
+	}) {
+		t.Errorf("what is held does not link to the refresh that was refused: %+v", links)
 	}
 	before := len(spansOf(told, "queue steps", ids[0]))
 	h.putOAuth("put", "orders")
