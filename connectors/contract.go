@@ -152,6 +152,14 @@ const (
 	LimitDepth    = "depth"    // of JSON
 )
 
+// Limits are all that a call may break, scripts' included.
+func Limits() []string {
+	return []string{
+		LimitResponse, LimitPages, LimitDepth, string(hooks.LimitTime), string(hooks.LimitMemory), string(hooks.LimitDepth),
+		string(hooks.LimitSource), string(hooks.LimitData), string(hooks.LimitHost),
+	}
+}
+
 // HostError is this worker's own fault: its hook hosts cannot run an event. It
 // tells nothing about the call, so the execution is to be put back.
 //

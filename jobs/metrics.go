@@ -11,7 +11,6 @@ import (
 	"github.com/stepworker/stepworker/connectors"
 	"github.com/stepworker/stepworker/connectors/definition"
 	"github.com/stepworker/stepworker/credentials"
-	"github.com/stepworker/stepworker/hooks"
 )
 
 // metrics are what this process counts; what is of the whole Redis is read at
@@ -59,12 +58,6 @@ const (
 	limitDeaths      = "deaths"
 	limitResult      = "result"
 )
-
-// limits are all of them.
-var limits = []string{
-	string(hooks.LimitTime), string(hooks.LimitMemory), string(hooks.LimitDepth), string(hooks.LimitSource), string(hooks.LimitData), string(hooks.LimitHost),
-	connectors.LimitResponse, connectors.LimitPages, connectors.LimitDepth, limitStepTimeout, limitDeaths, limitResult,
-}
 
 // noConnector stands for those that this worker does not know: anybody may put
 // credentials of any.
@@ -143,7 +136,7 @@ func (m *metrics) begin(p *Pool) {
 		for _, reason := range []string{reasonRate, reasonConcurrency, reason429, reasonScript, reasonUnknown} {
 			m.deferrals.WithLabelValues(name, reason)
 		}
-		for _, limit := range limits {
+		for _, limit := range append(connectors.Limits(), limitStepTimeout, limitDeaths, limitResult) {
 			m.limits.WithLabelValues(name, limit)
 		}
 		m.refused.WithLabelValues(name)
