@@ -463,3 +463,53 @@ func TestGate_waitsAtAnotherServer(t *testing.T) {
 	h.api.KillToken("c")
 	h.succeed(h.enqueue(150, jobs.Step{CredentialID: "c", Method: "list_orders"}))
 }
+
+// waitLog is what is logged of waits that Redis does not allow.
+type waitLog struct {
+	mu  sync.Mutex
+	all bytes.Buffer
+}
+
+func (l *waitLog) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.all.Write(b)
+}
+
+func (l *waitLog) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.all.String()
+}
+
+// That a server wakes who waits, as one does that becomes a replica, is not told
+// as if nobody might wait there; that nobody may is told afterwards.
+func TestGate_tellsOfAMissingRightAlone(t *testing.T) {
+	t.Parallel()
+	var log waitLog
+	h := newHouse(t, func(c *jobs.PoolConfig) { c.Logger = slog.New(slog.NewTextHandler(&log, nil)) })
+	woken := 0
+	h.until("waits were broken off", func() bool {
+		list, err := h.rdb.Do(context.Background(), "CLIENT", "LIST").Text()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for line := range strings.Lines(list) {
+			id, rest, _ := strings.Cut(strings.TrimPrefix(line, "id="), " ")
+			if n, err := h.rdb.Do(context.Background(), "CLIENT", "UNBLOCK", id, "ERROR").Int(); strings.Contains(rest, "cmd=blmove") && err == nil {
+				woken += n
+			}
+		}
+		return woken >= 8 // each is heard of before the next
+	})
+	if text := log.String(); strings.Contains(text, "does not let") {
+		t.Errorf("told: %s", text)
+	}
+	if err := h.rdb.Do(context.Background(), "ACL", "SETUSER", "default", "-blmove").Err(); err != nil {
+		t.Fatal(err)
+	}
+	h.until("it is told", func() bool {
+		text := log.String()
+		return strings.Contains(text, "does not let") && strings.Contains(text, "NOPERM")
+	})
+}
