@@ -18,6 +18,7 @@ import (
 	"github.com/hibiken/asynq"
 	"github.com/redis/go-redis/v9"
 
+	"github.com/stepworker/stepworker/internal/programtest"
 	"github.com/stepworker/stepworker/internal/redistest"
 	"github.com/stepworker/stepworker/jobs"
 )
@@ -306,32 +307,6 @@ func TestGate_redisRefusesWrites(t *testing.T) {
 	h.succeed(h.enqueue(20, jobs.Step{CredentialID: "w", Method: "now"}))
 }
 
-// That Redis breaks off a wait, as it does where another server becomes the
-// master, is no word about rights: those that wait begin anew.
-func TestGate_aWaitIsBrokenOff(t *testing.T) {
-	t.Parallel()
-	log := &logBuffer{}
-	h := newHouse(t, func(c *jobs.PoolConfig) { c.Logger = slog.New(slog.NewTextHandler(log, nil)) })
-	h.put(map[string]any{"credential_id": "w", "connector": "weather", "api_key": "k"})
-	broken := 0
-	h.until("waits are broken off", func() bool {
-		clients := h.rdb.ClientList(context.Background()).Val()
-		for line := range strings.Lines(clients) {
-			id, _, _ := strings.Cut(strings.TrimPrefix(line, "id="), " ")
-			if strings.Contains(line, " cmd=blmove ") && h.rdb.Do(context.Background(), "CLIENT", "UNBLOCK", id, "ERROR").Val() == int64(1) {
-				broken++
-			}
-		}
-		return broken > 4
-	})
-	before := commands(t, h.rdb)["blmove"]
-	h.until("it waits again", func() bool { return commands(t, h.rdb)["blmove"] > before+4 })
-	h.succeed(h.enqueue(1, jobs.Step{CredentialID: "w", Method: "now"}))
-	if strings.Contains(log.String(), "does not let this worker wait") {
-		t.Errorf("%s", log.String())
-	}
-}
-
 // Redis dies while everybody waits: what comes afterwards is taken.
 func TestGate_redisDiesWhileAllWait(t *testing.T) {
 	t.Parallel()
@@ -464,29 +439,11 @@ func TestGate_waitsAtAnotherServer(t *testing.T) {
 	h.succeed(h.enqueue(150, jobs.Step{CredentialID: "c", Method: "list_orders"}))
 }
 
-// waitLog is what is logged of waits that Redis does not allow.
-type waitLog struct {
-	mu  sync.Mutex
-	all bytes.Buffer
-}
-
-func (l *waitLog) Write(b []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.all.Write(b)
-}
-
-func (l *waitLog) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.all.String()
-}
-
 // That a server wakes who waits, as one does that becomes a replica, is not told
 // as if nobody might wait there; that nobody may is told afterwards.
 func TestGate_tellsOfAMissingRightAlone(t *testing.T) {
 	t.Parallel()
-	var log waitLog
+	var log programtest.Log
 	h := newHouse(t, func(c *jobs.PoolConfig) { c.Logger = slog.New(slog.NewTextHandler(&log, nil)) })
 	woken := 0
 	h.until("waits were broken off", func() bool {

@@ -18,6 +18,7 @@ import (
 	standardwebhooks "github.com/standard-webhooks/standard-webhooks/libraries/go"
 
 	"github.com/stepworker/stepworker/credentials"
+	"github.com/stepworker/stepworker/internal/programtest"
 	"github.com/stepworker/stepworker/jobs"
 )
 
@@ -224,7 +225,7 @@ func TestNotices_retryAfterIsRespected(t *testing.T) {
 func TestNotices_410IsGivenUp(t *testing.T) {
 	r := newReceiver(t)
 	r.answers(http.StatusGone)
-	log := &logBuffer{}
+	log := &programtest.Log{}
 	h := newHouse(t, func(c *jobs.PoolConfig) { r.notify(c); c.Logger = slog.New(slog.NewTextHandler(log, nil)) })
 	h.putOAuth("c", "crm")
 	h.api.Revoke("c")
@@ -254,7 +255,7 @@ func TestNotices_nobodyWantsThem(t *testing.T) {
 // A token endpoint that echoes every secret: none is told, logged or kept.
 func TestNotices_holdNoSecret(t *testing.T) {
 	r := newReceiver(t)
-	log := &logBuffer{}
+	log := &programtest.Log{}
 	own := withConnector(t, renewable)
 	h := newHouse(t, func(c *jobs.PoolConfig) {
 		own(c)
@@ -290,15 +291,3 @@ func TestNotices_holdNoSecret(t *testing.T) {
 		}
 	}
 }
-
-type logBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *logBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-func (l *logBuffer) String() string { l.mu.Lock(); defer l.mu.Unlock(); return l.b.String() }
