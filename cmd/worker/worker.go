@@ -13,6 +13,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/redis/go-redis/v9"
 
 	"github.com/stepworker/stepworker/connectors"
@@ -132,6 +133,7 @@ func (w *Worker) Run(ctx context.Context) error {
 	watch, stop := context.WithCancel(context.WithoutCancel(ctx)) // until the last step has ended
 	var watching sync.WaitGroup
 	watching.Go(func() { w.keepRedisForbidden(watch) })
+	watching.Go(func() { w.tellSystemd(ctx) })
 	defer watching.Wait()
 	defer stop()
 	select {
@@ -143,6 +145,7 @@ func (w *Worker) Run(ctx context.Context) error {
 		}
 	}
 	w.log.Info("draining", "timeout", w.cfg.shutdown.String())
+	w.notifySystemd(daemon.SdNotifyStopping)
 	end := time.Now().Add(w.cfg.shutdown)
 	w.pool.Shutdown()
 	w.traces.Close(min(max(time.Until(end), leastFlush), mostFlush))

@@ -40,16 +40,13 @@ func TestSystemd_options(t *testing.T) {
 			t.Errorf("%s names the credential %s, which is not loaded", name, credential)
 		}
 	}
-	for _, setting := range []string{"ExecStart", "ExecStartPost"} {
-		args := strings.Fields(settings[setting][0])
-		if args[0] != "/usr/local/bin/worker" {
-			t.Errorf("%s runs %s", setting, args[0])
-		}
-		check := env
-		if setting == "ExecStartPost" {
-			check = map[string]string{"STEPWORKER_HTTP": env["STEPWORKER_HTTP"]}
-		}
-		known(t, setting, check, "worker", args[1:])
+	args := strings.Fields(settings["ExecStart"][0])
+	if args[0] != "/usr/local/bin/worker" {
+		t.Errorf("it runs %s", args[0])
+	}
+	known(t, "ExecStart", env, "worker", args[1:])
+	if settings["Type"][0] != "notify" {
+		t.Error("a rolling restart waits until the worker says that it is ready")
 	}
 	starts(t, "systemd", env)
 	stop, err := strconv.Atoi(settings["TimeoutStopSec"][0])
