@@ -1,9 +1,10 @@
 .PHONY: test race bench soak lint redis prometheus systemd demo deploy
 
-# Everything the tests need, then the tests: more packages at once than there are
-# cores, since many wait for leases and failovers.
+# Everything the tests need, then the tests: the longest first, and more packages
+# at once than there are cores, since many wait for leases and failovers. Without
+# the cache of results: it does not know of programs that tests build and run.
 test: redis prometheus deploy
-	go test -p 4 -count=1 -timeout 10m ./... # no cache: it does not know of programs that tests build and run
+	go test -p 4 -count=1 -timeout 10m ./jobs ./cmd/worker ./hooks ./internal/flows ./internal/upgrade ./...
 
 # Compose file, Kubernetes manifests and systemd unit: a module of its own, for
 # the types of those who read them.
