@@ -288,9 +288,11 @@ func (c *Client) claim(ctx context.Context, batch []*accepted, now time.Time) ([
 // enqueueClaimed enqueues a step whose id is claimed. While the id is another
 // owner's, and no task shows what became of his claim, it waits for one of the
 // two; a claim that was abandoned (a crash between claim and task, or a task
-// deleted from the dashboard) is taken over.
+// deleted from the dashboard) is taken over. So is one whose task is completed
+// while nothing tells of its end: in a cluster a failover may lose the one, on
+// one server, and not the other.
 func (c *Client) enqueueClaimed(ctx context.Context, a *accepted, claim *redis.Cmd) (string, error) {
-	for {
+	for completed := false; ; {
 		answer, err := claim.Slice()
 		if err != nil {
 			return "", err
@@ -304,11 +306,16 @@ func (c *Client) enqueueClaimed(ctx context.Context, a *accepted, claim *redis.C
 		case 1:
 			return c.enqueueOwned(ctx, a, queue)
 		}
-		if info, err := c.taskInfo(queue, a.id); err != nil {
+		switch info, err := c.taskInfo(queue, a.id); {
+		case err != nil:
 			return "", err
-		} else if info != nil {
+		case info != nil && info.State != asynq.TaskStateCompleted:
 			a.amiss = !a.sameAccount(info.Payload)
 			return Duplicate, nil
+		case info != nil && !completed:
+			completed = true // its end is there now, if it is anywhere
+			claim = claimScript.Run(ctx, c.rdb, []string{execKey(a.id)}, a.queue, time.Now().UnixMilli(), a.owner, "-")
+			continue
 		}
 		owner, _ := answer[2].(string)
 		replaces := "-"

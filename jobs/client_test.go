@@ -379,6 +379,49 @@ func TestWait_givesUpAnExecutionWhoseTaskWasDeleted(t *testing.T) {
 	}
 }
 
+// A cluster may lose an execution's end in a failover and keep its task, which is
+// done: who waits is told, and the id may be used again.
+func TestWait_ofAnEndThatRedisLost(t *testing.T) {
+	if testing.Short() {
+		t.Skip("it takes as long as a claim is respected")
+	}
+	t.Parallel()
+	h := newHouse(t, nil)
+	h.put(map[string]any{"credential_id": "w", "connector": "weather", "api_key": "k"})
+	step := &jobs.Step{ExecutionID: "lost", CredentialID: "w", Method: "now"}
+	enqueue := func() {
+		t.Helper()
+		if r, err := h.client.Enqueue(t.Context(), step); err != nil || r.Status != jobs.Enqueued {
+			t.Fatalf("%v, %v", r, err)
+		}
+	}
+	enqueue()
+	h.succeed([]string{"lost"})
+	inspector := asynq.NewInspectorFromRedisClient(h.rdb)
+	h.until("its task is done", func() bool {
+		info, err := inspector.GetTaskInfo("steps", "lost")
+		return err == nil && info.State == asynq.TaskStateCompleted
+	})
+	const record = "stepworker:x:{lost}"
+	if _, err := h.rdb.TxPipelined(t.Context(), func(p redis.Pipeliner) error {
+		p.Del(t.Context(), "stepworker:r:{lost}")
+		p.HDel(t.Context(), record, "end", "by")
+		p.HSet(t.Context(), record, "own", "somebody", "claimed", 1)
+		p.Persist(t.Context(), record)
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	var unknown *jobs.UnknownError
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	if err := h.client.Wait(ctx, []string{"lost"}, func(*jobs.Result) error { return nil }); !errors.As(err, &unknown) {
+		t.Fatalf("got %v", err)
+	}
+	enqueue()
+	h.succeed([]string{"lost"})
+}
+
 // The limit is on the step as it was given, to the byte.
 func TestEnqueue_sizeLimit(t *testing.T) {
 	d := newDesk(t)

@@ -125,12 +125,14 @@ func (c *Client) lost(w *waiting, queue string, now time.Time) bool {
 	return w.misses >= looksUnknown && queue == "" || w.misses >= looksAbandoned
 }
 
-// hasTask says whether an execution has a task: in its queue, or, where no
-// record names it (a flow may have enqueued it with asynq alone), in any.
+// hasTask says whether an execution has a task that may still bring a result:
+// in its queue, or, where no record names it (a flow may have enqueued it with
+// asynq alone), in any. One that is completed brings none: results come first,
+// and are lost where the server that had it was, see Client.enqueueClaimed.
 func (c *Client) hasTask(queue, id string) (bool, error) {
 	if queue != "" {
 		info, err := c.taskInfo(queue, id)
-		return info != nil, err
+		return info != nil && info.State != asynq.TaskStateCompleted, err
 	}
 	queue, err := c.queueOf(id)
 	return queue != "", err
