@@ -65,14 +65,11 @@ func (w *Worker) ready() error {
 	return nil
 }
 
-// sharedRedis lends asynqmon our client.
-type sharedRedis struct{ redis.UniversalClient }
+// sharedRedis lends asynqmon our client: it is never told to close, and by the
+// client's type it knows whether there is a cluster to show.
+type sharedRedis struct{ client redis.UniversalClient }
 
-func (s sharedRedis) MakeRedisClient() interface{} { return unclosable(s) }
-
-type unclosable struct{ redis.UniversalClient }
-
-func (unclosable) Close() error { return nil }
+func (s sharedRedis) MakeRedisClient() interface{} { return s.client }
 
 // dashboard mounts asynqmon: payloads, results and errors readable and masked,
 // by the names of members and by the secrets of the task's credential; without
