@@ -24,6 +24,7 @@ methods: [{method: m, endpoint: /m}]
 
 // Each credential is called, refused and refreshed by the authentication that it names.
 func TestAuthentications_eachCredentialByItsOwn(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, withConnector(t, withAlternatives))
 	h.url = serve(t, func(w http.ResponseWriter, r *http.Request) {
 		switch {
@@ -92,6 +93,7 @@ func TestAuthentications_ofAnotherKindThanTheDefault(t *testing.T) {
 // A credential that names what its worker does not have says so at once, and no
 // longer once a worker has run it that knows the name.
 func TestUnknownHere_theCredentialTellsUntilAWorkerKnowsIt(t *testing.T) {
+	t.Parallel()
 	var cfg jobs.PoolConfig
 	older := withConnector(t, strings.Replace(withAlternatives, "App", "Apps", 1))
 	h := newHouse(t, func(c *jobs.PoolConfig) { older(c); cfg = *c })

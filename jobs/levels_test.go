@@ -254,6 +254,7 @@ func TestLevels_whatHasEndedIsNotCounted(t *testing.T) {
 
 // Held in several levels, all run once their credential is put again.
 func TestLevels_heldOnesOfAllLevelsAreReleased(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, nil)
 	h.putOAuth("c", "crm")
 	h.api.Revoke("c")
@@ -273,6 +274,7 @@ func TestLevels_heldOnesOfAllLevelsAreReleased(t *testing.T) {
 // A worker that starts serves overflow queues of which there is only what is
 // pending, or only what is scheduled.
 func TestLevels_overflowAloneIsServed(t *testing.T) {
+	t.Parallel()
 	var left []string
 	h := newHouse(t, func(c *jobs.PoolConfig) {
 		at := time.Now().Add(2 * time.Second)

@@ -105,6 +105,7 @@ func TestRefused_staleVersionRunsAgainWithoutARefresh(t *testing.T) {
 }
 
 func TestRevoked_heldAskedOnceAndReleasedByPut(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, nil)
 	h.putOAuth("c", "crm")
 	h.api.Revoke("c")
@@ -169,6 +170,7 @@ func TestRefused_afterRenewalIsKindAuthAndNoLoop(t *testing.T) {
 }
 
 func TestHold_overFailsWithKindRevoked(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, func(c *jobs.PoolConfig) { c.Hold = 2 * time.Second })
 	h.putOAuth("c", "crm")
 	h.api.Revoke("c")
@@ -179,6 +181,7 @@ func TestHold_overFailsWithKindRevoked(t *testing.T) {
 }
 
 func TestDeadline_whateverItWaitsFor(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, nil)
 	h.putOAuth("c", "crm")
 	h.api.Revoke("c")

@@ -131,6 +131,7 @@ func (h *house) deferrals() (most int, all map[string]int) {
 // that the limit allows, in about their order, each put off a few times at
 // most.
 func TestLimit_releasedExecutionsRunAtItsPace(t *testing.T) {
+	t.Parallel()
 	const n, limit = 400, 100
 	h, m := limited(t, nil, limitedHead+fmt.Sprintf(`auth: {type: oauth2, token_url: "{{base}}/oauth/token", refresh_on: [403]}
 rate_limits: [{requests: %d, per: 1s}]
@@ -187,6 +188,7 @@ methods: [{method: list, endpoint: /crm/contacts, idempotency_header: Idempotenc
 }
 
 func TestLimit_severalScopesHoldTogether(t *testing.T) {
+	t.Parallel()
 	h, m := limited(t, nil, limitedHead+`rate_limits:
   - {requests: 30, per: 1s, scope: credential}
   - {requests: 40, per: 1s, scope: connector}

@@ -243,6 +243,7 @@ methods: [{method: list, endpoint: /crm/contacts}]
 // The places of a killed worker, and a Redis that lost who waits, hold nobody
 // up for ever.
 func TestConcurrency_placesOfTheDeadLapse(t *testing.T) {
+	t.Parallel()
 	h, _ := limited(t, nil, lineHead+"max_concurrent: 2\n")
 	c := newCounter(t, func(int, http.ResponseWriter, *http.Request) {})
 	h.url = c.url
@@ -265,6 +266,7 @@ func TestConcurrency_placesOfTheDeadLapse(t *testing.T) {
 // Eight calls meet a 429. Until its Retry-After is over the API sees none of
 // that credential, then one alone, and when that is answered the others.
 func TestPause_oneTrialThenTheOthers(t *testing.T) {
+	t.Parallel()
 	const n, first = 20, 8
 	var h *house
 	var c *counter
@@ -335,6 +337,7 @@ func TestPause_oneTrialThenTheOthers(t *testing.T) {
 // A second 429 moves the whole line on by a minute more: one request, not one
 // for each who waits. No retry is used up, and a deadline ends the wait.
 func TestPause_aSecondOneMovesTheWholeLine(t *testing.T) {
+	t.Parallel()
 	h, _ := limited(t, nil, lineHead)
 	c := newCounter(t, func(_ int, w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Retry-After", "1")
@@ -366,6 +369,7 @@ func TestPause_aSecondOneMovesTheWholeLine(t *testing.T) {
 // A call of many pages stops where a pause begins, and goes on with the page
 // that it was at.
 func TestPause_stopsACallBetweenItsPages(t *testing.T) {
+	t.Parallel()
 	h, _ := limited(t, nil, `connector: acme
 base_url: "{{base}}"
 parameters: [{name: base, target: merge_field, property: account}]
@@ -472,6 +476,7 @@ func TestPause_showsAndIsEndedByAPerson(t *testing.T) {
 
 // The wait was another key's: a put ends it. A merge is a put as well.
 func TestPause_endsWithAPut(t *testing.T) {
+	t.Parallel()
 	h, _, ids := pausedHouse(t, 5)
 	h.putPlain("c")
 	h.succeed(ids)
@@ -480,6 +485,7 @@ func TestPause_endsWithAPut(t *testing.T) {
 
 // Who waits for the end of a pause learns soon that its credential was deleted.
 func TestPause_endsWithTheCredential(t *testing.T) {
+	t.Parallel()
 	h, c, ids := pausedHouse(t, 300)
 	if err := h.store.Delete(context.Background(), "c"); err != nil {
 		t.Fatal(err)

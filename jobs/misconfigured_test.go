@@ -25,6 +25,7 @@ methods: [{method: m, endpoint: /m}]
 // A wrong client secret is one fault, however many accounts it is used for: one
 // token request, all are held; once it is put right all run, by themselves.
 func TestClient_wrongSecretOfManyCredentialsCostsOneRequest(t *testing.T) {
+	t.Parallel()
 	const n = 150
 	var asked atomic.Int64
 	right := atomic.Bool{}
@@ -85,6 +86,7 @@ func TestClient_wrongSecretOfManyCredentialsCostsOneRequest(t *testing.T) {
 // another file: also where a token was stored beside it, and where the first
 // answer to the new file tells nothing.
 func TestMisconfigured_anotherFileReleases(t *testing.T) {
+	t.Parallel()
 	const broken = tokened + "script: |\n  function after_oauth2_refresh() { var nothing = null; nothing.at = 1; }\n"
 	for name, c := range map[string]struct {
 		file    string
@@ -142,6 +144,7 @@ func TestMisconfigured_anotherFileReleases(t *testing.T) {
 // that asking again revokes. It is kept, and a start with a connector that can
 // read it is enough.
 func TestRevoked_theAnswerThatIsKeptIsReadByACorrectedConnector(t *testing.T) {
+	t.Parallel()
 	var asked atomic.Int64
 	var cfg jobs.PoolConfig
 	own := withConnector(t, tokened)

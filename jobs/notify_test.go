@@ -111,6 +111,7 @@ func (h *house) is(r *receiver, want ...string) {
 }
 
 func TestNotices_revokedAndRecoveredOnceOverTwoPools(t *testing.T) {
+	t.Parallel()
 	r := newReceiver(t)
 	var cfg jobs.PoolConfig
 	h := newHouse(t, func(c *jobs.PoolConfig) { r.notify(c); cfg = *c })
@@ -144,6 +145,7 @@ func TestNotices_revokedAndRecoveredOnceOverTwoPools(t *testing.T) {
 }
 
 func TestNotices_failingOnceThenRecovered(t *testing.T) {
+	t.Parallel()
 	r := newReceiver(t)
 	h := newHouse(t, r.notify)
 	h.putOAuth("c", "crm")
@@ -254,6 +256,7 @@ func TestNotices_nobodyWantsThem(t *testing.T) {
 
 // A token endpoint that echoes every secret: none is told, logged or kept.
 func TestNotices_holdNoSecret(t *testing.T) {
+	t.Parallel()
 	r := newReceiver(t)
 	log := &programtest.Log{}
 	own := withConnector(t, renewable)

@@ -112,6 +112,7 @@ func (p *pagedAPI) put(id string) {
 // put off, and met by server errors more often than its budget of retries has:
 // each page is answered once, and what is kept meanwhile is sealed.
 func TestPages_eachIsAskedForOnce(t *testing.T) {
+	t.Parallel()
 	p := newPagedAPI(t)
 	h := p.h
 	p.put("c")

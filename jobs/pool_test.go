@@ -3,6 +3,7 @@ package jobs_test
 import (
 	"context"
 	"encoding/json"
+	"flag"
 	"fmt"
 	"net/http/httptest"
 	"os"
@@ -24,6 +25,11 @@ import (
 
 func TestMain(m *testing.M) {
 	hooks.HostMain()
+	// Many of these tests wait most of the time: for turns, pauses, and asynq's end.
+	flag.Parse()
+	if err := flag.Set("test.parallel", "6"); err != nil {
+		panic(err)
+	}
 	os.Exit(m.Run())
 }
 

@@ -56,6 +56,7 @@ methods:
 // A dead key cannot be renewed: the test method is asked once, and what comes
 // of it counts for every execution that was refused.
 func TestDeadKey_allAreHeldAndTheTestMethodIsAskedOnce(t *testing.T) {
+	t.Parallel()
 	var tests atomic.Int64
 	alive := atomic.Bool{}
 	h := newHouse(t, withConnector(t, keyed))
@@ -87,6 +88,7 @@ func TestDeadKey_allAreHeldAndTheTestMethodIsAskedOnce(t *testing.T) {
 // While the test method cannot be asked nobody calls; once it has answered, the
 // executions fail, and it is not asked again.
 func TestDeadKey_aTestMethodThatCannotBeAskedIsWaitedFor(t *testing.T) {
+	t.Parallel()
 	var tests, calls atomic.Int64
 	h := newHouse(t, withConnector(t, keyed))
 	h.url = serve(t, func(w http.ResponseWriter, r *http.Request) {
@@ -175,6 +177,7 @@ methods:
 // Nobody calls before the login and the test method have run; a test method
 // that cannot be asked is asked again.
 func TestFirstUse_opensBeforeAnybodyCalls(t *testing.T) {
+	t.Parallel()
 	var order []string
 	var mes int
 	seen := make(chan string, 100)
@@ -224,6 +227,7 @@ func (h *house) noRefreshIsLeft() bool {
 
 // Many people who ask at once ask once, and once only.
 func TestForced_doNotPileUp(t *testing.T) {
+	t.Parallel()
 	for name, answer := range map[string]struct {
 		failures int64 // with a 503, first
 		status   int

@@ -65,6 +65,7 @@ func (f *faultyAPI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // TestRetry_eachFault is the table of what is called again: contract between
 // retry, the verb, and what happened.
 func TestRetry_eachFault(t *testing.T) {
+	t.Parallel()
 	api := &faultyAPI{seen: map[string][]faultySeen{}, over: make(chan struct{})}
 	server := httptest.NewServer(api)
 	t.Cleanup(server.Close)

@@ -103,6 +103,7 @@ methods:
 // fault itself (a rotation was cut short, or it was given too few keys): the
 // step waits, and runs once that is mended.
 func TestSensitive_aWorkerWithoutTheKeyPutsBack(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	if err := os.WriteFile(filepath.Join(dir, "acme.yaml"), []byte(`
 connector: acme

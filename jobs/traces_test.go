@@ -194,6 +194,7 @@ func TestLastRefresh_traceIsNotShown(t *testing.T) {
 // What is held links to the refresh that was refused. A hold that a person ends has its time in the queue told, its refresh links
 // once to each attempt, and an execution that somebody cancels is no error.
 func TestTrace_ofHeldExecutions(t *testing.T) {
+	t.Parallel()
 	provider, told := recorder()
 	h := newHouse(t, func(c *jobs.PoolConfig) { c.TracerProvider = provider })
 	client := jobs.NewClient(h.rdb, jobs.WithTracerProvider(provider))

@@ -35,6 +35,7 @@ methods:
 
 // A webhook waits for nobody: not even a revoked credential keeps it.
 func TestWebhook_needsNoUsableCredential(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, withConnector(t, received))
 	h.putOAuth("c", "own")
 	h.api.Revoke("c")
