@@ -182,7 +182,7 @@ func (g *gate) close() {
 	g.loops.Wait()
 }
 
-// hold says whether nothing is to be taken for now.
+// hold stops the taking of tasks, of all queues, and with false lets it go on.
 func (g *gate) hold(held bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
